@@ -1,0 +1,148 @@
+"""Every error eau2 raises on purpose, drawn as one tree.
+
+    Eau2Error
+    |-- what the caller can mend
+    |   |-- KeyMissing (KeyError)          no value under that key
+    |   |-- KeyExists                      create() met a value
+    |   |-- VersionConflict                if_version= is not the version there
+    |   |-- InvalidKey (ValueError, TypeError)      not a key name
+    |   |-- InvalidValue (ValueError, TypeError)    not bytes and not a table
+    |   |-- ValueTooLarge (ValueError)     over a stated limit
+    |   |-- WrongKind (TypeError)          bytes where a frame was asked for, or the reverse
+    |   |-- InvalidOption (ValueError)     an option outside its range
+    |   |-- QueryError (ValueError)        the engine refused the query; UnknownTable, UnknownColumn say why
+    |   |-- LoadError (ValueError)         a file that cannot be read as asked: file, line, column
+    |   `-- StoreClosed                    used after close(), or in a forked child
+    |-- what met a limit of time or space
+    |   |-- WaitTimeout (TimeoutError)     the value did not come in time
+    |   |-- StoreBusy (TimeoutError)       another process held the write lock for too long
+    |   |-- QueryOutOfMemory (MemoryError) the query needs more than memory_bytes, even spilling
+    |   `-- DiskFull (OSError)             the write failed and changed nothing
+    |-- what the operator can mend
+    |   |-- NotAStore (ValueError)         the directory holds something else
+    |   |-- FormatTooNew (ValueError)      written by a later eau2
+    |   |-- StoreUnusable (OSError)        the directory cannot be opened or read; ReadOnly: not written
+    |   |   `-- ReadOnly (PermissionError)
+    |   `-- Corrupt                        what is stored is not what was written
+    `-- what the user's own function did
+        `-- FunctionFailed (RuntimeError)  it raised, or ended its process; names the chunk
+
+Each also *is* the builtin that a Python reader expects. `str(error)` is one sentence that names the key, file
+and number; `error.hint` says what to do next, and may be empty.
+"""
+
+
+class Eau2Error(Exception):
+    """The root. `hint` is one sentence on what to do next, or ''."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:  # KeyError would print the repr, OSError its errno
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class KeyMissing(Eau2Error, KeyError):
+    """No value under the key; the message names keys that are near."""
+
+
+class KeyExists(Eau2Error):
+    """`create` met a value; nothing was changed."""
+
+
+class VersionConflict(Eau2Error):
+    """The version is not `if_version`; nothing was changed. `found` is the version there."""
+
+    def __init__(self, message: str, *, found: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.found = found
+
+
+class InvalidKey(Eau2Error, ValueError, TypeError):
+    """Not a key: no text, empty, over 512 bytes of UTF-8, or with a control character."""
+
+
+class InvalidValue(Eau2Error, ValueError, TypeError):
+    """Neither bytes nor anything that is a table."""
+
+
+class ValueTooLarge(Eau2Error, ValueError):
+    """Over a limit that the message states."""
+
+
+class WrongKind(Eau2Error, TypeError):
+    """The key holds a frame where bytes were asked for, bytes where a frame was, or no file."""
+
+
+class InvalidOption(Eau2Error, ValueError):
+    """An option outside its range."""
+
+
+class QueryError(Eau2Error, ValueError):
+    """The engine refused the query or failed in it."""
+
+
+class UnknownTable(QueryError):
+    """A name in the query is no frame of the store."""
+
+
+class UnknownColumn(QueryError):
+    """A name in the query is no column of its tables."""
+
+
+class LoadError(Eau2Error, ValueError):
+    """A file cannot be read as asked. `file`, `line` (from 1, or 0) and `column` (from 1, or 0) say where."""
+
+    def __init__(self, message: str, *, file: str = "", line: int = 0, column: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.file, self.line, self.column = file, line, column
+
+
+class StoreClosed(Eau2Error, RuntimeError):
+    """The store was closed, or was opened before a fork."""
+
+
+class WaitTimeout(Eau2Error, TimeoutError):
+    """The value did not come in time."""
+
+
+class StoreBusy(Eau2Error, TimeoutError):
+    """Another process held the write lock for too long; nothing was changed."""
+
+
+class QueryOutOfMemory(Eau2Error, MemoryError):
+    """The query needs more than `memory_bytes`, even when spilling to disk."""
+
+
+class DiskFull(Eau2Error, OSError):
+    """The disk or quota is full: the write changed nothing, and reads go on."""
+
+
+class NotAStore(Eau2Error, ValueError):
+    """The directory is not empty and holds no store."""
+
+
+class FormatTooNew(Eau2Error, ValueError):
+    """The directory was written by a later eau2."""
+
+
+class StoreUnusable(Eau2Error, OSError):
+    """The directory cannot be opened or read."""
+
+
+class ReadOnly(StoreUnusable, PermissionError):
+    """The directory cannot be written."""
+
+
+class Corrupt(Eau2Error):
+    """What is stored is not what was written: the message names key, chunk and file as they apply."""
+
+
+class FunctionFailed(Eau2Error, RuntimeError):
+    """The user's function raised (it is the `__cause__`) or ended its process. `chunk` is the chunk's index."""
+
+    def __init__(self, message: str, *, chunk: int = -1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.chunk = chunk

@@ -1,0 +1,167 @@
+"""The seams of the store: what a node does, and who the nodes are.
+
+`Node` is one place that stores: a directory, or (on a cluster) an actor that has one. `Nodes` says which there are.
+Everything that must be right on many nodes (placement, replication, repair) is written once above these two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from eau2.errors import Eau2Error
+    from eau2.values.chunk import Chunk
+
+
+class Kind(IntEnum):
+    """What is under a key."""
+
+    DELETED = 0  # was there; keeps the version, so that versions of a key only ever grow
+    BYTES = 1
+    FRAME = 2  # the payload is a manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is stored under a key, its checksum verified."""
+
+    version: int
+    kind: Kind
+    payload: bytes
+
+
+class Expect(IntEnum):
+    """What must be under the key for a write to happen. A version (from 1) may stand in its place."""
+
+    ANYTHING = 0
+    ABSENT = -1  # else KeyExists
+    PRESENT = -2  # else KeyMissing
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A chunk that a node has written but that no manifest names yet."""
+
+    id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change of one key. Kind.DELETED deletes (a key that is absent is no error under Expect.ANYTHING)."""
+
+    key: str
+    kind: Kind
+    payload: bytes = b""
+    chunks: tuple[Staged, ...] = ()  # exactly the chunks that the manifest in `payload` names
+    expect: int = Expect.ANYTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that `check` found wrong."""
+
+    what: str  # one sentence
+    key: str = ""
+    chunk: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCheck:
+    """What `check` looked at, and what was wrong."""
+
+    keys: int
+    chunks: int
+    bytes: int  # of values and chunks whose checksum was computed
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """Counts since the node was opened by this process, and sizes now."""
+
+    keys: int  # keys with a value now
+    frames: int  # of them, frames
+    chunks: int  # chunk files that a frame names
+    chunk_bytes: int  # their size together
+    value_bytes: int  # size of the database file and its log
+    gets: int
+    writes: int
+    commits: int  # transactions; fewer than writes when writers shared one
+    waits: int
+    chunks_written: int
+    chunks_mapped: int
+    chunks_verified: int  # chunks hashed because they were not known to be untouched
+    chunks_removed: int
+
+
+class Node(Protocol):
+    """One place that stores. Thread-safe. Errors are those of `eau2.errors`; after close(), StoreClosed."""
+
+    def get(self, key: str) -> Entry | None:
+        """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its checksum is wrong. About 3 us."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Return what is under those of `keys` that have a value: one snapshot. About 1 us a key."""
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return the keys that start with `prefix`, sorted by code point."""
+
+    def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
+        """Apply `writes` in order in one transaction. Return for each its new version, or the error that refused it.
+
+        0 stands for a deletion that met no value. The writes not refused are durable at the node's flush level when
+        this returns. A failure of the whole (DiskFull, ReadOnly, StoreBusy, Corrupt) is raised and changes nothing.
+        Staged chunks are published by a write that succeeds and are removed by one that is refused or fails.
+        """
+
+    def generation(self) -> int:
+        """Return a number that differs after any process has written. 0.3 us."""
+
+    def wait_for_write(self, since: int, timeout_seconds: float) -> int:
+        """Return generation() as soon as it is not `since`, or when the time is over."""
+
+    def stage(self, chunk: Chunk) -> Staged:
+        """Write `chunk` where nobody sees it yet. DiskFull leaves nothing behind."""
+
+    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
+        """Stage a chunk that is mapped here as `data`: a link where the file is still there, else a copy."""
+
+    def discard(self, staged: Sequence[Staged]) -> None:
+        """Remove staged chunks that will not be written."""
+
+    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
+        """Return the bytes of chunks as read-only memory-mapped buffers, verified (see ARCHITECTURE.md, Verification).
+
+        A buffer stays readable while it is held, whatever is deleted meanwhile. FileNotFoundError (not an Eau2Error)
+        when a file is not there: the caller reads the manifest again, and it is Corrupt only if that has not changed.
+        """
+
+    def verify(self, chunk_ids: Sequence[str], *, key: str = "") -> None:
+        """Raise Corrupt unless each chunk that is mapped here is still what was written. About 2 us a chunk."""
+
+    def check(self) -> NodeCheck:
+        """Compute every checksum and compare every reference, and report what is wrong. Reads everything."""
+
+    def statistics(self) -> NodeStatistics: ...
+
+    def close(self) -> None: ...
+
+
+class Nodes(Protocol):
+    """Who the nodes are."""
+
+    def members(self) -> tuple[str, ...]:
+        """Return the names of the live nodes, in order."""
+
+    def at(self, name: str) -> Node:
+        """Return the node of that name."""
+
+    def close(self) -> None: ...
