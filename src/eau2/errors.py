@@ -31,6 +31,13 @@ Each also *is* the builtin that a Python reader expects. `str(error)` is one sen
 and number; `error.hint` says what to do next, and may be empty.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 
 class Eau2Error(Exception):
     """The root. `hint` is one sentence on what to do next, or ''."""
@@ -45,7 +52,28 @@ class Eau2Error(Exception):
 
 
 class KeyMissing(Eau2Error, KeyError):
-    """No value under the key; the message names keys that are near."""
+    """No value under the key; the message names keys that are near.
+
+    They are looked up when the message is first read: code that only catches the error does not pay for it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", near: Callable[[], Sequence[str]] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self._near = near
+
+    def __str__(self) -> str:
+        near, self._near = self._near, None
+        if near is not None:
+            try:
+                names = near()
+            except Eau2Error:  # the store was closed meanwhile: the message goes without
+                names = ()
+            if names:
+                self.hint = "did you mean " + " or ".join(repr(name) for name in names) + "?"
+        return super().__str__()
+
+    def __reduce__(self) -> tuple[type[KeyMissing], tuple[str]]:
+        return type(self), (str(self),)
 
 
 class KeyExists(Eau2Error):

@@ -6,9 +6,12 @@ Everything that must be right on many nodes (placement, replication, repair) is 
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
+
+from eau2.errors import KeyExists, KeyMissing, VersionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,8 +114,8 @@ class Node(Protocol):
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Return what is under those of `keys` that have a value: one snapshot. About 1 us a key."""
 
-    def keys(self, prefix: str = "") -> list[str]:
-        """Return the keys that start with `prefix`, sorted by code point."""
+    def keys(self, prefix: str = "", *, limit: int | None = None) -> list[str]:
+        """Return the keys that start with `prefix`, sorted by code point; at most the first `limit` of them."""
 
     def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
         """Apply `writes` in order in one transaction. Return for each its new version, or the error that refused it.
@@ -165,3 +168,23 @@ class Nodes(Protocol):
         """Return the node of that name."""
 
     def close(self) -> None: ...
+
+
+def refusal(key: str, expect: int, found: int | None) -> Eau2Error | None:
+    """Return the error that refuses a write under `expect` when the version there is `found` (None: nothing), or None."""
+    if expect == Expect.ANYTHING or (expect == Expect.ABSENT and found is None):
+        return None
+    if found is None:
+        return KeyMissing(f"no value under {key!r}")
+    if expect == Expect.ABSENT:
+        return KeyExists(f"{key!r} is there already, version {found}", hint="put() replaces, update() changes")
+    if expect in (Expect.PRESENT, found):
+        return None
+    return VersionConflict(
+        f"{key!r} has version {found}, not {expect}", found=found, hint="read it again, and update with its version"
+    )
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether `error` says that the disk or the user's quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -54,12 +54,15 @@ class _Pieces:
         return False
 
 
-def encode(batch: pa.RecordBatch) -> Chunk:
-    """Return `batch` as a chunk: one uncompressed batch in one IPC file. Costs one pass for the hash (15 GB/s)."""
+def encode(table: pa.Table) -> Chunk:
+    """Return `table` as a chunk: its batches, uncompressed, in one IPC file. Costs one pass for the hash (15 GB/s).
+
+    Batches are written as they are: a table of one batch is read back as one, which is fastest.
+    """
     sink = _Pieces()
-    with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
-    return Chunk(sink.hash.hexdigest(), batch.num_rows, sink.size, tuple(sink.pieces))
+    with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return Chunk(sink.hash.hexdigest(), table.num_rows, sink.size, tuple(sink.pieces))
 
 
 def identify(data: pa.Buffer) -> str:

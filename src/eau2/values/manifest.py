@@ -102,4 +102,4 @@ class Manifest:
 
 
 def _scalars(values: Sequence[pa.Scalar | None], type_: pa.DataType) -> pa.Array:
-    return pa.array([None if value is None else value.as_py() for value in values], type_)
+    return pa.array(values, type_)

@@ -1,0 +1,48 @@
+"""Joins the floor of frames to a store: staging, opening, querying and loading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eau2.errors import Eau2Error
+from eau2.frame import files
+from eau2.frame.engine import Engine
+from eau2.frame.frame import Frame
+from eau2.frame.ingest import read
+from eau2.frame.intake import batches_of
+from eau2.frame.source import Source
+from eau2.frame.writer import FrameWriter
+from eau2.store.nodes import Kind
+from eau2.values.manifest import Manifest
+from eau2.values.schema import arrow_schema
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    import pyarrow as pa
+
+    from eau2.frame.ingest import LoadReport
+    from eau2.store.nodes import Entry, Node, Staged
+    from eau2.store.store import Store
+
+
+class FrameTables:
+    """`eau2.store.store.Tables` for one store: holds its query engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def stage(self, node: Node, value: object, schema: object) -> tuple[bytes, tuple[Staged, ...]]:
+        if isinstance(value, Frame) and value.source is not None and schema is None:
+            return _share(node, value.source)
+        wanted = None if schema is None else arrow_schema(schema)
+        found, batches = batches_of(value, wanted)
+        return stage_batches(node, found, batches)
+
+    def frame(self, node: Node, key: str, entry: Entry) -> Frame:
+        return Frame.stored(self._source(node, key, entry), self._engine)
+
+    def _source(self, node: Node, key: str, entry: Entry) -> Source:
+        manifest = Manifest.decode(entry.payload)
+        return Source(key, entry.version, manifest, node.map(manifest.chunk_ids, key=key), node)

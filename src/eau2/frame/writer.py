@@ -1,0 +1,159 @@
+"""Batches become chunks: cut, encoded, hashed, measured and staged in parallel, a few chunks in memory at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from eau2.values.chunk import CHUNK_BYTES_MAX, encode
+from eau2.values.manifest import ChunkEntry, Manifest
+from eau2.values.ranges import column_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from eau2.store.nodes import Node, Staged
+
+WORKERS_MAX = 4  # each holds a chunk, and memory is bandwidth-bound before that
+
+
+class FrameWriter:
+    """Cuts the batches of one frame into chunks and stages them on `node`.
+
+    `with FrameWriter(node, schema) as writer:` then `write` each batch and `finish` once; leaving the block without
+    `finish` removes what was staged. Holds at most `workers` + 2 chunks in memory. Not thread-safe.
+    """
+
+    def __init__(
+        self, node: Node, schema: pa.Schema, *, chunk_bytes: int = CHUNK_BYTES_MAX, workers: int | None = None
+    ) -> None:
+        self.schema = schema
+        self._node = node
+        self._chunk_bytes = chunk_bytes
+        self._workers = workers or min(WORKERS_MAX, os.cpu_count() or 1)
+        self._pending: list[pa.RecordBatch] = []  # rows of the chunk that is not full yet
+        self._pending_bytes = 0
+        self._pool: ThreadPoolExecutor | None = None  # made for the second chunk: most frames have one
+        self._running: deque[Future[tuple[ChunkEntry, Staged]]] = deque()
+        self._done: list[tuple[ChunkEntry, Staged]] = []
+        self._finished = False
+
+    def __enter__(self) -> FrameWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            self.discard()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of `batch`, whose schema is the writer's. Waits while all workers are busy."""
+        for piece in _pieces(batch, self._chunk_bytes):
+            size = piece.nbytes
+            if self._pending and self._pending_bytes + size > self._chunk_bytes:
+                self._submit()
+            self._pending.append(piece)
+            self._pending_bytes += size
+
+    def finish(self) -> tuple[bytes, tuple[Staged, ...]]:
+        """Return the encoded manifest and the staged chunks that it names, each once."""
+        if self._pending:
+            self._submit(last=True)
+        self._collect(0)
+        self._finished = True
+        self._stop()
+        manifest = Manifest.of(self.schema, [entry for entry, _ in self._done])
+        return manifest.encode(), self._staged()
+
+    def discard(self) -> None:
+        """Remove what was staged, after a failure."""
+        self._finished = True
+        for future in self._running:
+            if not future.cancel() and future.exception() is None:
+                self._done.append(future.result())
+        self._running.clear()
+        self._stop()
+        self._node.discard([staged for _, staged in self._done])
+
+    def _staged(self) -> tuple[Staged, ...]:
+        """Equal chunks of one frame have one id: keep one staged file of each."""
+        kept: dict[str, Staged] = {}
+        surplus = []
+        for _, staged in self._done:
+            if kept.setdefault(staged.id, staged) is not staged:
+                surplus.append(staged)
+        self._node.discard(surplus)
+        return tuple(kept.values())
+
+    def _submit(self, *, last: bool = False) -> None:
+        batches, self._pending, self._pending_bytes = self._pending, [], 0
+        if last and self._pool is None:
+            self._done.append(self._stage(batches))
+            return
+        self._collect(self._workers)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="eau2-writer")
+        self._running.append(self._pool.submit(self._stage, batches))
+
+    def _collect(self, running_max: int) -> None:
+        """Wait until at most `running_max` chunks are being written; raise the first failure."""
+        while self._running and (len(self._running) > running_max or self._running[0].done()):
+            self._done.append(self._running.popleft().result())
+
+    def _stop(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _stage(self, batches: list[pa.RecordBatch]) -> tuple[ChunkEntry, Staged]:
+        table = _one_batch(pa.Table.from_batches(batches, self.schema))
+        chunk = encode(table)
+        columns = tuple(column_range(column) for column in table.columns)
+        entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns)
+        return entry, self._node.stage(chunk)
+
+
+def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
+    """Cut `batch` into slices of at most about `bytes_max`; one row is never cut."""
+    size, rows = batch.nbytes, batch.num_rows
+    if size <= bytes_max or rows <= 1:
+        if rows:
+            yield batch
+        return
+    step = max(1, rows * bytes_max // size)
+    for start in range(0, rows, step):
+        piece = batch.slice(start, step)
+        if piece.nbytes > bytes_max * 5 // 4 and 1 < piece.num_rows:  # rows of very different size
+            half = piece.num_rows // 2
+            yield from _pieces(piece.slice(0, half), bytes_max)
+            yield from _pieces(piece.slice(half), bytes_max)
+        else:
+            yield piece
+
+
+def _one_batch(table: pa.Table) -> pa.Table:
+    """Return `table` as one batch where its types can be joined; readers are fastest so.
+
+    Nothing is copied when it is one already, but for views: a slice of a view column keeps all the text of the whole.
+    """
+    columns = [_compact(column) for column in table.columns]
+    table = pa.Table.from_arrays(columns, schema=table.schema) if columns else table
+    if all(column.num_chunks <= 1 for column in columns):
+        return table
+    try:
+        return table.unify_dictionaries().combine_chunks()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # types that cannot be joined stay several batches
+        return table
+
+
+def _compact(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    for view, plain in ((pa.string_view(), pa.large_string()), (pa.binary_view(), pa.large_binary())):
+        if column.type == view:
+            return column.cast(plain).cast(view)
+    return column

@@ -1,0 +1,40 @@
+"""`eau2.open`: from what the user types to a store."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from eau2.errors import InvalidOption
+from eau2.frame.engine import Engine
+from eau2.frame.tables import FrameTables
+from eau2.store.local import LocalNodes
+from eau2.store.store import Store
+
+
+def open(  # noqa: A001  # `eau2.open` is what users type
+    path: str | os.PathLike[str],
+    *,
+    flush: Literal["process", "power"] = "process",
+    memory_bytes: int | None = None,
+) -> Store:
+    """Open the store in the directory `path`, making it when there is none. About 10 ms.
+
+    flush: what an acknowledged write survives. "process": the end of any process, kill -9 included; it has been handed to
+    the operating system. "power": also the loss of power; it is on the medium.
+    memory_bytes: what queries together may hold before they spill to disk; half of the machine by default.
+
+    Any number of processes may have the directory open. Raises NotAStore, FormatTooNew, StoreUnusable, ReadOnly,
+    InvalidOption.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text:
+        raise InvalidOption(f"a store is the path of a directory, not {path!r}", hint="for example eau2.open('data/')")
+    if text.startswith(("ray:", "eau2://")):
+        raise InvalidOption(f"this version opens directories, not {text!r}", hint="pass a path")
+    if flush not in ("process", "power"):
+        raise InvalidOption(f"flush is 'process' or 'power', not {flush!r}")
+    if memory_bytes is not None and memory_bytes < 16 << 20:
+        raise InvalidOption(f"memory_bytes is at least {16 << 20:,}, not {memory_bytes!r}")
+    nodes = LocalNodes(text, flush=flush)
+    return Store(nodes, FrameTables(Engine(memory_bytes)), name=text)

@@ -1,0 +1,377 @@
+"""The store: names for bytes and frames, over one or many nodes."""
+
+from __future__ import annotations
+
+import time
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+
+from eau2.errors import Corrupt, Eau2Error, InvalidKey, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
+from eau2.store.nodes import Entry, Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
+from eau2.values.key import check_key
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    import pyarrow as pa
+
+    from eau2.frame.frame import Frame
+    from eau2.frame.ingest import LoadReport
+    from eau2.store.nodes import Node, Nodes, Staged
+
+VALUE_BYTES_MAX = 64 << 20  # bytes values are read and written whole; larger things are files or frames, in chunks
+_OPEN_TRIES_MAX = 100  # a frame replaced while it is opened is opened again
+
+Default = TypeVar("Default")
+
+
+class _Required:
+    """The default of `default=`: absence is an error."""
+
+
+_REQUIRED = _Required()
+
+
+class Tables(Protocol):
+    """What the floor above does for a store: it knows what a frame means. Handed in by `eau2.open`."""
+
+    def stage(self, node: Node, value: object, schema: pa.Schema | None) -> tuple[bytes, tuple[Staged, ...]]:
+        """Write `value`, a table of any kind, as chunks on `node`; return its manifest and the chunks, not yet seen."""
+
+    def frame(self, node: Node, key: str, entry: Entry) -> Frame:
+        """Return the frame whose manifest is `entry`. FileNotFoundError when a chunk is gone."""
+
+    def sql(self, store: Store, query: str) -> Frame: ...
+
+    def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport: ...
+
+    def stage_file(self, node: Node, path: str | os.PathLike[str]) -> tuple[bytes, tuple[Staged, ...]]: ...
+
+    def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Store:
+    """A key-value store whose values are bytes or read-only frames. Make one with `eau2.open`.
+
+    Keys are text of 1 to 512 bytes of UTF-8 without control characters. All verbs are synchronous and thread-safe, and
+    what one process has written every other sees at once. Every verb raises InvalidKey for what is no key, StoreClosed
+    after `close`, Corrupt when a checksum does not hold, and StoreBusy when the write lock is held for over 30 seconds;
+    those that write also DiskFull and ReadOnly, and then nothing was changed.
+    """
+
+    def __init__(self, nodes: Nodes, tables: Tables, *, name: str) -> None:
+        self._nodes = nodes
+        self._tables = tables
+        self._name = name
+        self._node = nodes.at(nodes.members()[0])  # with one node every key has one home
+
+    def __repr__(self) -> str:
+        try:
+            counts = self.statistics()
+        except Eau2Error as error:
+            return f"<Store {self._name}: {error.message}>"
+        return f"<Store {self._name}: {counts.keys} keys, {counts.frames} of them frames>"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the store's threads and processes. Frames that are held stay readable. May be called again."""
+        self._tables.close()
+        self._nodes.close()
+
+    # -- one key ------------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, value: object, *, schema: pa.Schema | None = None) -> int:
+        """Create or replace what is under `key`; return its new version.
+
+        `value` is bytes (at most 64 MiB) or a table: pyarrow, pandas, Polars, a dict of columns, anything with
+        `__arrow_c_stream__`, an iterator of record batches, or of rows with `schema=`. A frame is seen whole or not at
+        all; an iterator larger than memory is fine. Raises InvalidValue, ValueTooLarge.
+        """
+        return self._write(key, value, Expect.ANYTHING, schema)
+
+    def create(self, key: str, value: object, *, schema: pa.Schema | None = None) -> int:
+        """As `put`, but only where nothing is: KeyExists otherwise. Of several that try at once, one succeeds."""
+        return self._write(key, value, Expect.ABSENT, schema)
+
+    def update(
+        self, key: str, value: object, *, if_version: int | None = None, schema: pa.Schema | None = None
+    ) -> int:
+        """As `put`, but only where something is (else KeyMissing), of version `if_version` (else VersionConflict)."""
+        return self._write(key, value, _expected(if_version, Expect.PRESENT), schema)
+
+    @overload
+    def get(self, key: str) -> bytes | Frame: ...
+
+    @overload
+    def get(self, key: str, *, default: Default) -> bytes | Frame | Default: ...
+
+    def get(self, key: str, *, default: object = _REQUIRED) -> object:
+        """Return what is under `key`: bytes, or a Frame (also for a file). KeyMissing when absent, unless `default`."""
+        entry = self._node.get(check_key(key))
+        if entry is None:
+            if default is _REQUIRED:
+                raise self._missing(key)
+            return default
+        return entry.payload if entry.kind == Kind.BYTES else self._frame(key, entry)
+
+    def frame(self, key: str) -> Frame:
+        """Return the frame under `key`, lazily: its chunks are mapped, nothing is read. KeyMissing, WrongKind."""
+        entry = self._entry(key)
+        if entry.kind != Kind.FRAME:
+            raise WrongKind(f"{key!r} holds {len(entry.payload):,} bytes, not a frame", hint="store.get(key) reads them")
+        return self._frame(key, entry)
+
+    def version(self, key: str) -> int:
+        """Return the version under `key`, for `if_version=`: read it before the value. KeyMissing when absent.
+
+        The first version of a key is 1; the versions of a key only grow, also across its deletion.
+        """
+        return self._entry(key).version
+
+    def wait(self, key: str, *, timeout_seconds: float = 60.0) -> bytes | Frame:
+        """Return what is under `key` as soon as any process has put it. WaitTimeout when that takes too long.
+
+        Wakes within milliseconds of a put in this process and within 20 ms of one in another.
+        """
+        check_key(key)
+        if not timeout_seconds >= 0:
+            raise InvalidOption(f"timeout_seconds is at least 0, not {timeout_seconds!r}")
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            generation = self._node.generation()  # before the look, so that no write is slept through
+            entry = self._node.get(key)
+            if entry is not None:
+                return entry.payload if entry.kind == Kind.BYTES else self._frame(key, entry)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeout(
+                    f"nothing was put under {key!r} within {timeout_seconds:g} seconds",
+                    hint="wait longer with timeout_seconds=, or see whether the process that puts it lives",
+                )
+            self._node.wait_for_write(generation, left)
+
+    def delete(self, key: str, *, if_version: int | None = None) -> bool:
+        """Delete what is under `key`; return whether there was anything. With `if_version`, KeyMissing and
+        VersionConflict as for `update`. Frames that are held stay readable."""
+        write = Write(check_key(key), Kind.DELETED, expect=_expected(if_version, Expect.ANYTHING))
+        return self._apply([write])[0] > 0
+
+    def exists(self, key: str) -> bool:
+        """Whether anything is under `key`."""
+        return self._node.get(check_key(key)) is not None
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return the keys that start with `prefix`, sorted by code point, as they are now. About 1 us a key."""
+        if not isinstance(prefix, str):
+            raise InvalidKey(f"a prefix is text, not {type(prefix).__name__}: {prefix!r:.80}", hint="pass a str")
+        return self._node.keys(prefix)
+
+    # -- many keys ----------------------------------------------------------------------------------------------------
+
+    def put_many(self, values: Mapping[str, object]) -> dict[str, int]:
+        """Put all of `values` at once: every reader sees all of them or none. Return each key's new version.
+
+        About 3 us a value. Raises as `put`, and then none was put.
+        """
+        writes: list[Write] = []
+        try:
+            for key, value in values.items():
+                writes.append(self._change(check_key(key), value, Expect.ANYTHING, None))
+        except BaseException:
+            self._node.discard([staged for write in writes for staged in write.chunks])
+            raise
+        return dict(zip(values, self._apply(writes), strict=True))
+
+    @overload
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | Frame]: ...
+
+    @overload
+    def get_many(self, keys: Iterable[str], *, default: Default) -> dict[str, bytes | Frame | Default]: ...
+
+    def get_many(self, keys: Iterable[str], *, default: object = _REQUIRED) -> Any:
+        """Return what is under each of `keys`, in their order, all of one moment. KeyMissing names the first absent key,
+        unless `default`. About 1 us a key."""
+        names = [check_key(key) for key in _several(keys)]
+        entries = self._node.get_many(names)
+        if len(entries) < len(names) and default is _REQUIRED:
+            for key in names:
+                if key not in entries:
+                    raise self._missing(key)
+        return {key: self._value(key, entries.get(key), default) for key in names}
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Delete all of `keys` at once; return how many there were."""
+        writes = [Write(check_key(key), Kind.DELETED) for key in _several(keys)]
+        return sum(version > 0 for version in self._apply(writes))
+
+    # -- files and tables ---------------------------------------------------------------------------------------------
+
+    def put_file(self, key: str, path: str | os.PathLike[str]) -> int:
+        """Store the file at `path`, text or binary, of any size, under `key`; return the new version. LoadError."""
+        payload, chunks = self._tables.stage_file(self._node, check_key(key) and path)
+        return self._apply([Write(key, Kind.FRAME, payload, chunks)])[0]
+
+    def get_file(self, key: str, path: str | os.PathLike[str]) -> int:
+        """Write the file (or the bytes) under `key` to `path`, whole or not at all; return its size in bytes.
+
+        KeyMissing; WrongKind for a frame that is no file; LoadError when `path` cannot be written.
+        """
+        return self._tables.write_file(key, self.get(key), path)
+
+    def load(
+        self,
+        key: str,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,  # noqa: A002  # the word users know
+        schema: object = None,
+        on_error: Literal["report", "null", "fail"] = "report",
+        rejects: str | os.PathLike[str] | None = None,
+        widen: bool = True,
+        byte_range: tuple[int, int] | None = None,
+        progress: bool | None = None,
+    ) -> LoadReport:
+        """Read the file at `path` as a frame under `key`; return the account: lines = rows + blank + bad.
+
+        format: by the extension (.sor .ltgt .csv .tsv .parquet .arrow .feather .ndjson .jsonl, ...) unless given.
+        schema: column names and/or types; types switch inference off. widen: widen a column that a later value does not
+        fit (SoR, CSV), otherwise the line is bad. on_error: bad lines are left out and reported, made missing ("null"),
+        or an error ("fail"); rejects: a path that gets all of them. byte_range: only the lines that start in
+        [start, end). progress: a bar; by default on a terminal after a second. LoadError says file, line and column, and
+        then nothing was stored.
+        """
+        return self._tables.load(
+            self,
+            check_key(key),
+            path,
+            format=format,
+            schema=schema,
+            on_error=on_error,
+            rejects=rejects,
+            widen=widen,
+            byte_range=byte_range,
+            progress=progress,
+        )
+
+    def sql(self, query: str) -> Frame:
+        """Return the answer of `query` as a lazy Frame. Keys are table names; those with `/` or blanks are quoted.
+
+        The tables are those of this moment. UnknownTable, UnknownColumn and QueryError are raised here, and what can
+        only be found by running when the answer is read.
+        """
+        return self._tables.sql(self, query)
+
+    # -- the store itself ---------------------------------------------------------------------------------------------
+
+    def check(self) -> NodeCheck:
+        """Compute every checksum, compare every reference, and report all that is wrong. Reads the whole store."""
+        return self._node.check()
+
+    def statistics(self) -> NodeStatistics:
+        """Return sizes now and counts since this process opened the store."""
+        return self._node.statistics()
+
+    @property
+    def node(self) -> Node:
+        """The home of every key: for the floors above."""
+        return self._node
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _entry(self, key: str) -> Entry:
+        entry = self._node.get(check_key(key))
+        if entry is None:
+            raise self._missing(key)
+        return entry
+
+    def _value(self, key: str, entry: Entry | None, default: object) -> object:
+        if entry is None:
+            return default
+        return entry.payload if entry.kind == Kind.BYTES else self._frame(key, entry)
+
+    def _frame(self, key: str, entry: Entry) -> Frame:
+        """Open the frame. A chunk that is gone means that the frame was replaced or deleted since `entry` was read."""
+        for _ in range(_OPEN_TRIES_MAX):
+            try:
+                return self._tables.frame(self._node, key, entry)
+            except FileNotFoundError as error:
+                again = self._node.get(key)
+                if again is None:
+                    raise self._missing(key) from None
+                if again.version == entry.version:
+                    raise Corrupt(
+                        f"{key!r}: the chunk file {error.filename} is missing",
+                        hint="run `eau2 check`, and put the frame again",
+                    ) from error
+                if again.kind == Kind.BYTES:
+                    raise WrongKind(f"{key!r} was replaced by bytes while it was opened") from None
+                entry = again
+        raise Corrupt(f"{key!r} was replaced {_OPEN_TRIES_MAX} times while it was opened", hint="try again")
+
+    def _write(self, key: str, value: object, expect: int, schema: pa.Schema | None) -> int:
+        check_key(key)
+        if expect != Expect.ANYTHING and not isinstance(value, (bytes, bytearray, memoryview)):
+            self._refuse_early(key, expect)
+        return self._apply([self._change(key, value, expect, schema)])[0]
+
+    def _refuse_early(self, key: str, expect: int) -> None:
+        """Find out before a table is read and staged that its write would be refused; the write itself looks again."""
+        entry = self._node.get(key)
+        error = refusal(key, expect, None if entry is None else entry.version)
+        if error is not None:
+            raise error
+
+    def _change(self, key: str, value: object, expect: int, schema: pa.Schema | None) -> Write:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            size = value.nbytes if isinstance(value, memoryview) else len(value)
+            if size > VALUE_BYTES_MAX:
+                raise ValueTooLarge(
+                    f"{key!r}: {size:,} bytes are over the limit of {VALUE_BYTES_MAX:,} for one value",
+                    hint="store.put_file() stores a file of any size, store.put() a frame",
+                )
+            return Write(key, Kind.BYTES, bytes(value), expect=expect)
+        payload, chunks = self._tables.stage(self._node, value, schema)
+        return Write(key, Kind.FRAME, payload, chunks, expect)
+
+    def _apply(self, writes: list[Write]) -> list[int]:
+        versions: list[int] = []
+        for outcome in self._node.write(writes) if writes else ():
+            if isinstance(outcome, KeyMissing):
+                raise self._missing(writes[len(versions)].key)
+            if isinstance(outcome, Eau2Error):
+                raise outcome
+            versions.append(outcome)
+        return versions
+
+    def _missing(self, key: str) -> KeyMissing:
+        return KeyMissing(f"no value under {key!r}", near=lambda: self._near(key))
+
+    def _near(self, key: str) -> list[str]:
+        """Keys much like `key`, among the first thousand and those that begin like it."""
+        known = {*self._node.keys("", limit=1000), *self._node.keys(key[: (len(key) + 1) // 2], limit=1000)}
+        return get_close_matches(key, sorted(known), n=3)
+
+
+def _expected(if_version: int | None, otherwise: Expect) -> int:
+    if if_version is None:
+        return otherwise
+    if isinstance(if_version, bool) or not isinstance(if_version, int) or if_version < 1:
+        raise InvalidOption(f"if_version is a version, from 1, not {if_version!r}", hint="put and version() return it")
+    return if_version
+
+
+def _several(keys: Iterable[str]) -> Iterable[str]:
+    if isinstance(keys, (str, bytes)):
+        raise InvalidKey(f"a list of keys was expected, not the text {keys!r:.80}", hint="pass [key]")
+    return keys
