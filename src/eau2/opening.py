@@ -12,7 +12,7 @@ from eau2.store.local import LocalNodes
 from eau2.store.store import Store
 
 
-def open(  # noqa: A001  # `eau2.open` is what users type
+def open(  # `eau2.open` is what users type
     path: str | os.PathLike[str],
     *,
     flush: Literal["process", "power"] = "process",
@@ -20,15 +20,15 @@ def open(  # noqa: A001  # `eau2.open` is what users type
 ) -> Store:
     """Open the store in the directory `path`, making it when there is none. About 10 ms.
 
-    flush: what an acknowledged write survives. "process": the end of any process, kill -9 included; it has been handed to
-    the operating system. "power": also the loss of power; it is on the medium.
+    flush: what an acknowledged write survives. "process": the end of any process, kill -9 included; it has been handed
+    to the operating system. "power": also the loss of power; it is on the medium.
     memory_bytes: what queries together may hold before they spill to disk; half of the machine by default.
 
     Any number of processes may have the directory open. Raises NotAStore, FormatTooNew, StoreUnusable, ReadOnly,
     InvalidOption.
     """
     text = os.fspath(path)
-    if not isinstance(text, str) or not text:
+    if not text:
         raise InvalidOption(f"a store is the path of a directory, not {path!r}", hint="for example eau2.open('data/')")
     if text.startswith(("ray:", "eau2://")):
         raise InvalidOption(f"this version opens directories, not {text!r}", hint="pass a path")

@@ -1,4 +1,4 @@
-"""Whole files as values: a frame of one binary column, a row a piece, so that all that holds for frames holds for them."""
+"""Whole files as values: a frame of one binary column, a row a piece. All that holds for frames holds for them."""
 
 from __future__ import annotations
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eau2.errors import Eau2Error
-from eau2.frame import files
 from eau2.frame.engine import Engine
 from eau2.frame.frame import Frame
-from eau2.frame.ingest import read
 from eau2.frame.intake import batches_of
 from eau2.frame.source import Source
-from eau2.frame.writer import FrameWriter
-from eau2.store.nodes import Kind
 from eau2.values.manifest import Manifest
 from eau2.values.schema import arrow_schema
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable
 
-    import pyarrow as pa
 
-    from eau2.frame.ingest import LoadReport
     from eau2.store.nodes import Entry, Node, Staged
-    from eau2.store.store import Store
 
 
 class FrameTables:

@@ -129,7 +129,7 @@ def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
     step = max(1, rows * bytes_max // size)
     for start in range(0, rows, step):
         piece = batch.slice(start, step)
-        if piece.nbytes > bytes_max * 5 // 4 and 1 < piece.num_rows:  # rows of very different size
+        if piece.nbytes > bytes_max * 5 // 4 and piece.num_rows > 1:  # rows of very different size
             half = piece.num_rows // 2
             yield from _pieces(piece.slice(0, half), bytes_max)
             yield from _pieces(piece.slice(half), bytes_max)

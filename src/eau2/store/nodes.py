@@ -171,7 +171,7 @@ class Nodes(Protocol):
 
 
 def refusal(key: str, expect: int, found: int | None) -> Eau2Error | None:
-    """Return the error that refuses a write under `expect` when the version there is `found` (None: nothing), or None."""
+    """Return the error that refuses a write under `expect` where version `found` is (None: nothing), or None."""
     if expect == Expect.ANYTHING or (expect == Expect.ABSENT and found is None):
         return None
     if found is None:

@@ -104,9 +104,7 @@ class Store:
         """As `put`, but only where nothing is: KeyExists otherwise. Of several that try at once, one succeeds."""
         return self._write(key, value, Expect.ABSENT, schema)
 
-    def update(
-        self, key: str, value: object, *, if_version: int | None = None, schema: pa.Schema | None = None
-    ) -> int:
+    def update(self, key: str, value: object, *, if_version: int | None = None, schema: pa.Schema | None = None) -> int:
         """As `put`, but only where something is (else KeyMissing), of version `if_version` (else VersionConflict)."""
         return self._write(key, value, _expected(if_version, Expect.PRESENT), schema)
 
@@ -129,7 +127,9 @@ class Store:
         """Return the frame under `key`, lazily: its chunks are mapped, nothing is read. KeyMissing, WrongKind."""
         entry = self._entry(key)
         if entry.kind != Kind.FRAME:
-            raise WrongKind(f"{key!r} holds {len(entry.payload):,} bytes, not a frame", hint="store.get(key) reads them")
+            raise WrongKind(
+                f"{key!r} holds {len(entry.payload):,} bytes, not a frame", hint="store.get(key) reads them"
+            )
         return self._frame(key, entry)
 
     def version(self, key: str) -> int:
@@ -200,8 +200,10 @@ class Store:
     def get_many(self, keys: Iterable[str], *, default: Default) -> dict[str, bytes | Frame | Default]: ...
 
     def get_many(self, keys: Iterable[str], *, default: object = _REQUIRED) -> Any:
-        """Return what is under each of `keys`, in their order, all of one moment. KeyMissing names the first absent key,
-        unless `default`. About 1 us a key."""
+        """Return what is under each of `keys`, in their order, all of one moment.
+
+        KeyMissing names the first absent key, unless `default`. About 1 us a key.
+        """
         names = [check_key(key) for key in _several(keys)]
         entries = self._node.get_many(names)
         if len(entries) < len(names) and default is _REQUIRED:
@@ -234,7 +236,7 @@ class Store:
         key: str,
         path: str | os.PathLike[str],
         *,
-        format: str | None = None,  # noqa: A002  # the word users know
+        format: str | None = None,  # the word users know
         schema: object = None,
         on_error: Literal["report", "null", "fail"] = "report",
         rejects: str | os.PathLike[str] | None = None,
@@ -248,8 +250,8 @@ class Store:
         schema: column names and/or types; types switch inference off. widen: widen a column that a later value does not
         fit (SoR, CSV), otherwise the line is bad. on_error: bad lines are left out and reported, made missing ("null"),
         or an error ("fail"); rejects: a path that gets all of them. byte_range: only the lines that start in
-        [start, end). progress: a bar; by default on a terminal after a second. LoadError says file, line and column, and
-        then nothing was stored.
+        [start, end). progress: a bar; by default on a terminal after a second. LoadError says file, line and column,
+        and then nothing was stored.
         """
         return self._tables.load(
             self,

@@ -3,7 +3,8 @@
 Encoded as one Arrow IPC stream whose table has a row a chunk and whose schema metadata holds the frame's own schema,
 so that minimum and maximum keep their Arrow type, and so that pruning is a filter over that very table.
 
-    id: string   rows: int64   bytes: int64   homes: list<string>   nulls:0 ... : int64   min:0 ... max:0 ... : the column's type
+    id: string   rows: int64   bytes: int64   homes: list<string>
+    nulls:0 ... : int64   min:0 ... max:0 ... : the type of the column
 
 Columns are numbered, not named: names may repeat in a frame.
 """

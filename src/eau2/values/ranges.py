@@ -27,7 +27,7 @@ def column_range(column: pa.ChunkedArray) -> ColumnRange:
 
 
 def _float_range(column: pa.ChunkedArray, nulls: int) -> ColumnRange:
-    """As `column_range`, with NaN above every number as in the engine; Arrow's own kernel ignores NaN, and is slower."""
+    """As `column_range`, NaN above every number as in the engine; Arrow's own kernel ignores NaN, and is slower."""
     parts = [
         (chunk.drop_null() if chunk.null_count else chunk).to_numpy(zero_copy_only=False)
         for chunk in column.chunks
@@ -50,10 +50,8 @@ def _short(nulls: int, least: pa.Scalar, most: pa.Scalar) -> ColumnRange:
             if end is None:
                 return ColumnRange(nulls)
             most = pa.scalar(end, type_)
-    elif (pa.types.is_binary(type_) or pa.types.is_large_binary(type_)) and (
-        len(least.as_py()) > TEXT_LENGTH_MAX or len(most.as_py()) > TEXT_LENGTH_MAX
+    elif isinstance(least, (pa.BinaryScalar, pa.LargeBinaryScalar, pa.FixedSizeBinaryScalar)) and (
+        max(len(least.as_py()), len(most.as_py())) > TEXT_LENGTH_MAX
     ):
-        return ColumnRange(nulls)
-    elif pa.types.is_fixed_size_binary(type_) and type_.byte_width > TEXT_LENGTH_MAX:
         return ColumnRange(nulls)
     return ColumnRange(nulls, least, most)
