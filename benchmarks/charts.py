@@ -1,0 +1,107 @@
+"""One picture a benchmark, drawn from the kept results into docs/images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+
+mpl.use("agg")  # files only; no display is looked for
+import matplotlib.pyplot as plt  # after the choice of where to draw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+COLOURS = {
+    "eau2": "#0b6e99",
+    "datafusion": "#e07b39",
+    "duckdb": "#d9b310",
+    "polars": "#7a5195",
+    "pyarrow": "#8a8f98",
+    "lmdb": "#8a8f98",
+    "diskcache": "#7a5195",
+    "redis": "#c0392b",
+}
+SPARE = "#5b8c5a"
+DOTS_PER_INCH = 110
+
+
+def draw(results: dict[str, dict], folder: Path) -> None:
+    """Write a picture for each result that has one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        if name in _DRAWN:
+            figure = _DRAWN[name](result["figures"])
+            # Without the date and version that matplotlib adds, the same results give the same file.
+            figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+            plt.close(figure)
+
+
+def _bars(axes: Axes, groups: dict[str, dict[str, float]]) -> None:
+    """Horizontal bars: a group a row, a colour for each thing that is compared."""
+    peers = list(dict.fromkeys(peer for group in groups.values() for peer in group))
+    height = 0.8 / len(peers)
+    for index, peer in enumerate(peers):
+        places = [row + index * height for row, group in enumerate(groups.values()) if peer in group]
+        values = [group[peer] for group in groups.values() if peer in group]
+        axes.barh(places, values, height, label=peer, color=COLOURS.get(peer, SPARE))
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(groups))], list(groups))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _kv(figures: dict) -> plt.Figure:
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.6), sharey=True, layout="constrained")
+    for axes, (flush, operations) in zip(panels, figures.items(), strict=True):
+        _bars(axes, {name: {peer: one["per_second"] for peer, one in row.items()} for name, row in operations.items()})
+        axes.set_xscale("log")
+        axes.set_title(f'flush="{flush}"', fontsize=10)
+        axes.set_xlabel("operations a second, 100-byte values (more is better)")
+    panels[0].legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _queries(figures: dict) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(8.4, 5.4), layout="constrained")
+    seconds = figures["seconds"]
+    _bars(axes, {name: {peer: one["seconds"] * 1e3 for peer, one in row.items()} for name, row in seconds.items()})
+    axes.set_xscale("log")
+    axes.set_xlabel(f"milliseconds over {figures['rows']:,} rows (less is better)")
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _frames(figures: dict) -> plt.Figure:
+    figure, (put, get) = plt.subplots(1, 2, figsize=(9.6, 2.8), layout="constrained")
+    words = {"process": "to the system", "power": "to the medium"}
+    _bars(
+        put,
+        {
+            words[flush]: {name: one["bytes_per_second"] / 1e9 for name, one in rates.items()}
+            for flush, rates in figures["put"].items()
+        },
+    )
+    put.set_xlabel("GB/s, writing a table (more is better)")
+    put.legend(fontsize=8)
+    sizes = {key: f"{figures['bytes'][key] / 1e6:,.3g} MB" for key in figures["bytes"]}
+    _bars(get, {sizes[key]: {"eau2": figures["get"]["first_ms"][key]} for key in sizes})
+    get.axvline(5, color="black", linewidth=1, linestyle=":")
+    get.set_xlabel("ms, first get in another process (less is better; aim: 5)")
+    return figure
+
+
+def _larger_than_memory(figures: dict) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(8.4, 3.2), layout="constrained")
+    rows = {name: one for name, one in figures.items() if "bytes" in one}
+    _bars(axes, {name: {"data": one["bytes"] / 1e6, "eau2": one["own_mb"]} for name, one in rows.items()})
+    axes.set_xscale("log")
+    axes.set_xlabel("MB: the data, and the memory of the process that worked on it")
+    axes.legend(["data", "memory"], fontsize=8)
+    return figure
+
+
+_DRAWN = {"kv": _kv, "queries": _queries, "frames": _frames, "larger_than_memory": _larger_than_memory}

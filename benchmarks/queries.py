@@ -1,0 +1,189 @@
+"""Ten questions to 20 million rows: eau2, its own engine used bare, DuckDB and Polars, on the same stored files."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING
+
+import datafusion
+import duckdb
+import numpy as np
+import polars
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import eau2
+from benchmarks.measure import geometric_mean, interleaved, scratch, sized, target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+USERS, KINDS, LABELS, REGIONS = 100_000, 100, 10_000, 50
+ROWS_PER_PART = 1_000_000
+RAW_RATIO_MAX, RAW_SECONDS_MIN = 1.10, 0.020  # shorter queries are planning, and noise
+TOLERANCE = 1e-9  # sums of floats depend on their order
+
+QUERIES = {
+    "count, small table": "select count(*) as n from users where weight < 0.5",
+    "group by 100,000 integers": "select user, sum(amount) as total, avg(amount) as mean from events group by user",
+    "group by 100 integers": "select kind, sum(amount) as total, avg(amount) as mean from events group by kind",
+    "group by 10,000 strings": "select label, sum(amount) as total, count(*) as n from events group by label",
+    "filter": "select user, amount from events where amount < 0.01 and kind < 50",
+    "needle": "select user, amount, label from events where user = 31415",
+    "top 100": "select user, amount from events order by amount desc limit 100",
+    "join with a small table": "select u.region, sum(e.amount * u.weight) as total"
+    " from events e join users u on e.user = u.user group by u.region",
+    "count distinct": "select count(distinct user) as users, count(distinct label) as labels from events",
+    "join with itself": "select count(*) as n, sum(a.amount * b.amount) as total"
+    " from events a join events b on a.id = b.id where a.kind < 20",
+}
+
+
+def rows() -> int:
+    return int(float(os.environ.get("ROWS", sized(20_000_000, 1_000_000))))
+
+
+def users() -> pa.Table:
+    """user 0..99,999, weight in [0, 1), region of 50."""
+    random = np.random.default_rng(11)
+    regions = [f"region {index % REGIONS}" for index in range(USERS)]
+    return pa.table({"user": np.arange(USERS), "weight": random.random(USERS), "region": pa.array(regions)})
+
+
+def events(count: int) -> Iterator[pa.RecordBatch]:
+    """id (the row's number), user of 100,000, kind of 100, amount in [0, 1), label of 10,000; always the same."""
+    random = np.random.default_rng(12)
+    labels = pa.array([f"label {index:05d}" for index in range(LABELS)])
+    for first in range(0, count, ROWS_PER_PART):
+        size = min(ROWS_PER_PART, count - first)
+        yield pa.record_batch(
+            {
+                "id": pa.array(np.arange(first, first + size)),
+                "user": pa.array(random.integers(0, USERS, size)),
+                "kind": pa.array(random.integers(0, KINDS, size)),
+                "amount": pa.array(random.random(size)),
+                "label": labels.take(pa.array(random.integers(0, LABELS, size))),
+            }
+        )
+
+
+def run() -> dict:
+    with tempfile.TemporaryDirectory(dir=scratch(), prefix="queries") as folder, eau2.open(folder) as store:
+        store.put("users", users())
+        store.put("events", events(rows()))
+        seconds = {name: _one_query(_engines(store, folder), name, query) for name, query in QUERIES.items()}
+        figures = {"rows": rows(), "bytes": store.frame("events").bytes, "seconds": seconds}
+    return {"figures": figures, "targets": _targets(figures), "tables": _tables(figures)}
+
+
+def _engines(store: eau2.Store, folder: str) -> dict[str, Callable[[str], object]]:
+    """One function an engine, from a query to its answer, in the form that engine gives it in."""
+    cores = os.cpu_count() or 1
+    frames = {name: store.frame(name) for name in ("users", "events")}
+
+    raw = datafusion.SessionContext(datafusion.SessionConfig().with_target_partitions(cores))
+    duck = duckdb.connect()
+    for name, frame in frames.items():
+        batches = frame.to_arrow().to_batches()
+        raw.register_record_batches(name, [batches[part::cores] for part in range(min(cores, len(batches)))])
+        duck.register(name, frame.to_arrow())
+    polar = polars.SQLContext({name: polars.scan_ipc(files) for name, files in _chunk_files(folder).items()})
+    return {
+        "eau2": lambda query: store.sql(query).to_arrow(),
+        "datafusion": lambda query: raw.sql(query).collect(),
+        "duckdb": lambda query: duck.sql(query).to_arrow_table(),
+        "polars": lambda query: polar.execute(query).collect(engine="streaming"),
+    }
+
+
+def _chunk_files(folder: str) -> dict[str, list[pathlib.Path]]:
+    """The chunks of both frames: every one is an Arrow IPC file that any reader of those can scan."""
+    found: dict[str, list[pathlib.Path]] = {"users": [], "events": []}
+    for path in sorted(pathlib.Path(folder).glob("node-0/chunks/*/*.arrow")):
+        with pa.OSFile(str(path)) as file:
+            found["users" if "region" in pa.ipc.open_file(file).schema.names else "events"].append(path)
+    assert all(found.values()), found
+    return found
+
+
+def _one_query(engines: dict[str, Callable[[str], object]], name: str, query: str) -> dict:
+    answers: dict[str, object] = {}
+
+    def asking(engine: str) -> Callable[[], None]:
+        def ask() -> None:
+            answers[engine] = engines[engine](query)
+
+        return ask
+
+    timings = interleaved({engine: asking(engine) for engine in engines})
+    sums = {engine: _fingerprint(answer) for engine, answer in answers.items()}
+    for engine, found in sums.items():
+        same = len(found) == len(sums["eau2"]) and all(
+            math.isclose(one, other, rel_tol=TOLERANCE) for one, other in zip(found, sums["eau2"], strict=True)
+        )
+        if not same:
+            raise RuntimeError(f"{name}: {engine} answers {found}, eau2 {sums['eau2']}")
+    return {engine: timing.figures() for engine, timing in timings.items()}
+
+
+def _fingerprint(answer: object) -> list[float]:
+    """The number of rows, then a column's sum where it is of numbers, or the length of its text together."""
+    table = _table(answer)
+    found = [float(table.num_rows)]
+    for column in table.columns:
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+            found.append(float(pc.sum(column).as_py()))
+        else:
+            found.append(float(pc.sum(pc.utf8_length(column.cast(pa.string()))).as_py()))
+    return found
+
+
+def _table(answer: object) -> pa.Table:
+    if isinstance(answer, list):
+        return pa.Table.from_batches(answer)
+    return answer.to_arrow() if isinstance(answer, polars.DataFrame) else answer
+
+
+def _speed_over(peer: str, seconds: dict) -> float:
+    """Geometric mean of the peer's time over eau2's: above 1, eau2 is faster."""
+    return geometric_mean([row[peer]["seconds"] / row["eau2"]["seconds"] for row in seconds.values()])
+
+
+def _targets(figures: dict) -> list[dict]:
+    seconds = figures["seconds"]
+    long = {name: row for name, row in seconds.items() if row["datafusion"]["seconds"] > RAW_SECONDS_MIN}
+    targets = [
+        target(f"speed over {peer}, geometric mean", _speed_over(peer, seconds), at_least=1.0)
+        for peer in ("duckdb", "polars")
+    ]
+    if long:
+        worst, name = max((row["eau2"]["seconds"] / row["datafusion"]["seconds"], name) for name, row in long.items())
+        what = f"time over bare DataFusion, of queries over 20 ms, at worst: {name}"
+        targets.append(target(what, worst, at_most=RAW_RATIO_MAX))
+    return targets
+
+
+def _tables(figures: dict) -> list[dict]:
+    seconds = figures["seconds"]
+    peers = ["eau2", "datafusion", "duckdb", "polars"]
+    means = [_speed_over(peer, seconds) for peer in peers]
+    return [
+        {
+            "title": f"{figures['rows']:,} rows, {figures['bytes'] / 1e6:,.0f} MB, milliseconds",
+            "columns": ["", *peers, "of datafusion's time"],
+            "rows": [
+                *(
+                    [
+                        name,
+                        *(row[peer]["seconds"] * 1e3 for peer in peers),
+                        row["eau2"]["seconds"] / row["datafusion"]["seconds"],
+                    ]
+                    for name, row in seconds.items()
+                ),
+                ["time over eau2's, geometric mean", *means, None],
+            ],
+        }
+    ]
