@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from eau2.errors import KeyExists, KeyMissing, VersionConflict
+from eau2.errors import KeyExists, KeyMissing, StoreClosed, VersionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,3 +188,10 @@ def refusal(key: str, expect: int, found: int | None) -> Eau2Error | None:
 def is_disk_full(error: OSError) -> bool:
     """Whether `error` says that the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def closed(*, forked: bool = False) -> StoreClosed:
+    """Return the error for a node that is used after close(), or in a child of the process that opened it."""
+    if forked:
+        return StoreClosed("the store was opened before this process was forked", hint="open it again in the child")
+    return StoreClosed("the store is closed", hint="open it again")

@@ -1,0 +1,281 @@
+"""The chunk files of a node: written where nobody sees them, moved to their names, removed.
+
+    chunks/ab/ab12....arrow       named by the hash of its bytes, never changed, shared by all frames that have it
+    staging/<holder>/lock         held (flock) as long as the process that writes beside it lives
+    staging/<holder>/<id>.<n>     a chunk that no manifest names yet
+
+Whether a file is still what was written is told by its **stamp**: boot, inode, size, and both times. Time stamps are
+coarse (4 ms), so each file's modification time is set to one fixed moment long ago when it has been written: any later
+write moves it, however soon it comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import mmap
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eau2.errors import StoreUnusable
+from eau2.store.database import failing_write
+from eau2.store.nodes import Staged
+from eau2.values.chunk import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
+
+
+WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every file system can keep it
+_SUFFIX = ".arrow"
+_PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
+_LOCK = "lock"
+_HOLDER_TRIES_MAX = 100
+
+Stamp = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
+
+
+def boot_id() -> str:
+    """Return what differs between boots of the machine: a stamp says nothing about what happened while it was off."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux: trust nothing that another process has found whole
+        return secrets.token_hex(16)
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class ChunkFiles:
+    """The files of one node, as one process sees them."""
+
+    def __init__(self, directory: Path, *, durable: bool) -> None:
+        self.directory = directory
+        self._chunks = directory / "chunks"
+        self._prefix = f"{self._chunks}/"
+        self._durable = durable  # flush to the medium before the manifest is committed
+        self._boot = boot_id()
+        self._numbers = itertools.count()
+        self.holder: Holder | None = None  # none when read-only
+        self.written = 0
+
+    def path(self, chunk_id: str) -> str:
+        return f"{self._prefix}{chunk_id[:2]}/{chunk_id}{_SUFFIX}"
+
+    def mark(self, stamp: Stamp) -> str:
+        """Return the stamp as the database keeps it."""
+        inode, size, modified, changed = stamp
+        return f"{self._boot} {inode} {size} {modified} {changed}"
+
+    def stat(self, chunk_id: str) -> Stamp | None:
+        """Return the file's stamp now, or None when it is not there. 1 us."""
+        try:
+            return stamp_of(os.stat(self.path(chunk_id)))
+        except FileNotFoundError:
+            return None
+
+    # -- staging ------------------------------------------------------------------------------------------------------
+
+    def stage(self, chunk_id: str, pieces: Iterable[pa.Buffer]) -> Staged:
+        """Write `pieces` to a new file of this process. DiskFull, ReadOnly; then the file is gone again."""
+        path = self._new_path(chunk_id)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                _write_all(file, pieces)
+                os.utime(file, ns=(WRITTEN_NS, WRITTEN_NS))
+                if self._durable:
+                    os.fsync(file)
+            finally:
+                os.close(file)
+        except BaseException as error:
+            _unlink(path)
+            if isinstance(error, OSError):
+                raise failing_write(error, path) from error
+            raise
+        self.written += 1
+        return Staged(chunk_id, path)
+
+    def stage_again(self, chunk_id: str, data: pa.Buffer, trusted: Stamp | None) -> Staged:
+        """Stage a chunk that is mapped as `data`: a link to its file while that is `trusted`, else a copy."""
+        path = self._new_path(chunk_id)
+        try:
+            if trusted is not None and self.stat(chunk_id) == trusted:
+                os.link(self.path(chunk_id), path)
+                if os.stat(path).st_ino == trusted[0]:
+                    return Staged(chunk_id, path)
+                os.unlink(path)
+        except OSError:  # removed meanwhile, or a file system without links
+            _unlink(path)
+        return self.stage(chunk_id, [data])
+
+    def discard(self, staged: Iterable[Staged]) -> None:
+        for chunk in staged:
+            _unlink(chunk.path)
+
+    def _new_path(self, chunk_id: str) -> str:
+        assert self.holder is not None  # the node has refused writes before
+        return f"{self.holder.directory}/{chunk_id}.{next(self._numbers)}"
+
+    # -- under the write lock -----------------------------------------------------------------------------------------
+
+    def publish(self, staged: Staged, known: str | None) -> tuple[int, str]:
+        """Give a staged file its name; return its size and mark. `known` is the mark in the chunk's row, if any.
+
+        Where the file is there already and untouched, the staged one is dropped; else it takes its place.
+        """
+        path = self.path(staged.id)
+        there, new = self.stat(staged.id), stamp_of(os.stat(staged.path))
+        if there is not None and there[0] == new[0]:  # a link to it; unlinking changes ctime, nothing else
+            os.unlink(staged.path)
+            return self._renewed(staged.id, there, known)
+        if there is not None and self.mark(there) == known:
+            os.unlink(staged.path)
+            return there[1], known
+        if new[2] != WRITTEN_NS:
+            self._hash(staged.path, staged.id)
+        try:
+            os.rename(staged.path, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.rename(staged.path, path)
+            self._flush(str(self._chunks))
+        self._flush(os.path.dirname(path))
+        stamp = stamp_of(os.stat(path))
+        return stamp[1], self.mark(stamp)
+
+    def _renewed(self, chunk_id: str, before: Stamp, known: str | None) -> tuple[int, str]:
+        """The linked file's mark, renewed: trusted when only ctime differs, which making the link has changed."""
+        now = self.stat(chunk_id)
+        assert now is not None  # only the holder of the write lock removes files
+        untouched = known is not None and known.split()[:4] == self.mark(now).split()[:4]
+        if not (untouched and now[:3] == before[:3] and now[2] == WRITTEN_NS):
+            self._hash(self.path(chunk_id), chunk_id)
+        return now[1], self.mark(now)
+
+    def _hash(self, path: str, chunk_id: str) -> None:
+        found = file_id(path)
+        if found != chunk_id:
+            raise StoreUnusable(f"{path} was changed before it was stored", hint="see what else writes there")
+
+    def _flush(self, directory: str) -> None:
+        if not self._durable:
+            return
+        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def remove(self, chunk_id: str) -> bool:
+        """Unlink the file; return whether it was there."""
+        return _unlink(self.path(chunk_id))
+
+    # -- all of them --------------------------------------------------------------------------------------------------
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of every chunk file that is there."""
+        with contextlib.suppress(FileNotFoundError):
+            for folder in os.scandir(self._chunks):
+                for file in os.scandir(folder.path):
+                    if file.name.endswith(_SUFFIX):
+                        yield file.name.removesuffix(_SUFFIX)
+
+
+class Holder:
+    """This process's own directory under staging/: who holds its lock is alive."""
+
+    def __init__(self, staging: Path) -> None:
+        staging.mkdir(exist_ok=True)
+        for _ in range(_HOLDER_TRIES_MAX):
+            self.directory = staging / f"{os.getpid()}-{secrets.token_hex(4)}"
+            self.directory.mkdir()
+            try:
+                self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:  # another process has taken the empty directory for a dead one's
+                continue
+            with contextlib.suppress(BlockingIOError):  # another process looks whether we are alive
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._mine():
+                    return
+            os.close(self._lock)
+        raise StoreUnusable(f"{staging}: no directory of our own after {_HOLDER_TRIES_MAX} tries")
+
+    def _mine(self) -> bool:
+        """Whether the lock file is still the one at its path: another process may have removed it before we held it."""
+        try:
+            return os.stat(self.directory / _LOCK).st_ino == os.fstat(self._lock).st_ino
+        except FileNotFoundError:
+            return False
+
+    def close(self, *, keep: bool) -> None:
+        """Give the lock up, and remove the directory unless `keep`: then the next to open looks for what was left."""
+        if not keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        os.close(self._lock)
+
+    def abandon(self) -> None:
+        """In a forked child: the parent's lock outlives this copy of the descriptor, and the child must not hold it."""
+        os.close(self._lock)
+
+
+def dead_holders(staging: Path, own: Path | None) -> Iterator[tuple[Path, int]]:
+    """Yield each directory whose process has ended, with its lock, which the caller holds now and closes."""
+    for directory in sorted(staging.iterdir()):
+        if directory == own:
+            continue
+        try:
+            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # empty: its process ended, or will try again under another name
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        yield directory, lock
+
+
+def file_id(path: str) -> str:
+    """Return the chunk id that the file's bytes have. FileNotFoundError. 15 GB/s once they are in memory."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(file).st_size == 0:
+            return identify(b"")
+        with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
+            return identify(data)
+    finally:
+        os.close(file)
+
+
+def _write_all(file: int, pieces: Iterable[pa.Buffer]) -> None:
+    views = [memoryview(piece).cast("B") for piece in pieces if piece.size]
+    while views:
+        count = os.writev(file, views[:_PIECES_MAX])
+        if count == 0:
+            raise OSError(errno.EIO, "nothing was written")
+        done = 0
+        while done < len(views) and count >= len(views[done]):
+            count -= len(views[done])
+            done += 1
+        del views[:done]
+        if count:
+            views[0] = views[0][count:]
+
+
+def _unlink(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True

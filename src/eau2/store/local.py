@@ -1,0 +1,112 @@
+"""The nodes of a store that is a directory on this machine: today exactly one.
+
+<path>/eau2.json     {"format": 1, "id": ...}: this is a store. Made first, and whole at once
+<path>/node-0/       a DirectoryNode
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable
+from eau2.store.node import DirectoryNode
+from eau2.store.nodes import is_disk_full
+
+if TYPE_CHECKING:
+    from eau2.store.database import Flush
+    from eau2.store.nodes import Node
+
+FORMAT = 1
+MARKER = "eau2.json"
+_NODE = "node-0"
+_MAKING = ".eau2.json."  # a marker that is being written; what a killed creator leaves
+_IGNORED = ("lost+found",)  # a file system of its own has it
+
+
+class LocalNodes:
+    """`Nodes` for the directory `path`, which is made, with its parents, when it is not there.
+
+    Raises NotAStore (the directory holds something else), FormatTooNew, Corrupt, StoreUnusable, ReadOnly, DiskFull.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, flush: Flush = "process") -> None:
+        self.path = Path(os.path.abspath(path))
+        try:
+            self.id = self._known() or self._made()
+            self._node = DirectoryNode(self.path / _NODE, flush=flush, name=_NODE)
+        except OSError as error:
+            if isinstance(error, Eau2Error):
+                raise
+            raise _cannot_open(error, self.path) from error
+
+    def members(self) -> tuple[str, ...]:
+        return (_NODE,)
+
+    def at(self, name: str) -> Node:
+        if name != _NODE:
+            raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {_NODE!r}")
+        return self._node
+
+    def close(self) -> None:
+        self._node.close()
+
+    def _known(self) -> str:
+        """Return the store's id, or "" where nothing is yet."""
+        marker = self.path / MARKER
+        try:
+            text = marker.read_bytes()
+        except FileNotFoundError:
+            return ""
+        except NotADirectoryError:
+            raise NotAStore(f"{self.path} is a file, not a store", hint="a store is a directory") from None
+        try:
+            known = json.loads(text)
+            format_, identity = known["format"], known["id"]
+        except (ValueError, TypeError, KeyError):
+            raise Corrupt(f"{marker} is damaged", hint='write {"format": 1, "id": "..."} into it') from None
+        if not isinstance(format_, int) or not isinstance(identity, str) or format_ < 1 or not identity:
+            raise Corrupt(f"{marker} is damaged", hint='write {"format": 1, "id": "..."} into it')
+        if format_ > FORMAT:
+            raise FormatTooNew(
+                f"{self.path} has format {format_}, this eau2 reads up to {FORMAT}", hint="use a newer eau2"
+            )
+        return identity
+
+    def _made(self) -> str:
+        """Make the marker, unless another process is first; return the store's id."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        others = [name for name in os.listdir(self.path) if not name.startswith(_MAKING) and name not in _IGNORED]
+        if others and MARKER not in others:
+            raise NotAStore(
+                f"{self.path} is not empty and holds no store: it has {sorted(others)[0]!r}",
+                hint="name another directory",
+            )
+        new = self.path / f"{_MAKING}{uuid.uuid4().hex}"
+        try:
+            new.write_text(json.dumps({"format": FORMAT, "id": str(uuid.uuid4())}) + "\n")
+            with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process was first, and tidied up
+                os.link(new, self.path / MARKER)
+        finally:
+            for name in os.listdir(self.path):
+                if name.startswith(_MAKING) and (name == new.name or (self.path / MARKER).exists()):
+                    (self.path / name).unlink(missing_ok=True)
+        identity = self._known()
+        if not identity:
+            raise StoreUnusable(f"{self.path / MARKER} was removed while the store was made", hint="open it again")
+        return identity
+
+
+def _cannot_open(error: OSError, path: Path) -> Eau2Error:
+    if is_disk_full(error):
+        return DiskFull(f"{path}: the disk or quota is full", hint="free some space")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnly(f"{path} cannot be written, and holds no store", hint="name a directory that can be written")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return NotAStore(f"{path} is not a directory", hint="a store is a directory")
+    return StoreUnusable(f"{path} cannot be opened: {error.strerror}", hint="see whether the path is right")

@@ -1,0 +1,148 @@
+"""Chunk files in memory. **The mapping is the lease**: the kernel keeps a removed file alive while it is mapped.
+
+A file is opened, mapped and closed at once; no page is read by that. Python's own `mmap` keeps a descriptor for each
+(before 3.13), so a frame of 64 GB would use up the 1024 that a process has: hence `mmap` of the C library.
+
+A chunk is trusted without being read while its file's stamp is the one under which it was last hashed, here or, by its
+row, in any process in this boot. Otherwise it is hashed first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from eau2.errors import Corrupt, StoreUnusable
+from eau2.store.chunks import file_id, stamp_of
+from eau2.values.chunk import identify
+
+if TYPE_CHECKING:
+    from eau2.store.chunks import ChunkFiles, Stamp
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_munmap = _libc.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
+_HINT = "put the frame again, or restore the file from a copy; `eau2 check` lists all that is damaged"
+_GONE: Stamp = (0, 0, 0, 0)  # the file has no name any more: nobody can open it to change it
+
+
+class Mapping:
+    """One chunk file in memory, until nobody holds a buffer of it."""
+
+    __slots__ = ("__weakref__", "address", "size", "stamp")
+
+    def __init__(self, file: int, stamp: Stamp) -> None:
+        self.size = stamp[1]
+        self.stamp = stamp  # under which its bytes were found to be right
+        address = _mmap(None, self.size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+        if address is None or address == _FAILED:
+            code = ctypes.get_errno()
+            raise StoreUnusable(
+                f"a chunk of {self.size:,} bytes cannot be mapped: {os.strerror(code)}",
+                hint="see `ulimit -v` and /proc/sys/vm/max_map_count",
+            )
+        self.address: int = address
+        weakref.finalize(self, _munmap, address, self.size).atexit = False
+
+    def buffer(self) -> pa.Buffer:
+        """Return the bytes; the buffer, and all that is made of it, keeps this mapping."""
+        return pa.foreign_buffer(self.address, self.size, base=self)
+
+
+class Mappings:
+    """The chunk files that are mapped in this process, shared by all who ask. Thread-safe."""
+
+    def __init__(self, files: ChunkFiles) -> None:
+        self._files = files
+        self._lock = threading.Lock()  # guards everything below
+        self._mapped: weakref.WeakValueDictionary[str, Mapping] = weakref.WeakValueDictionary()
+        self.count = 0
+        self.verified = 0
+
+    def shared(self, chunk_id: str) -> Mapping | None:
+        """Return the mapping of the file that now has the chunk's name, if there is one here that is known as whole."""
+        with self._lock:
+            mapping = self._mapped.get(chunk_id)
+        return mapping if mapping is not None and mapping.stamp == self._files.stat(chunk_id) else None
+
+    def open(self, chunk_id: str, size: int, mark: str, key: str) -> tuple[Mapping, str | None]:
+        """Map the chunk's file; hash it unless its stamp is that of `mark`. Return the mapping and its new mark, if
+        it has one. FileNotFoundError; Corrupt, also when the file has not `size` bytes.
+        """
+        path = self._files.path(chunk_id)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stamp = stamp_of(os.fstat(file))
+            if stamp[1] != size:
+                raise Corrupt(_named(key, f"chunk {path} has {stamp[1]:,} bytes, not {size:,}"), hint=_HINT)
+            mapping = Mapping(file, stamp)
+        finally:
+            os.close(file)
+        new_mark = self._files.mark(stamp)
+        renewed = None
+        if new_mark != mark:
+            self._hash(chunk_id, mapping, key)
+            renewed = new_mark
+        with self._lock:
+            self.count += 1
+            self._mapped[chunk_id] = mapping
+        return mapping, renewed
+
+    def verify(self, chunk_id: str, key: str) -> bool:
+        """Raise Corrupt unless the chunk, if it is mapped here, is still what was written. Return whether it was
+        hashed for that. 1.5 us."""
+        mapping = self._mapped.get(chunk_id)
+        if mapping is None:
+            return False
+        stamp = self._files.stat(chunk_id)
+        if stamp == mapping.stamp:
+            return False
+        if stamp is None or stamp[0] != mapping.stamp[0]:  # the mapped file has no name any more
+            if mapping.stamp == _GONE:
+                return False
+            self._hash(chunk_id, mapping, key)
+            mapping.stamp = _GONE
+            return True
+        path = self._files.path(chunk_id)
+        if stamp[1] != mapping.size:  # touching what was cut off would end the process
+            self._forget(chunk_id)
+            raise Corrupt(_named(key, f"chunk {path} has {stamp[1]:,} bytes, not {mapping.size:,}"), hint=_HINT)
+        self._hash(chunk_id, mapping, key)
+        mapping.stamp = stamp
+        return True
+
+    def whole(self, chunk_id: str) -> bool:
+        """Hash the file as it is now, for `check`. FileNotFoundError."""
+        return file_id(self._files.path(chunk_id)) == chunk_id
+
+    def _hash(self, chunk_id: str, mapping: Mapping, key: str) -> None:
+        with self._lock:
+            self.verified += 1
+        if identify(mapping.buffer()) != chunk_id:
+            self._forget(chunk_id)
+            raise Corrupt(
+                _named(key, f"chunk {self._files.path(chunk_id)} is damaged: its hash is not its name"), hint=_HINT
+            )
+
+    def _forget(self, chunk_id: str) -> None:
+        with self._lock:
+            self._mapped.pop(chunk_id, None)
+
+    def abandon(self) -> None:
+        """In a forked child: mappings stay readable there, the lock may not."""
+        self._lock = threading.Lock()
+
+
+def _named(key: str, sentence: str) -> str:
+    return f"{key!r}: {sentence}" if key else sentence

@@ -1,0 +1,346 @@
+"""One node in a directory: entries in SQLite, chunks in files. Any number of processes may have it open.
+
+<directory>/entries.db  -wal  -shm     database.py
+<directory>/chunks/ab/ab12....arrow    chunks.py
+<directory>/staging/<holder>/          chunks.py
+<directory>/generation                 generation.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly, StoreUnusable
+from eau2.store import database, generation
+from eau2.store.audit import Audit
+from eau2.store.chunks import ChunkFiles, Holder, dead_holders
+from eau2.store.mapping import Mappings
+from eau2.store.nodes import NodeStatistics, closed
+from eau2.store.reading import Reader
+from eau2.store.writing import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from eau2.store.database import Flush
+    from eau2.store.nodes import Entry, NodeCheck, Staged, Write
+    from eau2.values.chunk import Chunk
+
+_SWEEP_SECONDS = 60.0  # writes of frames look this often for what dead processes left
+_CLOSE_SECONDS = 0.9  # close() ends within a second
+
+_open_nodes: weakref.WeakSet[DirectoryNode] = weakref.WeakSet()  # for a fork's child, which must leave them alone
+
+
+class DirectoryNode:
+    """The `Node` in `directory`, which is made when it is not there. Thread-safe.
+
+    flush: "process", a write that has returned survives the end of any process; "power", also the loss of power.
+    In a directory that cannot be written it reads, and writes raise ReadOnly. In a forked child it raises StoreClosed.
+    Raises StoreUnusable, ReadOnly (nothing there, and nothing can be made), Corrupt, FormatTooNew, DiskFull.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, flush: Flush = "process", name: str = "node-0") -> None:
+        if flush not in ("process", "power"):
+            raise InvalidOption(f"flush is 'process' or 'power', not {flush!r}")
+        self.name = name
+        self.directory = Path(os.path.abspath(directory))
+        self._database = self.directory / "entries.db"
+        self._files = ChunkFiles(self.directory, durable=flush == "power")
+        self._state = "open"
+        self._patience = database.Patience()
+        self._swept = time.monotonic()
+        with contextlib.ExitStack() as undo:
+            try:
+                self._files.holder = self._hold()
+            except OSError as error:
+                if isinstance(error, Eau2Error):
+                    raise
+                raise _unusable(error, self.directory) from error
+            if self._files.holder is not None:
+                undo.callback(self._files.holder.close, keep=False)
+            self._make()
+            self._generation = generation.Generation(self.directory / "generation", read_only=self.read_only)
+            undo.callback(self._generation.close)
+            self._reader = Reader(self._database, self._generation, self._patience, read_only=self.read_only)
+            undo.callback(self._reader.close)
+            self._writer: Writer | None = None
+            if not self.read_only:
+                self._writer = Writer(self._database, self._generation, self._files, self._patience, flush=flush)
+                undo.callback(self._writer.close, _CLOSE_SECONDS)
+                if not self._generation.settled:
+                    self._writer.settle()
+                self._sweep()
+            undo.pop_all()
+        self._mappings = Mappings(self._files)
+        self._waiting = generation.Waiting(self._generation, self._settle)
+        _track(self)
+
+    def __repr__(self) -> str:
+        return f"<DirectoryNode {self.name} {self.directory}: {self._state}>"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the directory could not be written when it was opened."""
+        return self._files.holder is None
+
+    # -- entries ------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Entry | None:
+        """As `Node.get`. 2 us while nobody writes, else 4."""
+        return self._reader.get(key)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        return self._reader.get_many(keys)
+
+    def keys(self, prefix: str = "", *, limit: int | None = None) -> list[str]:
+        return self._reader.keys(prefix, limit)
+
+    def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
+        outcomes = self._writing().write(writes)
+        self._waiting.notify()
+        if time.monotonic() - self._swept > _SWEEP_SECONDS and any(write.chunks for write in writes):
+            self._sweep()
+        return outcomes
+
+    def generation(self) -> int:
+        self._check_open()
+        return self._generation.number()
+
+    def wait_for_write(self, since: int, timeout_seconds: float) -> int:
+        """As `Node.wait_for_write`. A write in this process wakes at once, one in another within 5 ms."""
+        self._check_open()
+        self._waiting.wait(since, timeout_seconds)
+        self._check_open()
+        return self._generation.number()
+
+    # -- chunks -------------------------------------------------------------------------------------------------------
+
+    def stage(self, chunk: Chunk) -> Staged:
+        self._writing()
+        return self._files.stage(chunk.id, chunk.pieces)
+
+    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
+        self._writing()
+        shared = self._mappings.shared(chunk_id)
+        trusted = None if shared is None or shared.address != data.address else shared.stamp
+        return self._files.stage_again(chunk_id, data, trusted)
+
+    def discard(self, staged: Sequence[Staged]) -> None:
+        self._files.discard(staged)
+
+    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
+        """As `Node.map`. 40 us a chunk that is trusted; one that is not is read and hashed at 15 GB/s."""
+        self._check_open()
+        mappings = {chunk_id: self._mappings.shared(chunk_id) for chunk_id in dict.fromkeys(chunk_ids)}
+        missing = [chunk_id for chunk_id, mapping in mappings.items() if mapping is None]
+        renewed: dict[str, str] = {}
+        for chunk_id, row in zip(missing, self._reader.chunk_rows(missing), strict=True):
+            if row is None:
+                raise FileNotFoundError(errno.ENOENT, "no such chunk", self._files.path(chunk_id))
+            mappings[chunk_id], mark = self._mappings.open(chunk_id, row[0], row[2], key)
+            if mark is not None:
+                renewed[chunk_id] = mark
+        if renewed:
+            self._keep_marks(renewed)
+        return [mapping.buffer() for chunk_id in chunk_ids if (mapping := mappings[chunk_id]) is not None]
+
+    def verify(self, chunk_ids: Sequence[str], *, key: str = "") -> None:
+        self._check_open()
+        for chunk_id in chunk_ids:
+            self._mappings.verify(chunk_id, key)
+
+    # -- the node itself ----------------------------------------------------------------------------------------------
+
+    def check(self) -> NodeCheck:
+        self._check_open()
+        audit = Audit(self._database, self._mappings, self._files.path, read_only=self.read_only)
+        return audit.run(list(self._files.ids()), self._without_row)
+
+    def statistics(self) -> NodeStatistics:
+        """As `Node.statistics`. Counts the rows: 10 ms for 100,000 keys."""
+        self._check_open()
+        ((keys, frames),) = self._reader.rows("select count(*), coalesce(sum(kind = 2), 0) from entry")
+        ((chunks, chunk_bytes),) = self._reader.rows(
+            "select count(*), coalesce(sum(size), 0) from chunk where refs > 0"
+        )
+        size = sum(
+            path.stat().st_size for suffix in ("", "-wal") if (path := Path(f"{self._database}{suffix}")).exists()
+        )
+        writer = self._writer
+        return NodeStatistics(
+            keys=keys,
+            frames=frames,
+            chunks=chunks,
+            chunk_bytes=chunk_bytes,
+            value_bytes=size,
+            gets=self._reader.gets,
+            writes=0 if writer is None else writer.writes,
+            commits=0 if writer is None else writer.commits,
+            waits=self._waiting.waits,
+            chunks_written=self._files.written,
+            chunks_mapped=self._mappings.count,
+            chunks_verified=self._mappings.verified,
+            chunks_removed=0 if writer is None else writer.removed,
+        )
+
+    def close(self) -> None:
+        """End threads, locks and connections within a second. Buffers that are held stay readable. Idempotent."""
+        if self._state != "open":
+            return
+        self._state = "closed"
+        _open_nodes.discard(self)
+        self._patience.stop()
+        self._waiting.close()
+        if self._writer is not None:
+            self._writer.close(_CLOSE_SECONDS)
+        self._reader.close()
+        if self._files.holder is not None:
+            self._files.holder.close(keep=self._writer is not None and self._writer.left_over)
+        self._generation.close()
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise closed(forked=self._state == "forked")
+
+    def _writing(self) -> Writer:
+        if self._state != "open":
+            raise closed(forked=self._state == "forked")
+        if self._writer is None:
+            raise ReadOnly(f"{self.directory} cannot be written", hint="mount or own the directory so that it can be")
+        return self._writer
+
+    def _hold(self) -> Holder | None:
+        """Return this process's place under staging/, or None where nothing can be written."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "chunks").mkdir(exist_ok=True)
+            return Holder(self.directory / "staging")
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and self._database.exists():
+                return None
+            raise
+
+    def _make(self) -> None:
+        """Make what is not there yet, each file whole at once. Two processes may do this at the same time."""
+        counters = self.directory / "generation"
+        if not self._database.exists():
+            if counters.exists():  # it is made after the database
+                raise Corrupt(f"{self._database} is missing", hint="restore the file from a copy")
+            self._put(self._database, database.create)
+        if not counters.exists():
+            self._put(counters, generation.create)
+
+    def _put(self, path: Path, create: Any) -> None:
+        holder = self._files.holder
+        if holder is None:
+            raise ReadOnly(f"{path} is missing, and {self.directory} cannot be written")
+        new = holder.directory / path.name
+        try:
+            create(new)
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(new, path)
+            new.unlink()
+        except database.DAMAGE as error:
+            raise database.meaning(error, path) from error
+        except OSError as error:
+            raise _unusable(error, path) from error
+
+    def _keep_marks(self, marks: dict[str, str]) -> None:
+        """Tell other processes which chunks were found whole. Not worth a wait, nor an error."""
+        writer = self._writer
+        if writer is None:
+            return
+
+        def change() -> None:
+            for chunk_id, mark in marks.items():
+                writer.execute("update chunk set stamp = ? where id = ?", (mark, chunk_id))
+
+        with contextlib.suppress(Eau2Error):
+            writer.transaction(change, seconds=0.1)
+
+    def _without_row(self, chunk_ids: list[str]) -> list[str]:
+        """Return those of `chunk_ids` that have a file and no row, at a moment when nobody gives files their names."""
+
+        def change() -> list[str]:
+            assert self._writer is not None
+            return [
+                chunk_id
+                for chunk_id in chunk_ids
+                if self._writer.execute("select 1 from chunk where id = ?", (chunk_id,)) is None
+                and self._files.stat(chunk_id) is not None
+            ]
+
+        if not chunk_ids or self._writer is None:
+            return []
+        found: list[str] = self._writer.transaction(change)
+        return found
+
+    def _settle(self) -> None:
+        if self._writer is not None:
+            self._writer.settle()
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left. Cheap when there is nothing: one look at an index, one at a directory."""
+        assert self._writer is not None
+        assert self._files.holder is not None
+        self._swept = time.monotonic()
+        if self._reader.rows("select 1 from chunk where refs = 0 limit 1"):
+            self._writer.sweep_unnamed()
+        own = self._files.holder.directory
+        dead = list(dead_holders(own.parent, own))
+        try:
+            if dead:
+                self._writer.sweep_files()
+            for directory, _ in dead:  # last: whoever is killed before this leaves the next one a reason to look
+                shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            for _, lock in dead:
+                os.close(lock)
+
+    def _abandon(self) -> None:
+        """In a forked child. SQLite's connections may not be used nor closed here: closing would undo the parent's
+        locks and could remove its log. So they are never freed, not even when the interpreter ends."""
+        self._state = "forked"
+        left = self._reader.abandon()
+        if self._writer is not None:
+            left += self._writer.abandon()
+        for owned in left:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(owned))
+        self._mappings.abandon()
+        if self._files.holder is not None:
+            self._files.holder.abandon()
+
+
+def _track(node: DirectoryNode) -> None:
+    global _tracking
+    if not _tracking:
+        os.register_at_fork(after_in_child=_abandon_all)
+        _tracking = True
+    _open_nodes.add(node)
+
+
+_tracking = False
+
+
+def _abandon_all() -> None:
+    for node in list(_open_nodes):
+        node._abandon()
+    _open_nodes.clear()
+
+
+def _unusable(error: OSError, path: Path) -> Eau2Error:
+    known = database.failing_write(error, path)
+    return known if isinstance(known, Eau2Error) else StoreUnusable(f"{path} cannot be opened: {error.strerror}")

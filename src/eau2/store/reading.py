@@ -1,0 +1,218 @@
+"""Reading a node's entries: one connection, and a read transaction that is kept while nobody writes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from eau2.store.database import DAMAGE, KINDS, checksum, connect, meaning, wrong_checksum
+from eau2.store.nodes import Entry, closed
+from eau2.values.key import prefix_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import apsw
+
+    from eau2.store.database import Patience, Row
+    from eau2.store.generation import Generation
+
+_GET = "select version, kind, checksum, payload from entry where key = ?"
+_CHUNK = "select size, refs, stamp from chunk where id = ?"
+_IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
+_NONE = -1
+
+
+class Reader:
+    """Reads entries and chunk rows. Thread-safe. Readers never wait for writers.
+
+    `generation.py` says why the kept transaction never gives an old answer.
+    """
+
+    def __init__(self, path: Path, generation: Generation, patience: Patience, *, read_only: bool) -> None:
+        self._path = path
+        self._generation = generation
+        self._counters = generation.counters
+        self._reconnect: Callable[[], apsw.Connection] = lambda: connect(path, read_only=read_only, patience=patience)
+        self._lock = threading.Lock()  # guards everything below, and the connection
+        self._connection = self._reconnect()
+        self._run: Callable[..., Any] = self._connection.cursor().execute
+        self._immutable = read_only  # such a connection may not see later writes: it is opened again after any
+        self._opened_at = self._counters[0]
+        self._kept = _NONE  # `started` for which the open read transaction is trusted, or none is open
+        self._quiet = _NONE  # `started` at the last look, when no commit was going on
+        self._used = False  # since the idle thread looked last
+        self._idle: threading.Thread | None = None
+        self._closed = False
+        self.gets = 0
+
+    def get(self, key: str) -> Entry | None:
+        """Return what is under `key`, its checksum verified."""
+        with self._lock:
+            self.gets += 1
+            self._used = True
+            started = self._counters[0]
+            if started != self._kept:
+                self._renew(started)
+            try:
+                row: Row | None = self._run(_GET, (key,)).get
+            except DAMAGE as error:
+                self._end()
+                raise meaning(error, self._path, key) from error
+        if row is None:
+            return None
+        version, kind, stored, payload = row
+        try:
+            if stored == checksum(key, version, kind, payload):
+                return Entry(version, KINDS[kind], payload)
+        except DAMAGE as error:
+            raise meaning(error, self._path, key) from error
+        raise wrong_checksum(key, self._path)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Return what is under those of `keys` that have a value, all of one moment."""
+        found: dict[str, Entry] = {}
+        key = ""
+        with self._lock:
+            self.gets += len(keys)
+            run = self._begin()
+            try:
+                for key in keys:
+                    row = run(_GET, (key,)).get
+                    if row is not None:
+                        version, kind, stored, payload = row
+                        if stored != checksum(key, version, kind, payload):
+                            raise wrong_checksum(key, self._path)
+                        found[key] = Entry(version, KINDS[kind], payload)
+            except DAMAGE as error:
+                self._end()
+                raise meaning(error, self._path, key) from error
+            finally:
+                self._end_unless_kept()
+        return found
+
+    def keys(self, prefix: str, limit: int | None) -> list[str]:
+        """Return the keys that start with `prefix`, sorted, at most the first `limit`."""
+        end = prefix_end(prefix)
+        where = "key >= ?1" if end is None else "key >= ?1 and key < ?3"
+        query = f"select key from entry where {where} order by key limit ?2"
+        bindings = (prefix, -1 if limit is None else limit) + (() if end is None else (end,))
+        return [row[0] for row in self.rows(query, bindings)]
+
+    def chunk_rows(self, chunk_ids: Sequence[str]) -> list[tuple[int, int, str] | None]:
+        """Return (size, references, stamp) of each chunk, None where there is no row: all of one moment."""
+        with self._lock:
+            run = self._begin()
+            try:
+                return [run(_CHUNK, (chunk_id,)).get for chunk_id in chunk_ids]
+            except DAMAGE as error:
+                self._end()
+                raise meaning(error, self._path) from error
+            finally:
+                self._end_unless_kept()
+
+    def rows(self, query: str, bindings: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows of a query of this package."""
+        with self._lock:
+            run = self._begin()
+            try:
+                found: list[Any] = run(query, bindings).fetchall()
+                return found
+            except DAMAGE as error:
+                self._end()
+                raise meaning(error, self._path) from error
+            finally:
+                self._end_unless_kept()
+
+    def close(self) -> None:
+        """End the transaction, the connection and the idle thread. A last connection takes the log into the file."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._end()
+            self._run = _refuse_closed
+            self._kept = _NONE
+            self._counters = _NO_COUNTERS
+            self._connection.close()
+            idle = self._idle
+        if idle is not None:
+            idle.join(1.0)
+
+    def abandon(self) -> list[object]:
+        """In a forked child: forget all without touching it. Return what must never be freed here."""
+        left: list[object] = [self._connection, self._run]
+        self._lock = threading.Lock()  # the parent's may have been held at the fork
+        self._run = _refuse_forked
+        self._kept, self._counters, self._closed = _NONE, _NO_COUNTERS, True
+        return left
+
+    # -- private, all under the lock ----------------------------------------------------------------------------------
+
+    def _renew(self, started: int) -> None:
+        """End the kept transaction, which is old; begin another on the second quiet look in a row."""
+        self._end()
+        if self._closed:
+            return
+        if self._immutable and started != self._opened_at:
+            self._open_again(started)
+        if self._counters[1] != started:
+            self._quiet = _NONE
+        elif self._quiet != started:
+            self._quiet = started
+        else:
+            self._run("begin")  # the snapshot is taken by the first read that follows, after the look above
+            self._kept = started
+            if self._idle is None:
+                self._idle = threading.Thread(target=self._end_when_idle, name="eau2-idle", daemon=True)
+                self._idle.start()
+
+    def _begin(self) -> Callable[..., Any]:
+        """Be in a transaction, kept or not, for several reads of one moment."""
+        self._used = True
+        started = self._counters[0]
+        if started != self._kept:
+            self._renew(started)
+        if self._kept == _NONE:
+            self._run("begin")
+        return self._run
+
+    def _end_unless_kept(self) -> None:
+        if self._kept == _NONE and not self._closed and self._connection.in_transaction:
+            self._run("rollback")
+
+    def _end(self) -> None:
+        self._kept = _NONE
+        if not self._closed and self._connection.in_transaction:
+            self._run("rollback")
+
+    def _open_again(self, started: int) -> None:
+        connection = self._reconnect()
+        self._connection.close()
+        self._connection, self._run, self._opened_at = connection, connection.cursor().execute, started
+
+    def _end_when_idle(self) -> None:
+        looks = 0
+        while True:
+            time.sleep(_IDLE_SECONDS)
+            with self._lock:
+                if not self._used and self._kept != _NONE:
+                    self._end()
+                looks = looks + 1 if self._kept == _NONE else 0
+                self._used = False
+                if looks > 2 or self._closed:
+                    self._idle = None
+                    return
+
+
+_NO_COUNTERS = memoryview(bytes(16)).cast("Q")
+
+
+def _refuse_closed(*_: object) -> Any:
+    raise closed()
+
+
+def _refuse_forked(*_: object) -> Any:
+    raise closed(forked=True)
