@@ -1,0 +1,28 @@
+import gc
+import multiprocessing
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("tests.contract", "tests.crash")
+
+settings.register_profile(
+    "eau2", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("long", settings.get_profile("eau2"), max_examples=2000)  # HYPOTHESIS_PROFILE=long, by hand
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "eau2"))
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """A context whose processes start in milliseconds: they fork from a server that has imported eau2 and no more."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eau2", "tests.crash.deeds"])
+    return context
+
+
+@pytest.fixture
+def no_garbage():
+    """Frames of earlier tests are gone, so that what is counted belongs to this test."""
+    gc.collect()
