@@ -1,0 +1,16 @@
+"""The directory store passes the contract, at both flush levels."""
+
+import functools
+
+import eau2
+from tests.contract.store_contract import StoreContract
+
+
+class TestEmbedded(StoreContract):
+    def make_opener(self, folder):
+        return functools.partial(eau2.open, str(folder))
+
+
+class TestEmbeddedFlushedToTheMedium(StoreContract):
+    def make_opener(self, folder):
+        return functools.partial(eau2.open, str(folder), flush="power")
