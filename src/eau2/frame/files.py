@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 32 << 20  # half a chunk, so that a piece and its framing always fit one
 _MARK = b"eau2:file"
-SCHEMA = pa.schema([pa.field("data", pa.large_binary(), nullable=False)]).with_metadata({_MARK: b"1"})
+FILE_SCHEMA = pa.schema([pa.field("data", pa.large_binary(), nullable=False)]).with_metadata({_MARK: b"1"})
 
 
 def is_file(schema: pa.Schema) -> bool:
@@ -29,33 +29,25 @@ def read_pieces(path: str | os.PathLike[str]) -> Iterator[pa.RecordBatch]:
     try:
         with Path(path).open("rb", buffering=0) as file:
             while piece := file.read(PIECE_BYTES):
-                yield pa.RecordBatch.from_arrays([pa.array([piece], pa.large_binary())], schema=SCHEMA)
+                yield pa.RecordBatch.from_arrays([pa.array([piece], pa.large_binary())], schema=FILE_SCHEMA)
     except OSError as error:
         raise LoadError(
             f"cannot read {os.fspath(path)}: {error.strerror}", file=os.fspath(path), hint="give the path of a file"
         ) from error
 
 
-def write_pieces(key: str, batches: Iterable[pa.RecordBatch], path: str | os.PathLike[str]) -> int:
-    """Write the rows to `path`, which appears whole or not at all. Return its size in bytes."""
+def write_pieces(key: str, pieces: Iterable[bytes | pa.Buffer], path: str | os.PathLike[str]) -> int:
+    """Write `pieces` to `path`, which appears whole or not at all. Return its size in bytes."""
     target = Path(path)
-    name = ""
+    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part", delete=False
-        ) as file:
-            name = file.name
-            for batch in batches:
-                for piece in batch.column(0):
-                    file.write(piece.as_buffer())
+        with part.open("xb") as file:
+            for piece in pieces:
+                file.write(piece)
             size = file.tell()
-        mask = os.umask(0)  # a temporary file is private; the result has the rights of an ordinary new one
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(target)
+        part.replace(target)
     except BaseException as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         if isinstance(error, OSError) and is_disk_full(error):
             raise DiskFull(f"no space to write {key!r} to {target}", hint="free some space and call again") from error
         if isinstance(error, OSError):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from eau2.frame.engine import Engine
+from eau2.errors import KeyMissing, WrongKind
+from eau2.frame.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, write_pieces
 from eau2.frame.frame import Frame
+from eau2.frame.ingest import read
 from eau2.frame.intake import batches_of
 from eau2.frame.source import Source
+from eau2.frame.writer import FrameWriter
+from eau2.store.nodes import Kind, Write
 from eau2.values.manifest import Manifest
 from eau2.values.schema import arrow_schema
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
 
+    import pyarrow as pa
 
+    from eau2.frame.engine import Engine
+    from eau2.frame.ingest import LoadReport
     from eau2.store.nodes import Entry, Node, Staged
+    from eau2.store.store import Store
+
+StagedFrame = tuple[bytes, tuple["Staged", ...]]  # the encoded manifest, and the chunks that it names
 
 
 class FrameTables:
@@ -23,16 +35,64 @@ class FrameTables:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def stage(self, node: Node, value: object, schema: object) -> tuple[bytes, tuple[Staged, ...]]:
+    def stage(self, node: Node, value: object, schema: object) -> StagedFrame:
         if isinstance(value, Frame) and value.source is not None and schema is None:
             return _share(node, value.source)
-        wanted = None if schema is None else arrow_schema(schema)
-        found, batches = batches_of(value, wanted)
-        return stage_batches(node, found, batches)
+        found, batches = batches_of(value, None if schema is None else arrow_schema(schema))
+        return _stage(node, found, batches)
+
+    def stage_file(self, node: Node, path: str | os.PathLike[str]) -> StagedFrame:
+        return _stage(node, FILE_SCHEMA, read_pieces(path))
+
+    def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int:
+        if isinstance(value, bytes):
+            return write_pieces(key, [value], path)
+        if not is_file(value.schema):
+            raise not_a_file(key)
+        return write_pieces(key, (cell.as_buffer() for batch in value.batches() for cell in batch.column(0)), path)
 
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
-        return Frame.stored(self._source(node, key, entry), self._engine)
-
-    def _source(self, node: Node, key: str, entry: Entry) -> Source:
         manifest = Manifest.decode(entry.payload)
-        return Source(key, entry.version, manifest, node.map(manifest.chunk_ids, key=key), node)
+        buffers = node.map(manifest.chunk_ids, key=key)
+        return Frame.stored(Source(key, entry.version, manifest, buffers, node), self._engine)
+
+    def sql(self, store: Store, query: str) -> Frame:
+        def resolve(name: str) -> Source | None:
+            try:
+                return store.frame(name).source
+            except (KeyMissing, WrongKind):
+                return None
+
+        return self._engine.sql(query, resolve, store.keys)
+
+    def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:
+        node = store.node
+        staged, report = read(path, **options).run(lambda schema, batches: _stage(node, schema, batches), key=key)
+        payload, chunks = staged
+        for outcome in node.write([Write(key, Kind.FRAME, payload, chunks)]):
+            if isinstance(outcome, Exception):
+                raise outcome
+        return report
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _stage(node: Node, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> StagedFrame:
+    with FrameWriter(node, schema) as writer:
+        for batch in batches:
+            writer.write(batch)
+        return writer.finish()
+
+
+def _share(node: Node, source: Source) -> StagedFrame:
+    """A stored frame put under another key: the same chunks, nothing is encoded and next to nothing written."""
+    source.verify()
+    chunks = dict(zip(source.manifest.chunk_ids, source.buffers, strict=True))
+    staged: list[Staged] = []
+    try:
+        staged.extend(node.stage_again(chunk_id, data) for chunk_id, data in chunks.items())
+    except BaseException:
+        node.discard(staged)
+        raise
+    return source.manifest.encode(), tuple(staged)

@@ -33,6 +33,7 @@ class FrameWriter:
         self, node: Node, schema: pa.Schema, *, chunk_bytes: int = CHUNK_BYTES_MAX, workers: int | None = None
     ) -> None:
         self.schema = schema
+        self._plain_schema = _without_views(schema)
         self._node = node
         self._chunk_bytes = chunk_bytes
         self._workers = workers or min(WORKERS_MAX, os.cpu_count() or 1)
@@ -54,12 +55,16 @@ class FrameWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add the rows of `batch`, whose schema is the writer's. Waits while all workers are busy."""
-        for piece in _pieces(batch, self._chunk_bytes):
+        for piece in _pieces(self._plain(batch), self._chunk_bytes):
             size = piece.nbytes
             if self._pending and self._pending_bytes + size > self._chunk_bytes:
                 self._submit()
             self._pending.append(piece)
             self._pending_bytes += size
+
+    def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return `batch` without views: a slice of a view keeps, and counts, all the text of the whole."""
+        return batch if self._plain_schema is self.schema else batch.cast(self._plain_schema)
 
     def finish(self) -> tuple[bytes, tuple[Staged, ...]]:
         """Return the encoded manifest and the staged chunks that it names, each once."""
@@ -112,7 +117,9 @@ class FrameWriter:
             self._pool = None
 
     def _stage(self, batches: list[pa.RecordBatch]) -> tuple[ChunkEntry, Staged]:
-        table = _one_batch(pa.Table.from_batches(batches, self.schema))
+        table = _one_batch(pa.Table.from_batches(batches, self._plain_schema))
+        if self._plain_schema is not self.schema:
+            table = table.cast(self.schema)
         chunk = encode(table)
         columns = tuple(column_range(column) for column in table.columns)
         entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns)
@@ -129,7 +136,8 @@ def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
     step = max(1, rows * bytes_max // size)
     for start in range(0, rows, step):
         piece = batch.slice(start, step)
-        if piece.nbytes > bytes_max * 5 // 4 and piece.num_rows > 1:  # rows of very different size
+        # Rows of very different size. A type whose slices keep everything (a nested view) is not cut for that.
+        if bytes_max * 5 // 4 < piece.nbytes < size * 9 // 10 and piece.num_rows > 1:
             half = piece.num_rows // 2
             yield from _pieces(piece.slice(0, half), bytes_max)
             yield from _pieces(piece.slice(half), bytes_max)
@@ -138,13 +146,8 @@ def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
 
 
 def _one_batch(table: pa.Table) -> pa.Table:
-    """Return `table` as one batch where its types can be joined; readers are fastest so.
-
-    Nothing is copied when it is one already, but for views: a slice of a view column keeps all the text of the whole.
-    """
-    columns = [_compact(column) for column in table.columns]
-    table = pa.Table.from_arrays(columns, schema=table.schema) if columns else table
-    if all(column.num_chunks <= 1 for column in columns):
+    """Return `table` as one batch where its types can be joined; readers are fastest so. No copy when it is one."""
+    if all(column.num_chunks <= 1 for column in table.columns):
         return table
     try:
         return table.unify_dictionaries().combine_chunks()
@@ -152,8 +155,10 @@ def _one_batch(table: pa.Table) -> pa.Table:
         return table
 
 
-def _compact(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    for view, plain in ((pa.string_view(), pa.large_string()), (pa.binary_view(), pa.large_binary())):
-        if column.type == view:
-            return column.cast(plain).cast(view)
-    return column
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    """Return `schema` with plain types in place of views, or itself when it has none."""
+    for index, field in enumerate(schema):
+        plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(field.type)
+        if plain is not None:
+            schema = schema.set(index, field.with_type(plain))
+    return schema
