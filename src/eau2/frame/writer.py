@@ -119,7 +119,7 @@ class FrameWriter:
     def _stage(self, batches: list[pa.RecordBatch]) -> tuple[ChunkEntry, Staged]:
         table = _one_batch(pa.Table.from_batches(batches, self._plain_schema))
         if self._plain_schema is not self.schema:
-            table = table.cast(self.schema)
+            table = _compact(table).cast(self.schema)
         chunk = encode(table)
         columns = tuple(column_range(column) for column in table.columns)
         entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns)
@@ -136,13 +136,14 @@ def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
     step = max(1, rows * bytes_max // size)
     for start in range(0, rows, step):
         piece = batch.slice(start, step)
-        # Rows of very different size. A type whose slices keep everything (a nested view) is not cut for that.
-        if bytes_max * 5 // 4 < piece.nbytes < size * 9 // 10 and piece.num_rows > 1:
+        if piece.nbytes > bytes_max * 5 // 4 and piece.num_rows > 1:  # rows of very different size
             half = piece.num_rows // 2
-            yield from _pieces(piece.slice(0, half), bytes_max)
-            yield from _pieces(piece.slice(half), bytes_max)
-        else:
-            yield piece
+            first, second = piece.slice(0, half), piece.slice(half)
+            if first.nbytes + second.nbytes < piece.nbytes * 3 // 2:  # not a type whose slices keep everything
+                yield from _pieces(first, bytes_max)
+                yield from _pieces(second, bytes_max)
+                continue
+        yield piece
 
 
 def _one_batch(table: pa.Table) -> pa.Table:
@@ -153,6 +154,12 @@ def _one_batch(table: pa.Table) -> pa.Table:
         return table.unify_dictionaries().combine_chunks()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # types that cannot be joined stay several batches
         return table
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """Return `table` with text of its own: a view made of a slice would point into the text of the whole."""
+    columns = [pa.concat_arrays([*column.chunks, column.chunk(0).slice(0, 0)]) for column in table.columns]
+    return pa.Table.from_arrays(columns, schema=table.schema)
 
 
 def _without_views(schema: pa.Schema) -> pa.Schema:
