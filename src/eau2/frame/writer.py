@@ -119,7 +119,7 @@ class FrameWriter:
     def _stage(self, batches: list[pa.RecordBatch]) -> tuple[ChunkEntry, Staged]:
         table = _one_batch(pa.Table.from_batches(batches, self._plain_schema))
         if self._plain_schema is not self.schema:
-            table = _compact(table).cast(self.schema)
+            table = _with_views(table, self.schema)
         chunk = encode(table)
         columns = tuple(column_range(column) for column in table.columns)
         entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns)
@@ -156,10 +156,13 @@ def _one_batch(table: pa.Table) -> pa.Table:
         return table
 
 
-def _compact(table: pa.Table) -> pa.Table:
-    """Return `table` with text of its own: a view made of a slice would point into the text of the whole."""
-    columns = [pa.concat_arrays([*column.chunks, column.chunk(0).slice(0, 0)]) for column in table.columns]
-    return pa.Table.from_arrays(columns, schema=table.schema)
+def _with_views(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` as `schema` has it: its views, each over text of its own and not over that of the whole."""
+    columns = [
+        column if column.type == field.type else pa.concat_arrays([*column.chunks, column.chunk(0)[:0]]).cast(field.type)
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _without_views(schema: pa.Schema) -> pa.Schema:
