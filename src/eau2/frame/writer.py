@@ -168,7 +168,8 @@ def _with_views(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _without_views(schema: pa.Schema) -> pa.Schema:
     """Return `schema` with plain types in place of views, or itself when it has none."""
     for index, field in enumerate(schema):
-        plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(field.type)
-        if plain is not None:
-            schema = schema.set(index, field.with_type(plain))
+        if pa.types.is_string_view(field.type):
+            schema = schema.set(index, field.with_type(pa.large_string()))
+        elif pa.types.is_binary_view(field.type):
+            schema = schema.set(index, field.with_type(pa.large_binary()))
     return schema
