@@ -1,0 +1,91 @@
+"""The commands in their order, and what every call goes through: options, errors, signals and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from eau2.cli import frames, programs, upkeep, values
+from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
+from eau2.cli.exits import DONE, exit_code, show_error
+from eau2.cli.interrupts import interruptible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "Values": (values.put, values.get, values.delete, values.keys, values.wait),
+    "Frames": (frames.load, frames.show, frames.sql),
+    "Programs": (programs.wordcount, programs.linus, programs.sor),
+    "The store": (upkeep.check, upkeep.doctor, upkeep.version),
+}
+
+
+def application() -> typer.Typer:
+    """Return the command line as typer has it."""
+    app = typer.Typer(
+        name="eau2",
+        help="A directory of named bytes and dataframes that processes share.",
+        epilog="eau2 load trips FILE.csv; eau2 sql 'select count(*) from trips'",
+        context_settings={"help_option_names": ["--help", "-h"]},
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_before)
+    for panel, commands in COMMANDS.items():
+        for command in commands:
+            app.command(command.__name__, rich_help_panel=panel)(with_common_options(command))
+    return app
+
+
+def _before(
+    ctx: typer.Context,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    ctx.obj = Given(store, json)
+    if ctx.invoked_subcommand is None:
+        ctx.fail("a command is missing")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `eau2` and exit with the code that EXIT_CODES in eau2.cli.exits has for what happened."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = _run(programs.translated(given))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_pipe()
+    sys.exit(code)
+
+
+def _run(given: list[str]) -> int:
+    before_values = given[: given.index("--")] if "--" in given else given  # what follows `--` is no option
+    try:
+        # A name that is not UTF-8 has lone surrogates, and a terminal may not have every character.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        with interruptible():
+            return application()(given, standalone_mode=False) or DONE
+    except BrokenPipeError:
+        _leave_pipe()
+        return DONE  # `| head` has seen what it wanted
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else DONE
+    except KeyboardInterrupt as error:
+        return exit_code(error)
+    except BaseException as error:  # the one place where every error becomes a sentence and a code
+        show_error(error, as_json="--json" in before_values, debug="--debug" in before_values)
+        return exit_code(error)
+
+
+def _leave_pipe() -> None:
+    """Send what is still buffered nowhere, so that Python does not complain of the closed pipe when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,88 @@
+"""check, doctor and version: the store itself, and what it stands on."""
+
+import dataclasses
+import platform
+import time
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from eau2.cli.call import Call
+from eau2.cli.exits import NEGATIVE, printable
+from eau2.cli.screen import counted, facts, seconds_text, size_text
+from eau2.store.nodes import NodeCheck
+
+PACKAGES = ("eau2", "pyarrow", "datafusion", "apsw", "numpy", "xxhash", "loky")
+FAULTS_SHOWN_MAX = 50
+
+
+def check(call: Call) -> None:
+    """Verify every checksum and every reference.
+
+    Exit 1 when anything is wrong.
+    """
+    begun = time.monotonic()
+    with call.reading() as store:
+        found = store.check()
+    seconds = time.monotonic() - begun
+    call.answer(dataclasses.asdict(found), lambda console: _checked(call, found, seconds))
+    if found.faults:
+        raise typer.Exit(NEGATIVE)
+
+
+def _checked(call: Call, found: NodeCheck, seconds: float) -> RenderableType:
+    looked = f"{counted(found.keys, 'key')}, {counted(found.chunks, 'chunk')}, {size_text(found.bytes)}"
+    head = Text(f"{printable(call.store_path)}: {looked} checked in {seconds_text(seconds)}: ")
+    if not found.faults:
+        return head.append("all right", style="bold green")
+    head.append(counted(len(found.faults), "fault"), style="bold red")
+    lines = [Text.assemble(("  ✗ ", "red"), printable(fault.what)) for fault in found.faults[:FAULTS_SHOWN_MAX]]
+    if len(found.faults) > FAULTS_SHOWN_MAX:
+        lines.append(Text(f"  ... and {len(found.faults) - FAULTS_SHOWN_MAX:,} more; --json has all"))
+    return Group(head, *lines)
+
+
+def doctor(call: Call) -> None:
+    """Look at the machine and the store for what is off.
+
+    Prints versions, limits, disk and memory, and a hint for each finding. Exit 1 when something is broken.
+    """
+    from eau2.cli import diagnosis  # it asks the engine and the database: `eau2 version` does without
+
+    found = diagnosis.examine(call.store_path)
+    call.answer(found.to_dict(), lambda console: _diagnosed(console, found.groups, found.findings))
+    if any(finding.broken for finding in found.findings):
+        raise typer.Exit(NEGATIVE)
+
+
+def _diagnosed(console: Console, groups: dict[str, dict[str, str]], findings: list) -> RenderableType:  # type: ignore[type-arg]
+    parts: list[RenderableType] = []
+    for title, pairs in groups.items():
+        parts += [Text(title, style="bold"), facts((f"  {name}", value) for name, value in pairs.items()), Text("")]
+    if not findings:
+        return Group(*parts, Text("nothing looks off", style="bold green"))
+    for finding in findings:
+        mark = ("✗ ", "bold red") if finding.broken else ("! ", "bold yellow")
+        parts.append(Text.assemble(mark, printable(finding.what)))
+        parts.append(Text(f"  hint: {printable(finding.hint)}", style="dim"))
+    return Group(*parts)
+
+
+def version(call: Call) -> None:
+    """Print the version; with --json also those of its parts."""
+    found = versions()
+    call.answer(found, lambda _: Text(f"eau2 {found['eau2']}"))
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each of PACKAGES as installed, without importing it, and of Python."""
+    found = {"eau2": "", "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = installed(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
