@@ -44,6 +44,10 @@ class Block:
     rejects: list[Reject] = field(default_factory=list)
     widened: list[Widening] = field(default_factory=list)
     batches: list[pa.RecordBatch] = field(default_factory=list)
+    span: int = -1  # line ends passed, where a record may hold several; -1: as many as `lines`
+
+    def __post_init__(self) -> None:
+        assert self.lines >= self.rows + self.blank
 
     @property
     def bad(self) -> int:
