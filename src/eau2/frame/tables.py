@@ -63,7 +63,7 @@ class FrameTables:
             except (KeyMissing, WrongKind):
                 return None
 
-        return self._engine.sql(query, resolve, store.keys)
+        return Frame.derived(self._engine.sql(query, resolve, store.keys), self._engine)
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:
         node = store.node

@@ -1,0 +1,304 @@
+"""The query engine of a store: plans, skips chunks, runs within its memory, and again when a join does not fit."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+
+from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
+from eau2.frame.machine import cores, memory_of_machine
+from eau2.frame.refusal import is_exhausted, typed
+from eau2.frame.shipping import WorkerProcesses
+from eau2.frame.source import joined, unnamed
+from eau2.frame.spill import SpillFolder
+from eau2.frame.waiting import interruptible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from datafusion import DataFrame
+
+    from eau2.frame.pruning import Pruner
+    from eau2.frame.recipe import Recipe
+    from eau2.frame.sessions import Sessions
+    from eau2.frame.source import Source
+
+KEPT_BYTES_MAX = 16 << 20  # of an answer that is handed on in batches; a larger one goes through a file
+MEMORY_BYTES_MIN = 16 << 20
+_ROW_WISE = frozenset({"Projection", "Filter", "SubqueryAlias"})
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counts since the store was opened by this process."""
+
+    queries: int  # run, also those behind `rows` and previews
+    chunks_read: int  # of all their tables
+    chunks_skipped: int  # of their tables, because no row of them could be in the answer
+    retries: int  # with sort-merge joins, after a hash join had used up the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How much of one table a query reads."""
+
+    title: str
+    chunks: int
+    chunks_read: int
+    bytes: int  # of the chunks read
+    rows: int
+
+
+class Engine:
+    """Runs recipes. Thread-safe; makes its sessions when the first query comes, which takes 0.3 s in a new process.
+
+    memory_bytes: what all queries together may hold before they spill (half of the machine, or of the container).
+    spill_dir: where they spill to, in a folder of their own that is removed by `close`; by default the system's.
+    """
+
+    def __init__(self, memory_bytes: int | None = None, *, spill_dir: str | None = None) -> None:
+        self.memory_bytes = memory_bytes or max(MEMORY_BYTES_MIN, memory_of_machine() // 2)
+        self.threads = cores()
+        self.spill = SpillFolder(spill_dir)
+        self.workers = WorkerProcesses(self.threads)
+        self._lock = threading.Lock()  # guards everything below
+        self._sessions: Sessions | None = None
+        self._pruner: Pruner | None = None
+        self._pid = 0  # of the process that made the sessions
+        self._closed = False
+        self._counts = [0, 0, 0, 0]
+
+    def close(self) -> None:
+        """Let go of the sessions and remove what was spilled. May be called again."""
+        with self._lock:
+            self._closed = True
+            self._sessions = self._pruner = None
+        self.workers.close()
+        self.spill.remove()
+
+    def statistics(self) -> EngineStatistics:
+        with self._lock:
+            return EngineStatistics(*self._counts)
+
+    # -- recipes ------------------------------------------------------------------------------------------------------
+
+    def sql(
+        self, query: str, resolve: Callable[[str], Source | None], names: Callable[[], Sequence[str]] | None = None
+    ) -> Recipe:
+        """Plan `query`, in which a name means what `resolve` returns; about 0.3 ms. `names` is asked for a hint.
+
+        Raises UnknownTable, UnknownColumn, QueryError, and whatever `resolve` raises.
+        """
+        sessions = self._ready()
+        return self._typed(lambda: sessions.sql(query, resolve), names)
+
+    def scan(self, source: Source) -> Recipe:
+        """The recipe that reads all of `source`. QueryError when the engine cannot take its columns."""
+        return self._typed(lambda: self._ready().scan(source))
+
+    def extend(self, step: Callable[..., DataFrame], *recipes: Recipe) -> Recipe:
+        """The recipe that applies `step` to what `recipes` build. UnknownColumn, QueryError."""
+        self._ready()
+        return self._typed(lambda: recipes[0].then(step, *recipes[1:]))
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def schema(self, recipe: Recipe) -> pa.Schema:
+        return self._typed(recipe.planned.schema)
+
+    def collect(self, recipe: Recipe) -> pa.Table:
+        """Run `recipe` and return its answer, in memory. Filters and selections keep the order of the rows."""
+        frame = self._start(recipe)
+        if _is_row_wise(frame):
+            parts = self._retried(frame, lambda each: self._ordered(each).collect_partitioned())
+            batches = [batch for part in parts for batch in part]
+        else:
+            batches = self._retried(frame, lambda each: each.collect())
+        batches = [batch for batch in batches if batch.num_rows] or batches[:1]
+        return pa.Table.from_batches(batches) if batches else self.schema(recipe).empty_table()
+
+    def count(self, recipe: Recipe) -> int:
+        """Run `recipe` and return the number of its rows."""
+        return int(self._retried(self._start(recipe), lambda each: each.count()))
+
+    def stream(self, recipe: Recipe) -> Iterator[pa.RecordBatch]:
+        """Run `recipe` and yield its answer as it comes: memory stays bounded. In order as `collect`.
+
+        Once a batch was given out the query cannot be run again. So where a hash join may still fail halfway, the
+        answer is first written to a file without a name.
+        """
+        frame = self._start(recipe)
+        if _is_row_wise(frame):
+            for stream in self._retried(frame, lambda each: self._ordered(each).execute_stream_partitioned()):
+                yield from self._drained(stream)
+        elif self._typed(lambda: "HashJoinExec: mode=Partitioned" in frame.execution_plan().display_indent()):
+            yield from self._retried(frame, self._ran_to_its_end).batches()
+        else:
+            first, stream = self._retried(frame, _begun)
+            if first is not None:
+                yield first
+                yield from self._drained(stream)
+
+    def settle(self, recipe: Recipe) -> Source:
+        """Run `recipe` and return its answer as a Source, in memory when it is small, else in files without a name."""
+        return _set_down(self.stream(recipe), self.schema(recipe), self.spill)
+
+    def is_row_wise(self, recipe: Recipe) -> bool:
+        """Whether each row of the answer comes from one row of one table, so that their order is kept."""
+        return _is_row_wise(recipe.planned)
+
+    def plan_text(self, recipe: Recipe) -> str:
+        return self._typed(lambda: str(recipe.planned.optimized_logical_plan().display_indent()))
+
+    def readings(self, recipe: Recipe) -> list[Reading]:
+        """How much `recipe` reads of each of its tables."""
+        chosen = self._typed(lambda: self._prune(recipe))
+        found = []
+        for source in dict.fromkeys(source for _, source in recipe.reads):
+            table = source.manifest.table
+            chunks = chosen.get(source, range(len(source.buffers)))
+            size = sum(table.column("bytes")[index].as_py() for index in chunks)
+            rows = sum(source.manifest.chunk_rows[index] for index in chunks)
+            found.append(Reading(source.title, len(source.buffers), len(chunks), size, rows))
+        return found
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> Sessions:
+        with self._lock:
+            if self._closed:
+                raise StoreClosed("the store was closed", hint="open it again; to_arrow() still reads a stored frame")
+            if self._sessions is None:
+                # Here and not at the top: the engine takes 0.3 s to import, and `import eau2` less.
+                from eau2.frame.pruning import Pruner
+                from eau2.frame.sessions import Sessions
+
+                _refuse_fork()
+                self._sessions = Sessions(self.memory_bytes, self.spill.path(), self.threads)
+                self._pruner = Pruner(self._sessions.plain)
+            _refuse_fork()
+            return self._sessions
+
+    def _start(self, recipe: Recipe) -> DataFrame:
+        """Verify what `recipe` reads and return its query, over only the chunks that it needs."""
+        sessions = self._ready()
+        chosen = self._typed(lambda: self._prune(recipe))
+        read = skipped = 0
+        for source in dict.fromkeys(source for _, source in recipe.reads):
+            chunks = chosen.get(source)
+            source.verify(chunks)
+            read += len(source.buffers) if chunks is None else len(chunks)
+            skipped += 0 if chunks is None else len(source.buffers) - len(chunks)
+        with self._lock:
+            for index, more in enumerate((1, read, skipped)):
+                self._counts[index] += more
+        return self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
+
+    def _prune(self, recipe: Recipe) -> dict[Source, list[int]]:
+        pruner = self._pruner
+        return {} if pruner is None else pruner.choose(recipe)
+
+    def _retried(self, frame: DataFrame, run: Callable[[DataFrame], Answer]) -> Answer:
+        """Return `run(frame)`; when a hash join uses up the memory, once more with joins that sort, and spill."""
+        try:
+            return self._typed(lambda: interruptible(lambda: run(frame)))
+        except QueryOutOfMemory:
+            sessions = self._ready()
+            with self._lock:
+                self._counts[3] += 1
+            again = sessions.merging().create_dataframe_from_logical_plan(frame.logical_plan())
+            return self._typed(lambda: interruptible(lambda: run(again)))
+
+    def _typed(self, call: Callable[[], Answer], names: Callable[[], Sequence[str]] | None = None) -> Answer:
+        """Return `call()`, the engine's errors made eau2's."""
+        try:
+            return call()
+        except (Eau2Error, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except (TypeError, AttributeError):
+            raise  # of the arguments, not of the query
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise typed(error, names=names) from (error if is_exhausted(error) else None)
+
+    def _ran_to_its_end(self, frame: DataFrame) -> Source:
+        batches = (batch.to_pyarrow() for batch in frame.execute_stream())
+        return _set_down(batches, frame.schema(), self.spill)
+
+    def _ordered(self, frame: DataFrame) -> DataFrame:
+        return self._ready().ordered().create_dataframe_from_logical_plan(frame.logical_plan())
+
+    def _drained(self, stream: object) -> Iterator[pa.RecordBatch]:
+        batches = iter(stream)  # type: ignore[call-overload]  # the engine's RecordBatchStream
+        while True:
+            batch = self._typed(lambda: next(batches, None))
+            if batch is None:
+                return
+            yield batch.to_pyarrow()
+
+
+def _set_down(batches: Iterator[pa.RecordBatch], schema: pa.Schema, spill: SpillFolder) -> Source:
+    tables = _gathered(batches, KEPT_BYTES_MAX)
+    first = next(tables, None)
+    if first is None:
+        return unnamed(schema, [])
+    second = next(tables, None)
+    if second is None:
+        return unnamed(first.schema, [first])
+    return unnamed(first.schema, chain([first, second], tables), folder=spill.path())
+
+
+def _begun(frame: DataFrame) -> tuple[pa.RecordBatch | None, object]:
+    stream = frame.execute_stream()
+    first = next(iter(stream), None)
+    return (None if first is None else first.to_pyarrow()), stream
+
+
+def _is_row_wise(frame: DataFrame) -> bool:
+    """Whether each row of the answer comes from one row of one table."""
+    plan = frame.logical_plan()
+    while True:
+        kind = type(plan.to_variant()).__name__
+        if kind == "TableScan":
+            return True
+        inputs = plan.inputs()
+        if kind not in _ROW_WISE or len(inputs) != 1:
+            return False
+        plan = inputs[0]
+
+
+def _gathered(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Yield `batches` joined to tables of about `size` bytes."""
+    pending: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        pending.append(batch)
+        held += batch.nbytes
+        if held >= size:
+            yield joined([pa.Table.from_batches(pending)])
+            pending, held = [], 0
+    if pending:
+        yield joined([pa.Table.from_batches(pending)])
+
+
+_engine_pid = [0]  # of the process whose engine threads run: they are the library's, one set a process
+
+
+def _refuse_fork() -> None:
+    """A forked child has the engine's locks but not its threads: a query there would wait for ever."""
+    pid = os.getpid()
+    if _engine_pid[0] == 0:
+        _engine_pid[0] = pid
+    elif _engine_pid[0] != pid:
+        raise StoreClosed(
+            "queries cannot run in a process that was forked after a query had run",
+            hint='start processes with multiprocessing.get_context("spawn"), and open the store in each',
+        )

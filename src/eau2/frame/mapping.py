@@ -1,0 +1,213 @@
+"""The caller's functions over chunks and rows, in threads or processes; results in order, failures with their chunk."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import pyarrow as pa
+
+from eau2.errors import FunctionFailed, InvalidOption, QueryError, WaitTimeout
+from eau2.frame.shipping import ChunkFiles, Rows, Task, run_shipped
+from eau2.frame.source import joined, unnamed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from eau2.frame.engine import Engine
+    from eau2.frame.recipe import Recipe
+    from eau2.frame.source import Source
+
+Workers = Literal["threads", "processes"] | None
+Answer = TypeVar("Answer")
+
+ROWS_PER_TASK = 16_384  # of functions over rows: some 50 ms of work
+ROWS_FOR_PROCESSES = 100_000  # fewer are done before the processes have started
+BYTES_FOR_PROCESSES = 256 << 20
+_LOOK_SECONDS = 60.0  # a bound on one wait; the loop around it waits on
+
+
+class Subject(Protocol):
+    """What is mapped over: a frame."""
+
+    @property
+    def source(self) -> Source | None: ...
+
+    def _recipe(self) -> Recipe: ...
+
+    @property
+    def _engine(self) -> Engine: ...
+
+
+def map_chunks(
+    frame: Subject,
+    function: Callable[[pa.Table], Any],
+    combine: Callable[[list[Any]], Any] | None,
+    *,
+    workers: Workers,
+    timeout_seconds: float | None,
+) -> Any:
+    source = _source(frame)
+    if workers is None:
+        workers = "processes" if source.manifest.size >= BYTES_FOR_PROCESSES else "threads"
+    tasks = [Rows(chunk, 0, rows) for chunk, rows in enumerate(source.manifest.chunk_rows)]
+    results = list(_run(frame._engine, source, tasks, Task("chunk", function), workers, timeout_seconds))
+    return results if combine is None else combine(results)
+
+
+def map_rows(
+    frame: Subject, function: Callable[[dict[str, Any]], Any], *, workers: Workers, timeout_seconds: float | None
+) -> list[Any]:
+    source = _source(frame)
+    found = _run_rows(frame._engine, source, Task("rows", function), workers, timeout_seconds)
+    return [result for part in found for result in part]
+
+
+def filter_rows(
+    frame: Subject, function: Callable[[dict[str, Any]], bool], *, workers: Workers, timeout_seconds: float | None
+) -> Source:
+    """Return the rows kept as a source that no key names, in files without names."""
+    source = _source(frame)
+    engine = frame._engine
+
+    def kept() -> Iterator[pa.Table]:
+        masks = _run_rows(engine, source, Task("mask", function), workers, timeout_seconds)
+        pending: list[pa.Table] = []
+        held = 0
+        for task, mask in zip(_row_tasks(source), masks, strict=True):
+            rows = source.chunk(task.chunk).slice(task.start, task.rows)
+            part = rows.filter(pa.array(mask, pa.bool_()))
+            pending.append(part)
+            held += part.nbytes
+            if held >= 16 << 20:
+                yield joined(pending)
+                pending, held = [], 0
+        if pending:
+            yield joined(pending)
+
+    return unnamed(source.schema, kept(), folder=engine.spill.path())
+
+
+# -- private ----------------------------------------------------------------------------------------------------------
+
+
+def _source(frame: Subject) -> Source:
+    """What to map over: the chunks of a stored frame, or the answer of a derived one, in files without names."""
+    if frame.source is not None:
+        frame.source.verify()
+        return frame.source
+    return frame._engine.settle(frame._recipe())
+
+
+def _row_tasks(source: Source) -> list[Rows]:
+    return [
+        Rows(chunk, start, min(ROWS_PER_TASK, rows - start))
+        for chunk, rows in enumerate(source.manifest.chunk_rows)
+        for start in range(0, rows, ROWS_PER_TASK)
+    ]
+
+
+def _run_rows(
+    engine: Engine, source: Source, task: Task, workers: Workers, timeout_seconds: float | None
+) -> Iterator[Any]:
+    if workers is None:
+        many = source.manifest.rows >= ROWS_FOR_PROCESSES and engine.threads > 1
+        workers = "processes" if many else "threads"
+    return _run(engine, source, _row_tasks(source), task, workers, timeout_seconds)
+
+
+def _run(
+    engine: Engine, source: Source, parts: Sequence[Rows], task: Task, workers: Workers, timeout_seconds: float | None
+) -> Iterator[Any]:
+    """Return what `task` makes of each of `parts`, in order, a few ahead. A failure stops the others."""
+    if workers not in ("threads", "processes"):
+        raise InvalidOption(f"workers is 'threads', 'processes' or None, not {workers!r}")
+    if timeout_seconds is not None and not timeout_seconds > 0:
+        raise InvalidOption(f"timeout_seconds is above 0, not {timeout_seconds!r}")
+    if not callable(task.function):
+        raise QueryError(f"a function is expected, not {type(task.function).__name__}", hint="pass a function")
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    if workers == "processes":
+        return _in_processes(engine, source, parts, task, deadline)
+    # In this very thread: one part, or a function over rows, of which Python runs one at a time in any case.
+    if deadline is None and (len(parts) <= 1 or task.kind != "chunk" or engine.threads == 1):
+        return _here(source, parts, task)
+    return _in_threads(engine, source, parts, task, deadline)
+
+
+def _here(source: Source, parts: Sequence[Rows], task: Task) -> Iterator[Any]:
+    for part in parts:
+        rows = part.of(source.chunk(part.chunk))
+        try:
+            result = task.run(rows)
+        except Exception as error:
+            raise _failure(source, [part.chunk], error) from error
+        yield result
+
+
+def _in_threads(
+    engine: Engine, source: Source, parts: Sequence[Rows], task: Task, deadline: float | None
+) -> Iterator[Any]:
+    def run(part: Rows) -> Any:
+        return task.run(part.of(source.chunk(part.chunk)))
+
+    pool = ThreadPoolExecutor(engine.threads, thread_name_prefix="eau2-map")
+    try:
+        yield from _in_order(source, ((part, pool.submit(run, part)) for part in parts), engine.threads, deadline)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a thread cannot be stopped, but need not be waited for
+
+
+def _in_processes(
+    engine: Engine, source: Source, parts: Sequence[Rows], task: Task, deadline: float | None
+) -> Iterator[Any]:
+    shipped = task.pack()  # once; what cannot be sent is found here, before anything runs
+    with engine.workers.lease() as pool, ChunkFiles(source, engine.spill) as files:
+        started = ((part, pool.submit(run_shipped, files.path(part.chunk), part, shipped)) for part in parts)
+        yield from _in_order(source, started, engine.threads + 1, deadline)
+
+
+def _in_order(
+    source: Source, started: Iterable[tuple[Rows, Future[Any]]], ahead: int, deadline: float | None
+) -> Iterator[Any]:
+    """Yield results in order, `ahead` of them under way. A failure of a later one is raised as soon as it is known."""
+    running: deque[tuple[Rows, Future[Any]]] = deque()
+    for item in started:
+        running.append(item)
+        if len(running) >= ahead:
+            yield _result(source, running, deadline)
+    while running:
+        yield _result(source, running, deadline)
+
+
+def _result(source: Source, running: deque[tuple[Rows, Future[Any]]], deadline: float | None) -> Any:
+    """Wait for the first of `running`, take it off and return its result; raise as soon as any of them has failed."""
+    while True:
+        for part, future in running:
+            if future.done() and (error := future.exception()) is not None:
+                ended = isinstance(error, BrokenExecutor)
+                unfinished = [each.chunk for each, other in running if other.exception() is error or not ended]
+                raise _failure(source, unfinished if ended else [part.chunk], error) from error
+        part, future = running[0]
+        if future.done():
+            running.popleft()
+            return future.result()
+        left = _LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            raise WaitTimeout(f"the function had not done chunk {part.chunk} of {source.title} in time")
+        wait([each for _, each in running if not each.done()], min(left, _LOOK_SECONDS), FIRST_COMPLETED)
+
+
+def _failure(source: Source, chunks: Sequence[int], error: BaseException) -> FunctionFailed:
+    numbers = sorted(set(chunks))
+    names = " or ".join(map(str, numbers))
+    where = f"chunk {names} of {source.title}" + (f" on {source.node_name}" if source.node_name else "")
+    if isinstance(error, BrokenExecutor):
+        return FunctionFailed(
+            f"a worker process ended while the function ran on {where}",
+            chunk=numbers[0],
+            hint="it called os._exit, crashed, or the machine was out of memory",
+        )
+    return FunctionFailed(f"the function failed on {where}: {type(error).__name__}: {error}", chunk=numbers[0])

@@ -1,0 +1,195 @@
+"""What makes a new, lazy frame of a frame: by delegation to the engine's own DataFrame."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from eau2.errors import InvalidOption, QueryError, WrongKind
+from eau2.frame.column import Column, column_expression
+from eau2.frame.refusal import unknown_column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pyarrow as pa
+    from datafusion import DataFrame, Expr
+    from datafusion.expr import SortExpr
+
+    from eau2.frame.frame import Frame
+
+    Expression: TypeAlias = Expr | Column | str
+
+JoinHow = Literal["inner", "left", "right", "full", "semi", "anti"]
+
+
+class Operations(ABC):
+    """The verbs of a lazy frame. Each returns a frame at once; nothing runs until that is read.
+
+    Expressions are those of `eau2.col`, `eau2.lit` and `eau2.functions`, or a column of a frame. A text that names a
+    column is that column; in `filter` any other text is an expression in SQL. What the engine does not accept is raised
+    here: UnknownColumn, QueryError.
+    """
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema: ...
+
+    @abstractmethod
+    def _then(self, step: Callable[..., DataFrame], *others: Frame) -> Frame:
+        """The frame that `step` makes of this and `others`."""
+
+    def filter(self, *predicates: Expression) -> Frame:
+        """The rows for which all `predicates` are true, in order. Chunks that can hold none are not read."""
+        return self._then(lambda frame: frame.filter(*self._expressions(predicates, as_column=False)))
+
+    def select(self, *expressions: Expression) -> Frame:
+        """Those columns or expressions only, in order."""
+        return self._then(lambda frame: frame.select(*self._expressions(expressions)))
+
+    def aggregate(
+        self, group_by: Expression | Sequence[Expression], aggregates: Expression | Sequence[Expression]
+    ) -> Frame:
+        """A row a group: its key columns, then the aggregates. An empty `group_by`: one row for all."""
+        keys, values = self._expressions(_several(group_by)), self._expressions(_several(aggregates))
+        return self._then(lambda frame: frame.aggregate(keys, values))
+
+    def sort(self, *by: Expression | SortExpr) -> Frame:
+        """Ordered by columns or expressions; `col("x").sort(ascending=False)` for the other way."""
+        return self._then(lambda frame: frame.sort(*self._expressions(by)))
+
+    def limit(self, count: int, offset: int = 0) -> Frame:
+        """At most `count` rows after the first `offset`; which ones only a `sort` before decides."""
+        return self._then(lambda frame: frame.limit(checked_count(count), checked_count(offset)))
+
+    def distinct(self) -> Frame:
+        """Each different row once."""
+        return self._then(lambda frame: frame.distinct())
+
+    def with_column(self, name: str, expression: Expression) -> Frame:
+        """One more column, or another in its place."""
+        (value,) = self._expressions([expression])
+        return self._then(lambda frame: frame.with_column(name, value))
+
+    def with_columns(self, *expressions: Expression, **named: Expression) -> Frame:
+        """More columns: expressions with an `alias`, or by keyword."""
+        values = self._expressions(expressions)
+        by_name = dict(zip(named, self._expressions(list(named.values())), strict=True))
+        return self._then(lambda frame: frame.with_columns(*values, **by_name))
+
+    def drop(self, *names: str) -> Frame:
+        """Without those columns. UnknownColumn."""
+        for name in names:
+            self._index(name)
+        return self._then(lambda frame: frame.drop(*map(_quoted, names)))
+
+    def rename(self, names: Mapping[str, str]) -> Frame:
+        """With columns renamed: `{"old": "new"}`. UnknownColumn."""
+        for name in names:
+            self._index(name)
+
+        def rename(frame: DataFrame) -> DataFrame:
+            for old, new in names.items():
+                frame = frame.with_column_renamed(_quoted(old), new)
+            return frame
+
+        return self._then(rename)
+
+    def with_column_renamed(self, old_name: str, new_name: str) -> Frame:
+        """As `rename`, by the engine's name."""
+        return self.rename({old_name: new_name})
+
+    def alias(self, name: str) -> Frame:
+        """The same rows under another table name: for joining a frame with itself."""
+        return self._then(lambda frame: frame.alias(name))
+
+    def join(
+        self,
+        right: Frame,
+        on: str | Sequence[str] | None = None,
+        how: JoinHow = "inner",
+        *,
+        left_on: str | Sequence[str] | None = None,
+        right_on: str | Sequence[str] | None = None,
+    ) -> Frame:
+        """Rows of both with equal key columns; a key named alike is there once. UnknownColumn."""
+        lefts, rights = _names(on if left_on is None else left_on), _names(on if right_on is None else right_on)
+        if not lefts or len(lefts) != len(rights):
+            raise QueryError("a join needs on=, or left_on= and right_on= of as many columns")
+        for name in lefts:
+            self._index(name)
+        for name in rights:
+            right._index(name)
+        keys: dict[str, Any] = {"left_on": [*map(_quoted, lefts)], "right_on": [*map(_quoted, rights)]}
+        if lefts == rights:
+            keys = {"on": [*map(_quoted, lefts)]}
+        return self._then(lambda one, other: _joined(one, other, how, keys), right)
+
+    def join_on(self, right: Frame, *on: Expr, how: JoinHow = "inner") -> Frame:
+        """Rows of both for which all expressions are true."""
+        return self._then(lambda one, other: one.join_on(other, *on, how=how), right)
+
+    def union(self, other: Frame, *, distinct: bool = False) -> Frame:
+        """The rows of both, which have the same columns."""
+        return self._then(lambda one, more: one.union(more, distinct=distinct), other)
+
+    def intersect(self, other: Frame, *, distinct: bool = False) -> Frame:
+        """The rows that are in both."""
+        return self._then(lambda one, more: one.intersect(more, distinct=distinct), other)
+
+    def except_all(self, other: Frame, *, distinct: bool = False) -> Frame:
+        """The rows that are not in `other`."""
+        return self._then(lambda one, more: one.except_all(more, distinct=distinct), other)
+
+    # -- private -------------------------------------------------------------------------------------------------------
+
+    def _index(self, name: str) -> int:
+        names = self.schema.names
+        if not isinstance(name, str):
+            raise WrongKind(f"a column is named by text, not {type(name).__name__}")
+        if names.count(name) != 1:
+            if name in names:
+                raise QueryError(f"{names.count(name)} columns are named {name!r}", hint="to_arrow() reads them all")
+            raise unknown_column(name, names)
+        return int(names.index(name))
+
+    def _expressions(self, values: Sequence[object], *, as_column: bool = True) -> list[Any]:
+        names = self.schema.names
+        found: list[Any] = []
+        for value in values:
+            if isinstance(value, Column):
+                found.append(value.expression)
+            elif isinstance(value, str) and value in names:
+                found.append(column_expression(value))
+            elif isinstance(value, str) and as_column:
+                raise unknown_column(value, names)
+            else:
+                found.append(value)
+        return found
+
+
+def _joined(one: DataFrame, other: DataFrame, how: str, keys: dict[str, Any]) -> DataFrame:
+    try:
+        return one.join(other, how=how, **keys)
+    except Exception as error:
+        if "duplicate qualified field name" not in str(error):
+            raise
+        return one.join(other.alias("right"), how=how, **keys)  # of one table with itself
+
+
+def _several(values: object) -> Sequence[Any]:
+    return values if isinstance(values, (list, tuple)) else [values]
+
+
+def _names(names: str | Sequence[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def checked_count(count: object) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidOption(f"a number of rows is at least 0, not {count!r}")
+    return count

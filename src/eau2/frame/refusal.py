@@ -1,0 +1,136 @@
+"""The engine's errors, made readable and typed."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from eau2.errors import DiskFull, Eau2Error, QueryError, QueryOutOfMemory, UnknownColumn, UnknownTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TEXT_LENGTH_MAX = 600
+NAMES_SHOWN_MAX = 20
+_NO_TABLE = re.compile(r"table '(?:datafusion\.)?(?:public\.)?(.*?)' not found", re.DOTALL)
+_NO_COLUMN = re.compile(r"No field named (.+?)\.(?= Did you mean|\s|$)", re.DOTALL)
+_VALID = re.compile(r"Valid fields are (.+?)\.?\s*$", re.DOTALL)
+_LABELS = (
+    "DataFusion error: ",
+    "External error: ",
+    "Error during planning: ",
+    "Schema error: ",
+    "This feature is not implemented: ",
+    "Execution error: ",
+    "Arrow error: ",
+    "Internal error: ",
+    "Invalid argument error: ",
+)
+_PARSER = re.compile(r'SQL error: ParserError\("(.*)"\)', re.DOTALL)
+_BUG = re.compile(r"\.?\s*This issue was likely caused by a bug in DataFusion's code.*", re.DOTALL)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether the engine says that its memory pool is used up."""
+    return "Resources exhausted" in str(error)
+
+
+def typed(error: BaseException, *, names: Callable[[], Sequence[str]] | None = None) -> Eau2Error:
+    """Return the error of eau2 that says what `error`, of the engine, says. `names`: the tables there are."""
+    if isinstance(error, Eau2Error):
+        return error
+    text = str(error)
+    if is_exhausted(error):
+        return QueryOutOfMemory(
+            f"the query needs more memory than it may have: {readable(text)}",
+            hint="open the store with a larger memory_bytes=, or select fewer columns and rows",
+        )
+    if "No space left on device" in text or "os error 28" in text:
+        return DiskFull(f"no disk space left to spill to: {readable(text)}", hint="free space, or raise memory_bytes=")
+    if found := _NO_TABLE.search(text):
+        return _unknown_table(found[1], names() if names else ())
+    if found := _NO_COLUMN.search(text):
+        return _unknown_column(found[1], text)
+    return QueryError(readable(text) or f"the engine failed: {type(error).__name__}")
+
+
+def readable(text: str) -> str:
+    """Return the engine's message without its labels, on one line.
+
+    >>> readable('DataFusion error: Arrow error: Divide by zero error')
+    'Divide by zero error'
+    """
+    if found := _PARSER.search(text):
+        text = "SQL: " + found[1]
+    text = _BUG.sub("", text)
+    again = True
+    while again:
+        again = False
+        for label in _LABELS:
+            if text.startswith(label):
+                text, again = text[len(label) :], True
+    text = " ".join(text.replace("datafusion.public.", "").split())
+    return text if len(text) <= TEXT_LENGTH_MAX else text[:TEXT_LENGTH_MAX] + "..."
+
+
+def _unknown_table(name: str, names: Sequence[str]) -> UnknownTable:
+    if name in names:
+        hint = f'names with dots are quoted: "{name}"'
+    elif near := near_names(name, names):
+        hint = "did you mean " + " or ".join(quoted_if_needed(each) for each in near) + "?"
+    elif names:
+        hint = "the store has " + ", ".join(quoted_if_needed(each) for each in names[:NAMES_SHOWN_MAX])
+    else:
+        hint = "the store has no frames"
+    return UnknownTable(f"no frame {name!r}", hint=hint)
+
+
+def _unknown_column(name: str, text: str) -> UnknownColumn:
+    plain = unquoted(name)
+    valid = _VALID.search(text)
+    columns = list(dict.fromkeys(unquoted(each) for each in _split(valid[1]))) if valid else []
+    return unknown_column(plain, columns)
+
+
+def unknown_column(name: str, columns: Sequence[str]) -> UnknownColumn:
+    """Return the error for a column that is none of `columns`, with those near it."""
+    near = near_names(name, columns)
+    hint = "did you mean " + " or ".join(quoted_if_needed(each) for each in near) + "?" if near else ""
+    shown = ", ".join(columns[:NAMES_SHOWN_MAX]) + (", ..." if len(columns) > NAMES_SHOWN_MAX else "")
+    return UnknownColumn(f"no column {name!r}" + (f"; there are {shown}" if columns else ""), hint=hint)
+
+
+def near_names(name: str, names: Sequence[str]) -> list[str]:
+    """Return up to three of `names` much like `name`, case aside."""
+    folded: dict[str, str] = {}
+    for each in names:
+        folded.setdefault(each.lower(), each)
+    return [folded[each] for each in get_close_matches(name.lower(), list(folded), n=3)]
+
+
+def quoted_if_needed(name: str) -> str:
+    """Return `name` as one writes it in a query.
+
+    >>> quoted_if_needed("fare"), quoted_if_needed("a/b")
+    ('fare', '"a/b"')
+    """
+    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", name) is not None
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def unquoted(name: str) -> str:
+    """Return the last part of a qualified name, as it is without quotes.
+
+    >>> unquoted('t."Fare"'), unquoted("t.k1")
+    ('Fare', 'k1')
+    """
+    if name.endswith('"'):
+        start = re.search(r'(?:^|\.)"((?:[^"]|"")*)"$', name)
+        return start[1].replace('""', '"') if start else name
+    return name.rpartition(".")[2]
+
+
+def _split(text: str) -> list[str]:
+    """Split a list of names at the commas that are not in quotes."""
+    return [part.strip() for part in re.findall(r'(?:"(?:[^"]|"")*"|[^,"])+', text)]

@@ -1,0 +1,303 @@
+"""The engine's sessions: how names become tables, and chunks become batches that all cores can work on.
+
+Imported when the first query comes: the engine's library takes 0.3 s to load.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import pyarrow as pa
+from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
+from datafusion.catalog import SchemaProvider, Table
+
+from eau2.errors import QueryError
+from eau2.frame.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from datafusion import DataFrame
+
+    from eau2.frame.source import Source
+
+    Resolve = Callable[[str], Source | None]
+
+ROWS_PER_BATCH = 65_536  # small enough that all cores work on one chunk; 32k to 128k measure the same
+BATCH_BYTES = 8 << 20  # of wide rows, fewer
+SORT_RESERVE_BYTES_MAX = 10 << 20  # the engine's default; a small pool would be used up by reserves alone
+_NO_TABLE = re.compile(r"table '.*' not found")
+_NO_COLUMN = "No field named"
+
+
+class _Scope(threading.local):
+    """What names mean to the query that this thread plans: the engine asks in the planning thread."""
+
+    resolve: Resolve | None = None
+    made: Callable[[Source], Table | None] | None = None
+    missing: Source | None = None  # its table has to be made first; not possible while the engine plans
+    failure: BaseException | None = None  # raised by `resolve`: the engine would make text of it
+
+    def to_be_made(self) -> Source | None:
+        return self.missing
+
+
+class _Catalog(SchemaProvider):  # type: ignore[misc]  # the engine is not typed here
+    def __init__(self, scope: _Scope) -> None:
+        self._scope = scope
+
+    def table_names(self) -> set[str]:
+        return set()
+
+    def table_exist(self, name: str) -> bool:
+        return self.table(name) is not None
+
+    def table(self, name: str) -> Table | None:
+        scope = self._scope
+        if scope.resolve is None or scope.made is None:
+            return None
+        try:
+            source = scope.resolve(name)
+        except BaseException as error:
+            scope.failure = error
+            raise
+        if source is None:
+            return None
+        table = scope.made(source)
+        if table is None:
+            scope.missing = source
+            raise LookupError(name)
+        return table
+
+
+class Sessions:
+    """The sessions of one engine, which share one memory pool, one spill folder and one catalog. Thread-safe."""
+
+    def __init__(self, memory_bytes: int, spill_folder: str, threads: int) -> None:
+        self._threads = threads
+        self._scope = _Scope()
+        self._catalog = _Catalog(self._scope)
+        self._sort_reserve = max(64 << 10, min(SORT_RESERVE_BYTES_MAX, memory_bytes // (16 * threads)))
+        # The builder keeps the pool: every session made with it takes from the same.
+        self._runtime = RuntimeEnvBuilder().with_disk_manager_specified(spill_folder).with_fair_spill_pool(memory_bytes)
+        self._lock = threading.Lock()  # guards everything below
+        self._scratch = SessionContext()
+        self._tables: WeakKeyDictionary[Source, Table] = WeakKeyDictionary()
+        self._made: dict[str, SessionContext] = {}
+        self.plain = self._session({})
+
+    def merging(self) -> SessionContext:
+        """The session that joins by sorting, which spills."""
+        return self._other("merging", {"datafusion.optimizer.prefer_hash_join": "false"})
+
+    def ordered(self) -> SessionContext:
+        """The session that leaves batches in the partition they come from."""
+        return self._other("ordered", {"datafusion.optimizer.enable_round_robin_repartition": "false"})
+
+    def planning(self, chosen: Mapping[Source, Sequence[int]]) -> _Planning:
+        """Return what builds recipes; of the sources in `chosen` only those chunks are there."""
+        return _Planning(self, chosen)
+
+    def sql(self, query: str, resolve: Resolve) -> Recipe:
+        """Plan `query`. What `resolve` raises is raised; the engine's own errors come as they are.
+
+        Names without quotes are folded to lower case, as the engine does; where that finds nothing, the query is read
+        again with names as they are written.
+        """
+        try:
+            return self._sql(query, resolve, as_written=False)
+        except Exception as error:
+            text = str(error)
+            if query.islower() or not (_NO_TABLE.search(text) or _NO_COLUMN in text):
+                raise
+            try:
+                return self._sql(query, resolve, as_written=True)
+            except Exception:
+                raise error from None
+
+    def scan(self, source: Source) -> Recipe:
+        """The recipe that reads all of `source`."""
+        planned = self.planning({}).table(source)
+        return Recipe(lambda planning: planning.table(source), ((table_name(source), source),), planned)
+
+    def plan(
+        self,
+        query: str,
+        resolve: Resolve,
+        made: Callable[[Source], Table | None],
+        make: Callable[[Source], None],
+        *,
+        as_written: bool,
+    ) -> DataFrame:
+        """Plan `query` over the tables that `made` knows; what it does not know yet is made by `make`."""
+        session = self._as_written() if as_written else self.plain
+        scope = self._scope
+        outer = scope.resolve, scope.made
+        scope.resolve, scope.made = resolve, made
+        try:
+            while True:
+                scope.missing = scope.failure = None
+                try:
+                    return session.sql_with_options(query, _only_queries())
+                except Exception:
+                    if scope.failure is not None:
+                        raise scope.failure from None
+                    missing = scope.to_be_made()
+                    if missing is None:
+                        raise
+                make(missing)
+        finally:
+            scope.resolve, scope.made = outer
+            scope.missing = scope.failure = None
+
+    def made(self, source: Source) -> Table | None:
+        """Return the engine's table of `source` if it was made."""
+        with self._lock:
+            return self._tables.get(source)
+
+    def make(self, source: Source) -> None:
+        """Make the engine's table of `source`, and keep it as long as that is held. About 40 us a batch."""
+        table = self.register(source, None)
+        with self._lock:
+            self._tables[source] = table
+
+    def register(self, source: Source, chunks: Sequence[int] | None) -> Table:
+        """Return a table of `source`, or of some of its chunks. QueryError when the engine cannot take it."""
+        check_columns(source)
+        partitions = deal(cut(source.batches(chunks)), self._threads)
+        if not any(partitions):
+            partitions = [[_empty(source.schema)]]
+        # `register_record_batches` takes the batches as they are; `register_arrow` would copy them.
+        with self._lock:
+            try:
+                self._scratch.register_record_batches("held", partitions)
+                return self._scratch.catalog().schema().table("held")
+            except Exception as error:
+                raise QueryError(
+                    f"the query engine cannot take {source.key!r}: {_first_line(error)}",
+                    hint="to_arrow() reads it",
+                ) from error
+            finally:
+                self._scratch.deregister_table("held")
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _sql(self, query: str, resolve: Resolve, *, as_written: bool) -> Recipe:
+        found: dict[str, Source] = {}
+
+        def remember(name: str) -> Source | None:
+            source = found.get(name) or resolve(name)
+            if source is not None:
+                found[name] = source
+            return source
+
+        planned = self.plan(query, remember, self.made, self.make, as_written=as_written)
+        pinned = dict(found)
+        return Recipe(
+            lambda planning: planning.sql(query, pinned, as_written=as_written), tuple(pinned.items()), planned
+        )
+
+    def _as_written(self) -> SessionContext:
+        return self._other("as written", {"datafusion.sql_parser.enable_ident_normalization": "false"})
+
+    def _other(self, name: str, settings: Mapping[str, str]) -> SessionContext:
+        with self._lock:
+            session = self._made.get(name)
+            if session is None:
+                session = self._made[name] = self._session(settings)
+            return session
+
+    def _session(self, settings: Mapping[str, str]) -> SessionContext:
+        config = SessionConfig().with_target_partitions(self._threads).with_information_schema(False)
+        always = {
+            "datafusion.sql_parser.map_string_types_to_utf8view": "false",  # results keep the type of the columns
+            "datafusion.execution.sort_spill_reservation_bytes": str(self._sort_reserve),
+        }
+        for name, value in {**always, **settings}.items():
+            config = config.set(name, value)
+        session = SessionContext(config, self._runtime)
+        session.catalog().register_schema("public", self._catalog)
+        return session
+
+
+class _Planning:
+    """`eau2.frame.recipe.Planning` over the tables of `sessions`."""
+
+    def __init__(self, sessions: Sessions, chosen: Mapping[Source, Sequence[int]]) -> None:
+        self._sessions = sessions
+        self._chosen = chosen
+        self._made: dict[Source, Table] = {}  # of those with chunks left out
+
+    def sql(self, query: str, tables: Mapping[str, Source], *, as_written: bool) -> DataFrame:
+        return self._sessions.plan(query, tables.get, self._known, self._make, as_written=as_written)
+
+    def table(self, source: Source) -> DataFrame:
+        name = table_name(source)
+        query = f"select * from {quoted(name)}"
+        return self._sessions.plan(query, {name: source}.get, self._known, self._make, as_written=False)
+
+    def _known(self, source: Source) -> Table | None:
+        return self._made.get(source) if source in self._chosen else self._sessions.made(source)
+
+    def _make(self, source: Source) -> None:
+        if source in self._chosen:
+            self._made[source] = self._sessions.register(source, self._chosen[source])
+        else:
+            self._sessions.make(source)
+
+
+def check_columns(source: Source) -> None:
+    """Raise QueryError where two columns have one name, which the engine cannot tell apart."""
+    names = source.schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise QueryError(
+            f"{source.key!r} has two columns named {twice!r}, and a query could not tell them apart",
+            hint="to_arrow() reads it; put it again with other names to query it",
+        )
+
+
+def table_name(source: Source) -> str:
+    return source.key or "rows"
+
+
+def quoted(name: str) -> str:
+    """Return `name` as SQL takes it to the letter: quoted, and quotes in it doubled."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def cut(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Return views of `batches`, none of more than ROWS_PER_BATCH rows or about BATCH_BYTES."""
+    pieces: list[pa.RecordBatch] = []
+    for batch in batches:
+        rows = batch.num_rows
+        row_bytes = max(1, batch.nbytes // rows) if rows else 1
+        step = max(1024, min(ROWS_PER_BATCH, BATCH_BYTES // row_bytes))
+        pieces.extend(batch.slice(start, step) for start in range(0, rows, step))
+    return pieces
+
+
+def deal(batches: Sequence[pa.RecordBatch], parts: int) -> list[list[pa.RecordBatch]]:
+    """Return `batches` as up to `parts` runs of about as many rows, in order, so that a filter keeps the order."""
+    total = sum(batch.num_rows for batch in batches)
+    dealt: list[list[pa.RecordBatch]] = [[] for _ in range(min(parts, max(1, len(batches))))]
+    before = 0
+    for batch in batches:
+        dealt[before * len(dealt) // total].append(batch)
+        before += batch.num_rows
+    return dealt
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def _only_queries() -> SQLOptions:
+    return SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:300]

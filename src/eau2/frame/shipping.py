@@ -1,0 +1,199 @@
+"""How work gets to worker processes: the function by cloudpickle, the rows not at all: they map the chunk's file."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import tempfile
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from eau2.errors import Eau2Error, QueryError, StoreClosed
+from eau2.values.chunk import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from loky.process_executor import ProcessPoolExecutor
+
+    from eau2.frame.source import Source
+    from eau2.frame.spill import SpillFolder
+    from eau2.store.nodes import Staged
+
+IDLE_SECONDS = 30  # after which a worker process that has nothing to do ends
+
+
+class Rows(NamedTuple):
+    """Some rows of one chunk."""
+
+    chunk: int
+    start: int
+    rows: int
+
+    def of(self, table: pa.Table) -> pa.Table:
+        return table if self.rows == table.num_rows else table.slice(self.start, self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A caller's function, and what it is called with: a whole chunk, or each of its rows."""
+
+    kind: Literal["chunk", "rows", "mask"]
+    function: Callable[[Any], Any]
+
+    def run(self, table: pa.Table) -> Any:
+        if self.kind == "chunk":
+            return self.function(table)
+        results = [self.function(row) for row in table.to_pylist()]
+        return results if self.kind == "rows" else [bool(result) for result in results]
+
+    def pack(self) -> bytes:
+        """Return this as bytes; functions of `__main__`, lambdas and closures too. QueryError when that cannot be."""
+        import cloudpickle  # here: not needed until the first map in processes
+
+        try:
+            return bytes(cloudpickle.dumps(self))
+        except Exception as error:
+            raise QueryError(
+                f"the function cannot be sent to another process: {error}",
+                hint="it holds what is not pickled, such as an open file or a store; workers='threads' sends nothing",
+            ) from error
+
+
+def run_shipped(path: str, rows: Rows, shipped: bytes) -> Any:
+    """In a worker process: run the task on rows of the chunk file at `path`."""
+    return _task(shipped).run(rows.of(_mapped(path)))
+
+
+_last_task: list[tuple[bytes, Task]] = []  # of this worker process, which does one thing at a time
+_last_chunk: list[tuple[str, pa.Table]] = []
+
+
+def _task(shipped: bytes) -> Task:
+    if not _last_task or _last_task[0][0] != shipped:
+        import cloudpickle  # here: not needed until the first map in processes
+
+        _last_task[:] = [(shipped, cloudpickle.loads(shipped))]
+    return _last_task[0][1]
+
+
+def _mapped(path: str) -> pa.Table:
+    if not _last_chunk or _last_chunk[0][0] != path:
+        with open(path, "rb") as file:
+            data = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        _last_chunk[:] = [(path, decode(data))]
+    return _last_chunk[0][1]
+
+
+class ChunkFiles:
+    """Names for the chunks of a source while worker processes read them: links to their files, else copies.
+
+    A link, because the frame may be deleted meanwhile: the parent's mapping keeps the file, but not its name.
+    """
+
+    def __init__(self, source: Source, spill: SpillFolder) -> None:
+        self._source = source
+        self._spill = spill
+        self._paths: dict[int, str] = {}
+        self._staged: list[Staged] = []
+        self._copies: list[str] = []
+
+    def __enter__(self) -> ChunkFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for path in self._copies:
+            Path(path).unlink(missing_ok=True)
+        if self._staged and self._source.node is not None:
+            self._source.node.discard(self._staged)
+
+    def path(self, chunk: int) -> str:
+        """Return a path of the file of that chunk."""
+        if chunk not in self._paths:
+            self._paths[chunk] = self._link(chunk) or self._copy(chunk)
+        return self._paths[chunk]
+
+    def _link(self, chunk: int) -> str:
+        source = self._source
+        if source.node is None:
+            return ""
+        try:
+            staged = source.node.stage_again(source.manifest.chunk_ids[chunk], source.buffers[chunk])
+        except Eau2Error:  # read-only, or closed
+            return ""
+        self._staged.append(staged)
+        return staged.path
+
+    def _copy(self, chunk: int) -> str:
+        handle, path = tempfile.mkstemp(prefix=f"chunk-{chunk}-", dir=self._spill.path())
+        self._copies.append(path)
+        with os.fdopen(handle, "wb") as file:
+            file.write(self._source.buffers[chunk])
+        return path
+
+
+class WorkerProcesses:
+    """The worker processes of one engine: made when first needed, lent to one map at a time, ended by `close`."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()  # guards everything below
+        self._idle: ProcessPoolExecutor | None = None
+        self._lent: set[ProcessPoolExecutor] = set()
+        self._closed = False
+
+    @contextmanager
+    def lease(self) -> Iterator[ProcessPoolExecutor]:
+        """Lend a pool. When the block is left by an error its processes are ended, whatever they run: promptly."""
+        pool = self._take()
+        try:
+            yield pool
+        except BaseException:
+            self._end(pool)
+            raise
+        with self._lock:
+            self._lent.discard(pool)
+            if self._idle is None and not self._closed:
+                self._idle = pool
+                return
+        self._end(pool)
+
+    def close(self) -> None:
+        """End all processes, also those that run something. May be called again."""
+        with self._lock:
+            self._closed = True
+            pools = [*self._lent, *([self._idle] if self._idle is not None else [])]
+            self._idle = None
+        for pool in pools:
+            self._end(pool)
+
+    def _take(self) -> ProcessPoolExecutor:
+        from loky.process_executor import ProcessPoolExecutor  # here: not needed until the first map in processes
+
+        with self._lock:
+            if self._closed:
+                raise StoreClosed("the store was closed", hint="open it again")
+            pool, self._idle = self._idle, None
+            if pool is None:
+                pool = ProcessPoolExecutor(self._count, timeout=IDLE_SECONDS, initializer=_leave_interrupts)
+            self._lent.add(pool)
+            return pool
+
+    def _end(self, pool: ProcessPoolExecutor) -> None:
+        pool.shutdown(wait=True, kill_workers=True)
+        with self._lock:
+            self._lent.discard(pool)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C goes to the whole process group; the parent hears it, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
