@@ -106,7 +106,7 @@ def linus(
     if not 1 <= degrees <= DEGREES_MAX:
         raise InvalidOption(f"degrees is 1 to {DEGREES_MAX}, not {degrees}")
     threads = thread_count(threads)
-    user_count, project_count = _rows(users, progress), _rows(projects, progress)
+    user_count, project_count = _rows(users, threads, progress), _rows(projects, threads, progress)
     links = _links(commits, user_count, project_count, threads, progress)
     warning = ""
     if not 0 <= user < user_count:
@@ -127,10 +127,11 @@ class _Links:
     ignored: int = 0
 
 
-def _rows(source: Source, progress: bool | None) -> int:
+def _rows(source: Source, threads: int, progress: bool | None) -> int:
     if not isinstance(source, (str, os.PathLike)):
         return source.rows
-    rows, _ = read(source, progress=progress).run(lambda _, batches: sum(batch.num_rows for batch in batches))
+    reading = read(source, progress=progress, threads=threads)
+    rows, _ = reading.run(lambda _, batches: sum(int(batch.num_rows) for batch in batches))
     return rows
 
 
@@ -146,7 +147,7 @@ def _links(commits: Source, users: int, projects: int, threads: int, progress: b
         return links
 
     if isinstance(commits, (str, os.PathLike)):
-        links, _ = read(commits, progress=progress).run(pack)
+        links, _ = read(commits, progress=progress, threads=threads).run(pack)
         return links
     return pack(commits.schema, commits.batches())
 
