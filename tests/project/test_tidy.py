@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,13 +48,12 @@ def test_every_public_function_and_class_has_a_docstring():
     for path in SOURCES:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                small = isinstance(node, ast.FunctionDef) and len(node.body) == 1  # its name and types say it all
+                small = isinstance(node, ast.FunctionDef) and len(node.body) <= 3  # its name and types say it all
                 assert ast.get_docstring(node) or small, f"{path.name}: say what {node.name} returns, raises and costs"
 
 
-def test_nothing_listens_and_nothing_is_imported_that_is_heavy():
-    import subprocess
-    import sys
-
-    code = "import eau2, sys; print([m for m in ('ray', 'pandas', 'polars', 'datafusion', 'duckdb') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+def test_importing_eau2_imports_no_engine_and_no_other_dataframe_library():
+    heavy = "ray pandas polars datafusion duckdb loky typer"
+    code = f"import eau2, sys; print([name for name in {heavy!r}.split() if name in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.frame.frame import Frame
-    from eau2.frame.ingest import LoadReport
+    from eau2.frame.report import LoadReport
 
 ROWS_SHOWN = 20
+COLUMNS_SHOWN_MAX = 50
+REJECT_TEXT_MAX = 40
 REJECTS_SHOWN_MAX = 10  # of the report's hundred; --json has those, --rejects all
 _BEGIN_BYTES = 200
 
@@ -82,9 +84,7 @@ def load(
         )
         size = store.frame(key).bytes or 0
     seconds = time.monotonic() - begun
-    call.answer(
-        report.to_dict(), lambda console: _account(console, report, Path(path), size, seconds, partial=from_ or to)
-    )
+    call.answer(report.to_dict(), lambda console: _account(console, report, size, seconds))
 
 
 def schema_of(text: str | None, *, no_header: bool) -> object:
@@ -120,52 +120,41 @@ def _byte_range(path: str, start: int | None, end: int | None) -> tuple[int, int
     return start or 0, end
 
 
-def _account(
-    console: Console, report: "LoadReport", path: Path, size: int, seconds: float, *, partial: int | None
-) -> RenderableType:
-    document = report.to_dict()
-    read = path.stat().st_size if path.is_file() and not partial else 0
-    rate = f", {size_text(read / seconds)}/s" if read else ""
-    rows = counted(document["rows"], "row")
-    head = f": {rows} from {path.name}, stored as {size_text(size)}, {seconds_text(seconds)}{rate}"
-    parts: list[RenderableType] = [
-        Text.assemble((printable(document["key"]), "bold"), printable(head)),
-        Text.assemble(
-            f"{counted(document['lines'], 'line')} = {rows} + {document['blank']:,} blank + ",
-            (f"{document['bad']:,} bad", "bold yellow" if document["bad"] else ""),
-        ),
-        Text(""),
-        _columns(console, document["columns"]),
-    ]
-    if document["widened"]:
-        table = grid(console, "widened", "from", "to", "line", right=("line",))
-        for row in document["widened"]:
-            table.add_row(Text(printable(row["column"])), row["from"], row["to"], f"{row['line']:,}")
+def _account(console: Console, report: "LoadReport", size: int, seconds: float) -> RenderableType:
+    rows, rate = counted(report.rows, "row"), f", {size_text(report.bytes / seconds)}/s" if seconds > 0 else ""
+    head = f": {rows} from {report.file}, stored as {size_text(size)}, {seconds_text(seconds)}{rate}"
+    sum_ = Text(f"{counted(report.lines, 'line')} = {rows} + {report.blank:,} blank + ")
+    sum_.append(f"{report.bad:,} bad", style="bold yellow" if report.bad else "")
+    if report.nulled:
+        sum_.append(f"; {counted(report.nulled, 'cell')} made missing", style="yellow")
+    parts: list[RenderableType] = [Text.assemble((printable(report.key), "bold"), printable(head)), sum_]
+    parts.append(_columns(report.columns))
+    if report.widened:
+        table = grid(console, "widened", "from", "to", "at line", right=("at line",))
+        for wide in report.widened:
+            table.add_row(Text(printable(wide.column)), wide.old or "(new)", wide.new, f"{wide.line:,}")
         parts += [Text(""), table]
-    if document["rejects"]:
-        table = grid(console, "bad line", "column", "reason", right=("bad line", "column"))
-        for reject in document["rejects"][:REJECTS_SHOWN_MAX]:
-            table.add_row(f"{reject['line']:,}", f"{reject['column']:,}", Text(printable(reject["reason"])))
+    if report.rejects:
+        table = grid(console, "bad line", "column", "reason", "text", right=("bad line", "column"))
+        for bad in report.rejects[:REJECTS_SHOWN_MAX]:
+            text = printable(bad.text[:REJECT_TEXT_MAX]) + ("…" if len(bad.text) > REJECT_TEXT_MAX else "")
+            table.add_row(f"{bad.line:,}", f"{bad.column:,}", Text(printable(bad.reason)), Text(text, style="dim"))
         parts += [Text(""), table]
-        if document["bad"] > REJECTS_SHOWN_MAX:
-            parts.append(
-                Text(f"the first {REJECTS_SHOWN_MAX} of {document['bad']:,}; --rejects PATH keeps all", style="dim")
-            )
+        if report.bad + report.nulled > REJECTS_SHOWN_MAX:
+            more = f"the first {REJECTS_SHOWN_MAX} of {report.bad + report.nulled:,}; --rejects PATH keeps all"
+            parts.append(Text(more, style="dim"))
     return Group(*parts)
 
 
-def _columns(console: Console, columns: list[dict[str, str]]) -> RenderableType:
+def _columns(columns: "tuple[tuple[str, str], ...]") -> RenderableType:
     """Return the columns' names and types as one paragraph: a wide file has hundreds."""
-    text = Text("columns: ")
-    for index, column in enumerate(columns):
-        if index == 50:
-            text.append(
-                f", and {counted(len(columns) - index, 'more')[:-1]}" if len(columns) - index > 1 else ", and 1 more"
-            )
-            break
+    text = Text("columns: " if columns else "no columns")
+    for index, (name, kind) in enumerate(columns[:COLUMNS_SHOWN_MAX]):
         text.append(", " if index else "")
-        text.append(printable(column["name"]) + " ")
-        text.append(column["type"], style="cyan")
+        text.append(printable(name) + " ")
+        text.append(kind, style="cyan")
+    if len(columns) > COLUMNS_SHOWN_MAX:
+        text.append(f", and {len(columns) - COLUMNS_SHOWN_MAX:,} more")
     return text
 
 

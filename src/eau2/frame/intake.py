@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import pyarrow as pa
 
@@ -88,13 +88,13 @@ def _columns(value: Mapping[object, object], schema: pa.Schema | None) -> pa.Tab
 
 
 def _column(name: str, column: object, schema: pa.Schema | None) -> pa.Array | pa.ChunkedArray:
-    if isinstance(column, (str, bytes)) or not (hasattr(column, "__len__") or isinstance(column, Iterable)):
+    if isinstance(column, (str, bytes)) or not isinstance(column, (Iterable, Sized)):
         raise InvalidValue(f"column {name!r} is {type(column).__name__}, not a sequence of values")
     if isinstance(column, (pa.Array, pa.ChunkedArray)):
         return column
     type_ = schema.field(name).type if schema is not None and name in schema.names else None
     try:
-        return pa.array(column if hasattr(column, "__len__") else list(column), type=type_)
+        return pa.array(list(column) if isinstance(column, Iterator) else column, type=type_)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidValue(
             f"column {name!r} is no Arrow column: {_text(error)}", hint="give the column values of one type"

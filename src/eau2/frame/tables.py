@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.frame.engine import Engine
-    from eau2.frame.ingest import LoadReport
+    from eau2.frame.report import LoadReport
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
 

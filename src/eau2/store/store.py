@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.frame.frame import Frame
-    from eau2.frame.ingest import LoadReport
+    from eau2.frame.report import LoadReport
     from eau2.store.nodes import Node, Nodes, Staged
 
 VALUE_BYTES_MAX = 64 << 20  # bytes values are read and written whole; larger things are files or frames, in chunks
@@ -365,7 +365,7 @@ class Store:
         return get_close_matches(key, sorted(known), n=3)
 
 
-def _expected(if_version: int | None, otherwise: Expect) -> int:
+def _expected(if_version: object, otherwise: Expect) -> int:
     if if_version is None:
         return otherwise
     if isinstance(if_version, bool) or not isinstance(if_version, int) or if_version < 1:
