@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from eau2.frame.source import Source
     from eau2.store.store import Store
 
-COLUMNS_SHOWN_MAX = 100  # of a wide frame, on a screen; --json has all
+COLUMNS_SHOWN_MAX = 60  # of a wide frame, on a screen; --json has all
 _BOUND_WIDTH = 18
 
 
@@ -117,6 +117,8 @@ def _columns_shown(console: Console, columns: list[dict[str, object]]) -> Render
 def _short(value: object, width: int = _BOUND_WIDTH) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     text = printable(f"{value:.10g}" if isinstance(value, float) else str(value))
     return text if len(text) <= width else text[: width - 1] + "…"
 
@@ -141,7 +143,7 @@ def show_whole(call: Call, key: str, version: int, kind: str, size: int, begin: 
     """Print what a value is that is bytes or a file: `begin` is its beginning."""
     document: dict[str, object] = {"key": key, "kind": kind, "version": version, "bytes": size}
     text = begin.decode("utf-8", "backslashreplace")
-    pairs = [("kind", kind), ("size", f"{size_text(size)} ({size:,} bytes)"), ("version", f"{version}")]
+    pairs = [("kind", kind), ("size", counted(size, "byte")), ("version", f"{version}")]
     pairs += [("begins with", text)] if begin else []
     call.answer(
         document | {"begin": text_or_base64(begin)},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eau2.frame.report import LoadReport
 
 ROWS_SHOWN = 20
+RATE_BYTES_MIN = 1 << 20  # below, a rate says how long starting took
 COLUMNS_SHOWN_MAX = 50
 REJECT_TEXT_MAX = 40
 REJECTS_SHOWN_MAX = 10  # of the report's hundred; --json has those, --rejects all
@@ -69,8 +70,8 @@ def load(
 
     Prints the account: lines = rows + blank + bad. Nothing is left out silently.
     """
-    begun = time.monotonic()
     with call.making() as store:
+        begun = time.monotonic()
         report = store.load(
             key,
             path,
@@ -82,8 +83,8 @@ def load(
             byte_range=_byte_range(path, from_, to),
             progress=False if call.json and progress is None else progress,
         )
+        seconds = time.monotonic() - begun
         size = store.frame(key).bytes or 0
-    seconds = time.monotonic() - begun
     call.answer(report.to_dict(), lambda console: _account(console, report, size, seconds))
 
 
@@ -121,7 +122,8 @@ def _byte_range(path: str, start: int | None, end: int | None) -> tuple[int, int
 
 
 def _account(console: Console, report: "LoadReport", size: int, seconds: float) -> RenderableType:
-    rows, rate = counted(report.rows, "row"), f", {size_text(report.bytes / seconds)}/s" if seconds > 0 else ""
+    rows = counted(report.rows, "row")
+    rate = f", {size_text(report.bytes / seconds)}/s" if report.bytes >= RATE_BYTES_MIN else ""
     head = f": {rows} from {report.file}, stored as {size_text(size)}, {seconds_text(seconds)}{rate}"
     sum_ = Text(f"{counted(report.lines, 'line')} = {rows} + {report.blank:,} blank + ")
     sum_.append(f"{report.bad:,} bad", style="bold yellow" if report.bad else "")

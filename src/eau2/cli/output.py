@@ -149,10 +149,10 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
 
 def _csv(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     rows = 0
-    flat = plain(schema.empty_table(), nested_as_text=True).schema
+    flat = plain(schema.empty_table(), flat=True).schema
     with pa.PythonFile(file, mode="w") as sink, pa_csv.CSVWriter(sink, flat) as writer:
         for batch in batches:
-            writer.write_table(plain(pa.Table.from_batches([batch]), nested_as_text=True))
+            writer.write_table(plain(pa.Table.from_batches([batch]), flat=True))
             rows += batch.num_rows
     return rows
 

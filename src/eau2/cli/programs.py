@@ -14,7 +14,7 @@ from eau2.cli.call import Call
 from eau2.cli.exits import printable
 from eau2.cli.screen import counted, grid, seconds_text
 from eau2.cli.values import is_path
-from eau2.errors import InvalidOption, LoadError
+from eau2.errors import InvalidOption, KeyMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,12 +79,16 @@ def wordcount(
 @contextmanager
 def _text(call: Call, source: str) -> "Iterator[str | Frame]":
     """Give the path of the text that `source` names, or the frame that holds it."""
-    if is_path(source) or not call.store_exists():
+    if is_path(source):
         yield source
         return
+    if not call.store_exists():
+        raise _no_source(source)
     from eau2.frame.files import is_file  # with pyarrow: `eau2 version` does without
 
     with call.reading() as store:
+        if not store.exists(source):
+            raise _no_source(source)
         value = store.get(source)
         if not isinstance(value, bytes) and not is_file(value.schema):
             yield value
@@ -93,6 +97,10 @@ def _text(call: Call, source: str) -> "Iterator[str | Frame]":
             path = str(Path(folder, "text"))
             store.get_file(source, path)
             yield path
+
+
+def _no_source(source: str) -> KeyMissing:
+    return KeyMissing(f"there is no file {source!r}, and no such key", hint="a key may need its --store")
 
 
 def _words(console: Console, words: int, distinct: int, top: list[tuple[str, int]], seconds: float) -> RenderableType:
@@ -144,8 +152,8 @@ def _tables(call: Call, stack: ExitStack, sources: list[str]) -> "Iterator[str |
     for source in sources:
         if source not in keys:
             yield source
-        elif store is None:
-            raise LoadError(f"there is no file {source}", file=source, hint="give a file, or a key and its --store")
+        elif store is None or not store.exists(source):
+            raise _no_source(source)
         else:
             yield store.frame(source)
 

@@ -21,33 +21,44 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def plain(table: pa.Table, *, nested_as_text: bool = False) -> pa.Table:
-    """Return `table` with dictionaries decoded, and dates, times, durations and decimals as text; lists and structs too
-    with `nested_as_text`, as JSON. Python has no value for a nanosecond, and JSON none for any of them."""
+_UNITS_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def plain(table: pa.Table, *, flat: bool = False) -> pa.Table:
+    """Return `table` with what neither JSON nor Python has in full: dictionaries decoded, durations as seconds,
+    dates, times and decimals as text. With `flat`, for CSV, lists and structs as JSON text, and binary as base64."""
     for index, field in enumerate(table.schema):
-        column = table.column(index)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_temporal(column.type) or pa.types.is_decimal(column.type):
-            column = _text(column)
-        elif nested_as_text and pa.types.is_nested(column.type):
-            texts = [
-                None if cell is None else json.dumps(json_value(cell), ensure_ascii=False)
-                for cell in column.to_pylist()
-            ]
-            column = pa.chunked_array([pa.array(texts, pa.string())])
+        column = _plain(table.column(index), flat=flat)
         if column.type != field.type:
             table = table.set_column(index, field.name, column)
     return table
 
 
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    try:
+def _plain(column: pa.ChunkedArray, *, flat: bool) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_duration(kind):
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), _UNITS_A_SECOND[kind.unit])
+    if pa.types.is_decimal(kind) or (pa.types.is_temporal(kind) and not pa.types.is_interval(kind)):
         return column.cast(pa.string())
-    except pa.ArrowNotImplementedError:  # durations and intervals have no text in Arrow
-        return pa.chunked_array(
-            [pa.array([None if cell is None else str(cell) for cell in column.to_pylist()], pa.string())]
-        )
+    if pa.types.is_interval(kind) or (flat and (pa.types.is_nested(kind) or _is_binary(kind))):
+        return pa.chunked_array([pa.array([_as_text(cell) for cell in column.to_pylist()], pa.string())])
+    return column
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+        or pa.types.is_binary_view(type_)
+        or pa.types.is_fixed_size_binary(type_)
+    )
+
+
+def _as_text(cell: object) -> str | None:
+    value = json_value(cell)
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def as_json(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, object]]:
@@ -113,14 +124,14 @@ def _is_real(type_: pa.DataType) -> bool:
 def _cell(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.10g}"
     if isinstance(value, bytes):
         return repr(value[:80])[2:-1]
     if isinstance(value, (dict, list)):
         return json.dumps(json_value(value), ensure_ascii=False)
-    if isinstance(value, bool):
-        return str(value).lower()
     return str(value)
 
 

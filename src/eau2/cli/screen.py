@@ -17,7 +17,8 @@ from eau2.cli.exits import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CELL_WIDTHS = (72, 48, 36, 28, 20, 14)  # tried in turn until all columns fit; then some are left out
+CELL_WIDTHS = range(72, 13, -2)  # tried in turn until all columns fit; then some are left out
+_KIND_WIDTH_MAX = 12  # a long type is cut rather than its column widened
 _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _SEPARATION = 2
 
@@ -103,7 +104,7 @@ def rows_table(
     natural = [
         max(
             cell_len(heads[index]),
-            cell_len(kinds[index]),
+            min(cell_len(kinds[index]), _KIND_WIDTH_MAX),
             *(4 if row[index] is None else cell_len(row[index] or "") for row in cells),
             1,
         )
