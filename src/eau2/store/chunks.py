@@ -167,13 +167,8 @@ class ChunkFiles:
             raise StoreUnusable(f"{path} was changed before it was stored", hint="see what else writes there")
 
     def _flush(self, directory: str) -> None:
-        if not self._durable:
-            return
-        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+        if self._durable:
+            flush_file(directory)
 
     def remove(self, chunk_id: str) -> bool:
         """Unlink the file; return whether it was there."""
@@ -244,6 +239,15 @@ def dead_holders(staging: Path, own: Path | None) -> Iterator[tuple[Path, int]]:
             os.close(lock)
             continue
         yield directory, lock
+
+
+def flush_file(path: str | Path) -> None:
+    """Bring a file or a directory to the medium."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def file_id(path: str) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly, StoreUnusable
 from eau2.store import database, generation
 from eau2.store.audit import Audit
-from eau2.store.chunks import ChunkFiles, Holder, dead_holders
+from eau2.store.chunks import ChunkFiles, Holder, dead_holders, flush_file
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import NodeStatistics, closed
 from eau2.store.reading import Reader
@@ -107,9 +107,11 @@ class DirectoryNode:
         return self._reader.keys(prefix, limit)
 
     def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
+        if not writes:
+            return []
         outcomes = self._writing().write(writes)
         self._waiting.notify()
-        if time.monotonic() - self._swept > _SWEEP_SECONDS and any(write.chunks for write in writes):
+        if writes[-1].chunks and time.monotonic() - self._swept > _SWEEP_SECONDS:
             self._sweep()
         return outcomes
 
@@ -250,6 +252,7 @@ class DirectoryNode:
         new = holder.directory / path.name
         try:
             create(new)
+            flush_file(new)  # whole also after a loss of power: what follows may rely on it
             with contextlib.suppress(FileExistsError):  # another process was first
                 os.link(new, path)
             new.unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from eau2.errors import KeyExists, KeyMissing, StoreClosed, VersionConflict
 
@@ -30,8 +30,7 @@ class Kind(IntEnum):
     FRAME = 2  # the payload is a manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):  # a get makes one: half the cost of a dataclass
     """What is stored under a key, its checksum verified."""
 
     version: int

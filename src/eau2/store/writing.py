@@ -46,18 +46,15 @@ Outcome = int | Eau2Error
 class _Request:
     """The writes of one caller, and what became of them."""
 
-    __slots__ = ("done", "failure", "outcomes", "writes")
+    __slots__ = ("alone", "done", "failure", "outcomes", "writes")
 
     def __init__(self, writes: Sequence[Write]) -> None:
         self.writes = writes
         self.outcomes: list[Outcome] = []
         self.failure: BaseException | None = None
         self.done = False
-
-    @property
-    def alone(self) -> bool:
-        """Whether it moves files: then its failure must not meet, nor be met by, the writes of others."""
-        return any(write.chunks for write in self.writes)
+        # It moves files: its failure must not meet, nor be met by, the writes of others.
+        self.alone = bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes)
 
 
 class Writer:
@@ -87,7 +84,7 @@ class Writer:
         request = _Request(writes)
         self._queue.append(request)
         while not request.done:
-            if not self._lock.acquire(timeout=3 * BUSY_SECONDS_MAX):
+            if not (self._lock.acquire(False) or self._lock.acquire(timeout=3 * BUSY_SECONDS_MAX)):
                 self._withdraw(request)
                 continue
             try:
@@ -203,8 +200,8 @@ class Writer:
     def _commit_all(self, batch: list[_Request]) -> None:
         self._unnamed.clear()
         self._commit(lambda: self._apply_all(batch))
-        self.writes += sum(len(request.writes) for request in batch)
         for request in batch:
+            self.writes += len(request.writes)
             if request.alone:
                 for write, outcome in zip(request.writes, request.outcomes, strict=True):
                     if isinstance(outcome, Eau2Error):

@@ -1,0 +1,355 @@
+"""A node keeps bytes under keys: versions, conditions, order, one snapshot, and the model of a dict."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from eau2.errors import InvalidOption, KeyExists, KeyMissing, StoreClosed, VersionConflict
+from eau2.store import writing
+from eau2.store.node import DirectoryNode
+from eau2.store.nodes import Expect, Kind, Write
+
+
+def put(node, key, payload, expect=Expect.ANYTHING):
+    return node.write([Write(key, Kind.BYTES, payload, expect=expect)])[0]
+
+
+def delete(node, key, expect=Expect.ANYTHING):
+    return node.write([Write(key, Kind.DELETED, expect=expect)])[0]
+
+
+def test_what_is_put_is_read_back_with_its_version(node):
+    assert node.get("a") is None
+    assert put(node, "a", b"one") == 1
+    assert put(node, "a", b"two") == 2
+    assert node.get("a") == (2, Kind.BYTES, b"two")
+    assert type(node.get("a").kind) is Kind
+
+
+def test_another_connection_sees_a_write_at_once_and_never_an_older_value_again(node, other):
+    for version in range(1, 200):
+        put(node, "a", b"%d" % version)
+        for reader in (other, node, other, other, other):  # one-shot, then a kept snapshot
+            assert reader.get("a").version == version
+
+
+def test_a_kept_snapshot_is_ended_when_nobody_reads_so_that_the_log_can_be_reset(node):
+    put(node, "a", b"x")
+    for _ in range(5):
+        node.get("a")
+    assert "eau2-idle" in {thread.name for thread in threading.enumerate()}
+    for thread in threading.enumerate():
+        if thread.name == "eau2-idle":
+            thread.join(5)
+            assert not thread.is_alive()
+    assert node.get("a").payload == b"x"
+
+
+def test_a_kept_snapshot_does_not_let_the_log_grow_while_another_process_writes(node, other, directory):
+    payload = bytes(200_000)
+    for index in range(300):
+        put(other, f"k{index % 7}", payload)
+        for _ in range(3):
+            assert node.get(f"k{index % 7}").payload == payload
+    assert (directory / "entries.db-wal").stat().st_size < 40 << 20
+
+
+def test_versions_grow_across_a_deletion(node):
+    put(node, "a", b"one")
+    assert delete(node, "a") == 2
+    assert node.get("a") is None
+    assert delete(node, "a") == 0
+    assert put(node, "a", b"again") == 3
+
+
+def test_only_so_many_versions_of_deleted_keys_are_kept_and_still_none_comes_twice(node, monkeypatch):
+    monkeypatch.setattr(writing, "GONE_MAX", 20)
+    monkeypatch.setattr(writing, "_GONE_STEP", 10)
+    last = {}
+    for index in range(200):
+        key = f"k{index % 90}"
+        first = put(node, key, b"x")
+        assert first > last.get(key, 0)
+        last[key] = delete(node, key)
+        assert last[key] > first
+    ((kept,),) = node._reader.rows("select count(*) from gone")
+    assert kept <= 21
+    assert put(node, "never seen", b"x") > 1  # above the highest version that was forgotten
+
+
+@pytest.mark.parametrize(
+    ("expect", "there", "error"),
+    [
+        (Expect.ABSENT, True, KeyExists),
+        (Expect.PRESENT, False, KeyMissing),
+        (7, True, VersionConflict),
+        (7, False, KeyMissing),
+    ],
+)
+def test_a_refused_write_changes_nothing_and_the_others_of_its_call_happen(node, expect, there, error):
+    if there:
+        put(node, "a", b"there")
+    before = node.get("a")
+    refused, version = node.write([Write("a", Kind.BYTES, b"new", expect=expect), Write("b", Kind.BYTES, b"other")])
+    assert isinstance(refused, error)
+    assert version == 1
+    assert node.get("a") == before
+    assert node.get("b").payload == b"other"
+
+
+def test_conditions_that_hold_let_the_write_through(node):
+    assert put(node, "a", b"1", Expect.ABSENT) == 1
+    assert put(node, "a", b"2", Expect.PRESENT) == 2
+    assert put(node, "a", b"3", 2) == 3
+    assert delete(node, "a", 3) == 4
+    assert isinstance(delete(node, "a", Expect.PRESENT), KeyMissing)
+
+
+def test_writes_of_one_call_are_seen_together_and_in_order(node):
+    versions = node.write([Write("a", Kind.BYTES, b"1"), Write("a", Kind.BYTES, b"2"), Write("a", Kind.DELETED)])
+    assert versions == [1, 2, 3]
+    assert node.get("a") is None
+    assert node.write([]) == []
+
+
+def test_keys_are_sorted_by_code_point_and_cut_by_prefix_and_limit(node):
+    names = ["a", "a/b", "a/\uffff", "a/\U0001f600", "aé", "b", "%", "a_b"]
+    node.write([Write(name, Kind.BYTES) for name in names])
+    assert node.keys() == sorted(names)
+    assert node.keys("a/") == ["a/b", "a/\uffff", "a/\U0001f600"]
+    assert node.keys("a", limit=2) == ["a", "a/b"]
+    assert node.keys("\U0010ffff") == []
+
+
+def test_many_keys_are_read_in_one_snapshot(node, other):
+    node.write([Write(f"k{index}", Kind.BYTES, b"0") for index in range(50)])
+    stop = threading.Event()
+
+    def write():
+        for number in range(10_000):
+            if stop.is_set():
+                return
+            other.write([Write(f"k{index}", Kind.BYTES, b"%d" % number) for index in range(50)])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(100):
+            found = node.get_many([f"k{index}" for index in range(50)] + ["absent"])
+            assert len(found) == 50
+            assert len({entry.payload for entry in found.values()}) == 1
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4000, 1 << 20, 64 << 20])
+def test_values_of_every_size_come_back(node, other, size):
+    payload = bytes([size % 251]) * size
+    put(node, "a", payload)
+    assert other.get("a").payload == payload
+
+
+def test_threads_that_write_at_once_share_transactions_and_lose_nothing(directory):
+    with ThreadPoolExecutor(8) as threads:
+        node = DirectoryNode(directory, flush="power")
+        versions = list(threads.map(lambda index: put(node, "counter", b"%d" % index), range(400)))
+        counts = node.statistics()
+        node.close()
+    assert sorted(versions) == list(range(1, 401))
+    assert counts.writes == 400
+    assert counts.commits < 400
+
+
+def test_of_many_threads_that_create_one_succeeds(node, other):
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(
+            threads.map(lambda index: put((node, other)[index % 2], "a", b"%d" % index, Expect.ABSENT), range(40))
+        )
+    assert outcomes.count(1) == 1
+    assert sum(isinstance(outcome, KeyExists) for outcome in outcomes) == 39
+
+
+def test_a_counter_raised_by_compare_and_set_from_threads_over_two_connections_loses_no_step(node, other):
+    put(node, "counter", b"0")
+
+    def raise_it(index):
+        mine = (node, other)[index % 2]
+        for _ in range(50):
+            while True:
+                entry = mine.get("counter")
+                if isinstance(put(mine, "counter", b"%d" % (int(entry.payload) + 1), entry.version), int):
+                    break
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(raise_it, range(4)))
+    assert int(node.get("counter").payload) == 200
+
+
+def test_waiting_ends_with_a_write_of_this_process_or_another_or_with_the_time(node, other):
+    assert node.wait_for_write(node.generation(), 0.01) == node.generation()
+    for writer in (node, other):
+        since = node.generation()
+        timer = threading.Timer(0.05, put, (writer, "a", b"x"))
+        timer.start()
+        assert node.wait_for_write(since, 10) != since
+        timer.join()
+    since = node.generation()
+    put(node, "a", b"y")
+    assert node.wait_for_write(since, 10) != since  # not slept through
+
+
+def test_a_waiter_is_woken_when_the_writer_died_between_commit_and_its_last_step(node, other):
+    started = other._generation.start()  # as if killed before COMMIT or right after it
+    since = node.generation()
+    assert node.wait_for_write(since, 5) != since
+    assert node._generation.settled
+    assert started > 0
+    put(other, "a", b"x")
+    assert node.get("a").payload == b"x"
+
+
+def test_closing_wakes_waiters_ends_threads_and_may_be_repeated(directory):
+    node = DirectoryNode(directory)
+    put(node, "a", b"x")
+    for _ in range(4):
+        node.get("a")
+    raised = []
+
+    def wait():
+        try:
+            node.wait_for_write(node.generation(), 30)
+        except StoreClosed as error:
+            raised.append(error)
+
+    waiters = [threading.Thread(target=wait) for _ in range(5)]
+    for waiter in waiters:
+        waiter.start()
+    while node.statistics().waits < 5:
+        pass
+    node.close()
+    node.close()
+    for waiter in waiters:
+        waiter.join(2)
+    assert len(raised) == 5
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("eau2")]
+    for use in (
+        lambda: node.get("a"),
+        lambda: node.get_many(["a"]),
+        node.keys,
+        lambda: put(node, "a", b""),
+        node.generation,
+        lambda: node.map([]),
+        node.check,
+        node.statistics,
+    ):
+        with pytest.raises(StoreClosed):
+            use()
+    assert sorted(path.name for path in directory.iterdir()) == ["chunks", "entries.db", "generation", "staging"]
+    assert list((directory / "staging").iterdir()) == []
+
+
+def test_an_unknown_flush_level_is_refused(directory):
+    with pytest.raises(InvalidOption):
+        DirectoryNode(directory, flush="sometimes")
+
+
+def test_statistics_count_what_was_done(node, frames):
+    put(node, "a", b"x")
+    frames.put(node, "f", frames.some_chunks(3))
+    node.get("a")
+    counts = node.statistics()
+    assert (counts.keys, counts.frames, counts.chunks, counts.writes, counts.commits) == (2, 1, 3, 2, 2)
+    assert (counts.gets, counts.chunks_written) == (1, 3)
+    assert counts.chunk_bytes == sum(chunk.size for chunk in frames.some_chunks(3))
+
+
+class AsADict(RuleBasedStateMachine):
+    """Two connections to one directory against a dict and the last version of each key."""
+
+    keys = st.sampled_from(["a", "b", "a/b", "é"])
+    payloads = st.binary(max_size=20) | st.integers(3000, 9000).map(bytes)
+    which = st.integers(0, 1)
+
+    @initialize()
+    def open(self):
+        import tempfile
+
+        self.place = tempfile.TemporaryDirectory()
+        self.nodes = [DirectoryNode(self.place.name + "/n") for _ in range(2)]
+        self.model, self.last = {}, {}
+
+    def _expected(self, key, expect):
+        there = key in self.model
+        if expect == Expect.ABSENT:
+            return KeyExists if there else None
+        if expect == Expect.PRESENT:
+            return None if there else KeyMissing
+        return None if expect == Expect.ANYTHING else ... if there else KeyMissing
+
+    @rule(which=which, key=keys, payload=payloads, expect=st.sampled_from(Expect))
+    def put(self, which, key, payload, expect):
+        outcome = put(self.nodes[which], key, payload, expect)
+        error = self._expected(key, expect)
+        if error:
+            assert type(outcome) is error
+        else:
+            assert outcome == self.last.get(key, 0) + 1
+            self.model[key], self.last[key] = payload, outcome
+
+    @rule(which=which, key=keys, version=st.integers(1, 6))
+    def update(self, which, key, version):
+        outcome = put(self.nodes[which], key, b"updated", version)
+        if key not in self.model:
+            assert type(outcome) is KeyMissing
+        elif self.last[key] != version:
+            assert type(outcome) is VersionConflict
+            assert outcome.found == self.last[key]
+        else:
+            assert outcome == version + 1
+            self.model[key], self.last[key] = b"updated", outcome
+
+    @rule(which=which, key=keys)
+    def delete(self, which, key):
+        outcome = delete(self.nodes[which], key)
+        if self.model.pop(key, None) is None:
+            assert outcome == 0
+        else:
+            self.last[key] += 1
+            assert outcome == self.last[key]
+
+    @rule(which=which)
+    def reopen(self, which):
+        self.nodes[which].close()
+        self.nodes[which] = DirectoryNode(self.place.name + "/n")
+
+    @invariant()
+    def the_same(self):
+        if not hasattr(self, "nodes"):
+            return
+        for node in self.nodes:
+            assert node.keys() == sorted(self.model)
+            found = node.get_many(["a", "b", "a/b", "é"])
+            assert {key: entry.payload for key, entry in found.items()} == self.model
+            for key in ("a", "b"):
+                entry = node.get(key)
+                assert (None if entry is None else (entry.version, entry.payload)) == (
+                    (self.last[key], self.model[key]) if key in self.model else None
+                )
+
+    def teardown(self):
+        if hasattr(self, "nodes"):
+            assert self.nodes[0].check().faults == ()
+            for node in self.nodes:
+                node.close()
+            self.place.cleanup()
+
+
+TestAsADict = AsADict.TestCase
+TestAsADict.settings = settings(max_examples=15, stateful_step_count=20)

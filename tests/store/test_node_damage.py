@@ -1,0 +1,139 @@
+"""Damage in the database is an error that names the file, never a wrong answer and never an absent key."""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import apsw
+import pytest
+
+from eau2.errors import Corrupt, Eau2Error, FormatTooNew
+from eau2.store.node import DirectoryNode
+from eau2.store.nodes import Kind, Write
+
+
+def filled(directory, count=400):
+    node = DirectoryNode(directory)
+    node.write([Write(f"k{index:04}", Kind.BYTES, b"%d" % index * 40) for index in range(count)])
+    node.close()
+    return {f"k{index:04}": b"%d" % index * 40 for index in range(count)}
+
+
+def all_right_or_an_error(directory, expected):
+    """Read everything in three ways; return whether any of it was an error. What is no error must be right."""
+    failed, unnamed = False, []
+    try:
+        node = DirectoryNode(directory)
+    except Eau2Error as error:
+        return "entries.db" in str(error)
+    try:
+        for key, payload in expected.items():
+            try:
+                assert node.get(key).payload == payload
+            except Corrupt as error:
+                failed = True
+                unnamed += [error] if repr(key) not in str(error) else []
+        try:
+            assert node.keys() == sorted(expected)
+        except Corrupt:
+            failed = True
+        failed |= bool(node.check().faults)
+    finally:
+        node.close()
+    assert unnamed == []
+    return failed
+
+
+def test_every_flip_of_a_bit_in_the_database_is_found(directory, tmp_path):
+    expected = filled(directory)
+    whole = (directory / "entries.db").read_bytes()
+    rng = random.Random(5)
+    for number in range(12):
+        damaged = tmp_path / f"damaged{number}"
+        shutil.copytree(directory, damaged)
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (damaged / "entries.db").write_bytes(data)
+        assert all_right_or_an_error(damaged, expected)
+
+
+@pytest.mark.slow
+def test_every_one_of_many_flips_in_the_database_is_found(directory, tmp_path):
+    expected = filled(directory)
+    whole = (directory / "entries.db").read_bytes()
+    rng = random.Random(6)
+    damaged = tmp_path / "damaged"
+    for _ in range(200):
+        shutil.rmtree(damaged, ignore_errors=True)
+        shutil.copytree(directory, damaged)
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (damaged / "entries.db").write_bytes(data)
+        assert all_right_or_an_error(damaged, expected)
+
+
+@pytest.mark.parametrize("size", [1, 3000, 8192, 20000])
+def test_a_shortened_database_is_found(directory, size):
+    expected = filled(directory)
+    with (directory / "entries.db").open("r+b") as file:
+        file.truncate(size)
+    assert all_right_or_an_error(directory, expected)
+
+
+@pytest.mark.parametrize("text", [b"not a database, though long enough to be one " * 200])
+def test_something_else_in_place_of_the_database_is_corrupt(directory, text):
+    filled(directory)
+    (directory / "entries.db").write_bytes(text)
+    with pytest.raises(Corrupt, match=r"entries\.db"):
+        DirectoryNode(directory)
+
+
+def test_a_missing_database_is_not_taken_for_a_new_node(directory):
+    filled(directory)
+    (directory / "entries.db").unlink()
+    with pytest.raises(Corrupt, match=r"entries\.db is missing"):
+        DirectoryNode(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update entry set payload = x'00' where key = 'k0007'",
+        "update entry set version = version + 1 where key = 'k0007'",
+        "update entry set kind = 2 where key = 'k0007'",
+        "update entry set checksum = checksum + 1 where key = 'k0007'",
+        "update entry set payload = (select payload from entry where key = 'k0008'), "
+        "checksum = (select checksum from entry where key = 'k0008') where key = 'k0007'",
+    ],
+)
+def test_a_row_that_is_not_what_was_written_is_found_even_if_its_page_is_right(directory, change):
+    filled(directory, 20)
+    node = DirectoryNode(directory)
+    node._writer.transaction(lambda: node._writer.execute(change))
+    with pytest.raises(Corrupt, match="'k0007'"):
+        node.get("k0007")
+    with pytest.raises(Corrupt, match="'k0007'"):
+        node.get_many(["k0006", "k0007"])
+    assert node.get("k0006").payload == b"6" * 40
+    assert [fault.key for fault in node.check().faults] == ["k0007"]
+    node.write([Write("k0007", Kind.BYTES, b"mended")])
+    assert node.get("k0007").payload == b"mended"
+    assert node.check().faults == ()
+    node.close()
+
+
+def test_a_database_of_a_later_version_is_refused(directory):
+    filled(directory, 1)
+    node = DirectoryNode(directory)
+    node._writer.transaction(lambda: node._writer.execute("pragma user_version = 99"))
+    node.close()
+    with pytest.raises(FormatTooNew, match="99"):
+        DirectoryNode(directory)
+
+
+def test_other_users_of_apsw_in_the_process_keep_their_default(node):
+    assert apsw.vfs_names()[0] == "unix"
+    connection = apsw.Connection(":memory:")
+    assert connection.execute("select 1").get == 1
+    connection.close()
