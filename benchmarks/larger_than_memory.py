@@ -16,7 +16,7 @@ import time
 
 import eau2
 from benchmarks.measure import scratch, sized, target
-from benchmarks.queries import events, rows, users
+from benchmarks.queries import buyers, rows, sales
 
 MEMORY_BYTES = 400_000_000
 MEMORY_MB_MAX = 500  # for a stream or a file of any size
@@ -24,11 +24,11 @@ STREAM_BYTES, FILE_BYTES = 4_000_000_000, 1_000_000_000
 SAMPLE_SECONDS = 0.005
 QUERIES = {
     "join of all rows with all": "select count(*) as n, sum(a.amount * b.amount) as total"
-    " from events a join events b on a.id = b.id",
+    " from sales a join sales b on a.id = b.id",
     "group by as many keys as rows": "select count(*) as n, sum(total) as total"
-    " from (select id, label, sum(amount) as total from events group by id, label)",
+    " from (select id, label, sum(amount) as total from sales group by id, label)",
     "sort of all rows": "select count(*) as n, sum(place) as total"
-    " from (select row_number() over (order by amount) as place from events)",
+    " from (select row_number() over (order by amount) as place from sales)",
 }
 
 
@@ -37,11 +37,11 @@ def run() -> dict:
     with tempfile.TemporaryDirectory(dir=scratch(), prefix="memory") as folder:
         path = os.path.join(folder, "store")
         with eau2.open(path) as store:
-            store.put("users", users())
-            store.put("events", events(rows()))
-            size = store.frame("events").bytes
+            store.put("buyers", buyers())
+            store.put("sales", sales(rows()))
+            size = store.frame("sales").bytes
             store.put("idle", b"")
-        figures["open and get"] = _watched("query", path, MEMORY_BYTES, "select count(*) as n from users")
+        figures["open and get"] = _watched("query", path, MEMORY_BYTES, "select count(*) as n from buyers")
         for name, text in QUERIES.items():
             figures[name] = {"bytes": size, **_watched("query", path, MEMORY_BYTES, text)}
             answer = figures[name].pop("answer")[0]

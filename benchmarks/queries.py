@@ -21,24 +21,24 @@ from benchmarks.measure import geometric_mean, interleaved, scratch, sized, targ
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-USERS, KINDS, LABELS, REGIONS = 100_000, 100, 10_000, 50
+BUYERS, KINDS, LABELS, REGIONS = 100_000, 100, 10_000, 50
 ROWS_PER_PART = 1_000_000
 RAW_RATIO_MAX, RAW_SECONDS_MIN = 1.10, 0.020  # shorter queries are planning, and noise
 TOLERANCE = 1e-9  # sums of floats depend on their order
 
 QUERIES = {
-    "count, small table": "select count(*) as n from users where weight < 0.5",
-    "group by 100,000 integers": "select user, sum(amount) as total, avg(amount) as mean from events group by user",
-    "group by 100 integers": "select kind, sum(amount) as total, avg(amount) as mean from events group by kind",
-    "group by 10,000 strings": "select label, sum(amount) as total, count(*) as n from events group by label",
-    "filter": "select user, amount from events where amount < 0.01 and kind < 50",
-    "needle": "select user, amount, label from events where user = 31415",
-    "top 100": "select user, amount from events order by amount desc limit 100",
-    "join with a small table": "select u.region, sum(e.amount * u.weight) as total"
-    " from events e join users u on e.user = u.user group by u.region",
-    "count distinct": "select count(distinct user) as users, count(distinct label) as labels from events",
+    "count, small table": "select count(*) as n from buyers where weight < 0.5",
+    "group by 100,000 integers": "select buyer, sum(amount) as total, avg(amount) as mean from sales group by buyer",
+    "group by 100 integers": "select kind, sum(amount) as total, avg(amount) as mean from sales group by kind",
+    "group by 10,000 strings": "select label, sum(amount) as total, count(*) as n from sales group by label",
+    "filter": "select buyer, amount from sales where amount < 0.01 and kind < 50",
+    "needle": "select buyer, amount, label from sales where buyer = 31415",
+    "top 100": "select buyer, amount from sales order by amount desc limit 100",
+    "join with a small table": "select b.region, sum(s.amount * b.weight) as total"
+    " from sales s join buyers b on s.buyer = b.buyer group by b.region",
+    "count distinct": "select count(distinct buyer) as buyers, count(distinct label) as labels from sales",
     "join with itself": "select count(*) as n, sum(a.amount * b.amount) as total"
-    " from events a join events b on a.id = b.id where a.kind < 20",
+    " from sales a join sales b on a.id = b.id where a.kind < 20",
 }
 
 
@@ -46,15 +46,15 @@ def rows() -> int:
     return int(float(os.environ.get("ROWS", sized(20_000_000, 1_000_000))))
 
 
-def users() -> pa.Table:
-    """user 0..99,999, weight in [0, 1), region of 50."""
+def buyers() -> pa.Table:
+    """buyer 0..99,999, weight in [0, 1), region of 50."""
     random = np.random.default_rng(11)
-    regions = [f"region {index % REGIONS}" for index in range(USERS)]
-    return pa.table({"user": np.arange(USERS), "weight": random.random(USERS), "region": pa.array(regions)})
+    regions = [f"region {index % REGIONS}" for index in range(BUYERS)]
+    return pa.table({"buyer": np.arange(BUYERS), "weight": random.random(BUYERS), "region": pa.array(regions)})
 
 
-def events(count: int) -> Iterator[pa.RecordBatch]:
-    """id (the row's number), user of 100,000, kind of 100, amount in [0, 1), label of 10,000; always the same."""
+def sales(count: int) -> Iterator[pa.RecordBatch]:
+    """id (the row's number), buyer of 100,000, kind of 100, amount in [0, 1), label of 10,000; always the same."""
     random = np.random.default_rng(12)
     labels = pa.array([f"label {index:05d}" for index in range(LABELS)])
     for first in range(0, count, ROWS_PER_PART):
@@ -62,7 +62,7 @@ def events(count: int) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(
             {
                 "id": pa.array(np.arange(first, first + size)),
-                "user": pa.array(random.integers(0, USERS, size)),
+                "buyer": pa.array(random.integers(0, BUYERS, size)),
                 "kind": pa.array(random.integers(0, KINDS, size)),
                 "amount": pa.array(random.random(size)),
                 "label": labels.take(pa.array(random.integers(0, LABELS, size))),
@@ -72,17 +72,17 @@ def events(count: int) -> Iterator[pa.RecordBatch]:
 
 def run() -> dict:
     with tempfile.TemporaryDirectory(dir=scratch(), prefix="queries") as folder, eau2.open(folder) as store:
-        store.put("users", users())
-        store.put("events", events(rows()))
+        store.put("buyers", buyers())
+        store.put("sales", sales(rows()))
         seconds = {name: _one_query(_engines(store, folder), name, query) for name, query in QUERIES.items()}
-        figures = {"rows": rows(), "bytes": store.frame("events").bytes, "seconds": seconds}
+        figures = {"rows": rows(), "bytes": store.frame("sales").bytes, "seconds": seconds}
     return {"figures": figures, "targets": _targets(figures), "tables": _tables(figures)}
 
 
 def _engines(store: eau2.Store, folder: str) -> dict[str, Callable[[str], object]]:
     """One function an engine, from a query to its answer, in the form that engine gives it in."""
     cores = os.cpu_count() or 1
-    frames = {name: store.frame(name) for name in ("users", "events")}
+    frames = {name: store.frame(name) for name in ("buyers", "sales")}
 
     raw = datafusion.SessionContext(datafusion.SessionConfig().with_target_partitions(cores))
     duck = duckdb.connect()
@@ -101,10 +101,10 @@ def _engines(store: eau2.Store, folder: str) -> dict[str, Callable[[str], object
 
 def _chunk_files(folder: str) -> dict[str, list[pathlib.Path]]:
     """The chunks of both frames: every one is an Arrow IPC file that any reader of those can scan."""
-    found: dict[str, list[pathlib.Path]] = {"users": [], "events": []}
+    found: dict[str, list[pathlib.Path]] = {"buyers": [], "sales": []}
     for path in sorted(pathlib.Path(folder).glob("node-0/chunks/*/*.arrow")):
         with pa.OSFile(str(path)) as file:
-            found["users" if "region" in pa.ipc.open_file(file).schema.names else "events"].append(path)
+            found["buyers" if "region" in pa.ipc.open_file(file).schema.names else "sales"].append(path)
     assert all(found.values()), found
     return found
 
