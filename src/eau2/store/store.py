@@ -6,7 +6,8 @@ import time
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
-from eau2.errors import Corrupt, Eau2Error, InvalidKey, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
+from eau2.errors import Eau2Error, InvalidKey, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
+from eau2.store.lookup import look_up, look_up_many
 from eau2.store.nodes import Entry, Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
 from eau2.values.key import check_key
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Node, Nodes, Staged
 
 VALUE_BYTES_MAX = 64 << 20  # bytes values are read and written whole; larger things are files or frames, in chunks
-_OPEN_TRIES_MAX = 100  # a frame replaced while it is opened is opened again
 
 Default = TypeVar("Default")
 
@@ -117,27 +117,33 @@ class Store:
     def get(self, key: str, *, default: object = _REQUIRED) -> object:
         """Return what is under `key`: bytes, or a Frame (also for a file). KeyMissing when absent, unless `default`."""
         entry = self._node.get(check_key(key))
-        if entry is None:
-            if default is _REQUIRED:
-                raise self._missing(key)
-            return default
-        return entry.payload if entry.kind == Kind.BYTES else self._frame(key, entry)
+        if entry is not None and entry.kind == Kind.BYTES:
+            return entry.payload
+        found = look_up(self._node, self._tables, key, entry)
+        if found is not None:
+            return found
+        if default is _REQUIRED:
+            raise self._missing(key)
+        return default
 
     def frame(self, key: str) -> Frame:
         """Return the frame under `key`, lazily: its chunks are mapped, nothing is read. KeyMissing, WrongKind."""
-        entry = self._entry(key)
-        if entry.kind != Kind.FRAME:
-            raise WrongKind(
-                f"{key!r} holds {len(entry.payload):,} bytes, not a frame", hint="store.get(key) reads them"
-            )
-        return self._frame(key, entry)
+        found = look_up(self._node, self._tables, key, self._node.get(check_key(key)))
+        if found is None:
+            raise self._missing(key)
+        if isinstance(found, bytes):
+            raise WrongKind(f"{key!r} holds {len(found):,} bytes, not a frame", hint="store.get(key) reads them")
+        return found
 
     def version(self, key: str) -> int:
         """Return the version under `key`, for `if_version=`: read it before the value. KeyMissing when absent.
 
         The first version of a key is 1; the versions of a key only grow, also across its deletion.
         """
-        return self._entry(key).version
+        entry = self._node.get(check_key(key))
+        if entry is None:
+            raise self._missing(key)
+        return entry.version
 
     def wait(self, key: str, *, timeout_seconds: float = 60.0) -> bytes | Frame:
         """Return what is under `key` as soon as any process has put it. WaitTimeout when that takes too long.
@@ -150,9 +156,9 @@ class Store:
         deadline = time.monotonic() + timeout_seconds
         while True:
             generation = self._node.generation()  # before the look, so that no write is slept through
-            entry = self._node.get(key)
-            if entry is not None:
-                return entry.payload if entry.kind == Kind.BYTES else self._frame(key, entry)
+            found = look_up(self._node, self._tables, key, self._node.get(key))
+            if found is not None:
+                return found
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WaitTimeout(
@@ -205,12 +211,12 @@ class Store:
         KeyMissing names the first absent key, unless `default`. About 1 us a key.
         """
         names = [check_key(key) for key in _several(keys)]
-        entries = self._node.get_many(names)
-        if len(entries) < len(names) and default is _REQUIRED:
+        found = look_up_many(self._node, self._tables, names)
+        if default is _REQUIRED:
             for key in names:
-                if key not in entries:
+                if key not in found:
                     raise self._missing(key)
-        return {key: self._value(key, entries.get(key), default) for key in names}
+        return {key: found.get(key, default) for key in names}
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete all of `keys` at once; return how many there were."""
@@ -290,36 +296,6 @@ class Store:
         return self._node
 
     # -- private ------------------------------------------------------------------------------------------------------
-
-    def _entry(self, key: str) -> Entry:
-        entry = self._node.get(check_key(key))
-        if entry is None:
-            raise self._missing(key)
-        return entry
-
-    def _value(self, key: str, entry: Entry | None, default: object) -> object:
-        if entry is None:
-            return default
-        return entry.payload if entry.kind == Kind.BYTES else self._frame(key, entry)
-
-    def _frame(self, key: str, entry: Entry) -> Frame:
-        """Open the frame. A chunk that is gone means that the frame was replaced or deleted since `entry` was read."""
-        for _ in range(_OPEN_TRIES_MAX):
-            try:
-                return self._tables.frame(self._node, key, entry)
-            except FileNotFoundError as error:
-                again = self._node.get(key)
-                if again is None:
-                    raise self._missing(key) from None
-                if again.version == entry.version:
-                    raise Corrupt(
-                        f"{key!r}: the chunk file {error.filename} is missing",
-                        hint="run `eau2 check`, and put the frame again",
-                    ) from error
-                if again.kind == Kind.BYTES:
-                    raise WrongKind(f"{key!r} was replaced by bytes while it was opened") from None
-                entry = again
-        raise Corrupt(f"{key!r} was replaced {_OPEN_TRIES_MAX} times while it was opened", hint="try again")
 
     def _write(self, key: str, value: object, expect: int, schema: pa.Schema | None) -> int:
         check_key(key)

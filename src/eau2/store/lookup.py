@@ -1,0 +1,63 @@
+"""From entries to values while others write: a frame may be replaced before its chunks are mapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eau2.errors import Corrupt, StoreBusy
+from eau2.store.nodes import Kind
+
+if TYPE_CHECKING:
+    from eau2.frame.frame import Frame
+    from eau2.store.nodes import Entry, Node
+    from eau2.store.store import Tables
+
+_TRIES_MAX = 100  # each try means that another process wrote meanwhile
+
+
+def look_up(node: Node, tables: Tables, key: str, entry: Entry | None) -> bytes | Frame | None:
+    """Return what is under `key`, which was `entry` a moment ago; None when nothing is.
+
+    A chunk that is gone means that the frame was replaced or deleted since: what is there now is taken instead. Corrupt
+    when it was not.
+    """
+    for _ in range(_TRIES_MAX):
+        if entry is None:
+            return None
+        try:
+            return _value(node, tables, key, entry)
+        except FileNotFoundError as error:
+            again = node.get(key)
+            if again is not None and again.version == entry.version:
+                raise _missing(key, error) from error
+            entry = again
+    raise StoreBusy(f"{key!r} was replaced {_TRIES_MAX} times while it was opened", hint="try again")
+
+
+def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes | Frame]:
+    """Return what is under those of `keys` that have a value, all of one moment: when a chunk is gone, all are read
+    again."""
+    gone: dict[str, int] = {}  # frames of which a chunk was gone, with their version
+    for _ in range(_TRIES_MAX):
+        found: dict[str, bytes | Frame] = {}
+        for key, entry in node.get_many(keys).items():
+            try:
+                found[key] = _value(node, tables, key, entry)
+            except FileNotFoundError as error:
+                if gone.get(key) == entry.version:
+                    raise _missing(key, error) from error
+                gone[key] = entry.version
+                break
+        else:
+            return found
+    raise StoreBusy(f"frames were replaced {_TRIES_MAX} times while they were opened", hint="try again")
+
+
+def _value(node: Node, tables: Tables, key: str, entry: Entry) -> bytes | Frame:
+    return entry.payload if entry.kind == Kind.BYTES else tables.frame(node, key, entry)
+
+
+def _missing(key: str, error: FileNotFoundError) -> Corrupt:
+    return Corrupt(
+        f"{key!r}: the chunk file {error.filename} is missing", hint="run `eau2 check`, and put the frame again"
+    )
