@@ -64,7 +64,13 @@ class FrameWriter:
 
     def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return `batch` without views: a slice of a view keeps, and counts, all the text of the whole."""
-        return batch if self._plain_schema is self.schema else batch.cast(self._plain_schema)
+        if self._plain_schema is self.schema:
+            return batch
+        columns = [  # each by itself: casting a batch also casts what needs no cast, and Arrow breaks structs of nulls
+            column if column.type == field.type else column.cast(field.type)
+            for column, field in zip(batch.columns, self._plain_schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=self._plain_schema)
 
     def finish(self) -> tuple[bytes, tuple[Staged, ...]]:
         """Return the encoded manifest and the staged chunks that it names, each once."""
@@ -159,7 +165,9 @@ def _one_batch(table: pa.Table) -> pa.Table:
 def _with_views(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return `table` as `schema` has it: its views, each over text of its own and not over that of the whole."""
     columns = [
-        column if column.type == field.type else pa.concat_arrays([*column.chunks, column.chunk(0)[:0]]).cast(field.type)
+        column
+        if column.type == field.type
+        else pa.concat_arrays([*column.chunks, column.chunk(0)[:0]]).cast(field.type)
         for column, field in zip(table.columns, schema, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
