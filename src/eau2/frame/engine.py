@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
 from eau2.frame.machine import cores, memory_of_machine
+from eau2.frame.recipe import plan_node
 from eau2.frame.refusal import is_exhausted, typed
 from eau2.frame.shipping import WorkerProcesses
 from eau2.frame.source import joined, unnamed
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from datafusion import DataFrame
 
-    from eau2.frame.pruning import Pruner
     from eau2.frame.recipe import Recipe
     from eau2.frame.sessions import Sessions
     from eau2.frame.source import Source
@@ -70,8 +70,6 @@ class Engine:
         self.workers = WorkerProcesses(self.threads)
         self._lock = threading.Lock()  # guards everything below
         self._sessions: Sessions | None = None
-        self._pruner: Pruner | None = None
-        self._pid = 0  # of the process that made the sessions
         self._closed = False
         self._counts = [0, 0, 0, 0]
 
@@ -79,7 +77,7 @@ class Engine:
         """Let go of the sessions and remove what was spilled. May be called again."""
         with self._lock:
             self._closed = True
-            self._sessions = self._pruner = None
+            self._sessions = None
         self.workers.close()
         self.spill.remove()
 
@@ -177,12 +175,10 @@ class Engine:
                 raise StoreClosed("the store was closed", hint="open it again; to_arrow() still reads a stored frame")
             if self._sessions is None:
                 # Here and not at the top: the engine takes 0.3 s to import, and `import eau2` less.
-                from eau2.frame.pruning import Pruner
                 from eau2.frame.sessions import Sessions
 
                 _refuse_fork()
                 self._sessions = Sessions(self.memory_bytes, self.spill.path(), self.threads)
-                self._pruner = Pruner(self._sessions.plain)
             _refuse_fork()
             return self._sessions
 
@@ -202,8 +198,9 @@ class Engine:
         return self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
 
     def _prune(self, recipe: Recipe) -> dict[Source, list[int]]:
-        pruner = self._pruner
-        return {} if pruner is None else pruner.choose(recipe)
+        from eau2.frame.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
+
+        return chunks_to_read(recipe)
 
     def _retried(self, frame: DataFrame, run: Callable[[DataFrame], Answer]) -> Answer:
         """Return `run(frame)`; when a hash join uses up the memory, once more with joins that sort, and spill."""
@@ -266,7 +263,7 @@ def _is_row_wise(frame: DataFrame) -> bool:
     """Whether each row of the answer comes from one row of one table."""
     plan = frame.logical_plan()
     while True:
-        kind = type(plan.to_variant()).__name__
+        kind = type(plan_node(plan)).__name__
         if kind == "TableScan":
             return True
         inputs = plan.inputs()

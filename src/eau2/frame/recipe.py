@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from datafusion import DataFrame
+    from datafusion.plan import LogicalPlan
 
     from eau2.frame.source import Source
 
@@ -39,3 +40,11 @@ class Recipe:
 
         reads = dict.fromkeys(read for recipe in recipes for read in recipe.reads)
         return Recipe(build, tuple(reads), planned)
+
+
+def plan_node(plan: LogicalPlan) -> Any:
+    """Return what the top of `plan` is, as the engine's class for it; None for the few that it has none for."""
+    try:
+        return plan.to_variant()
+    except Exception:  # the engine raises a bare one
+        return None

@@ -1,0 +1,66 @@
+"""Frames of several small chunks, over an engine and no store: what a query may skip shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from eau2.frame.engine import Engine
+from eau2.frame.frame import Frame
+from eau2.frame.source import Source, unnamed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+
+class Tables:
+    """Frames by name, and queries over them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.sources: dict[str, Source] = {}
+
+    def hold(self, key: str, table: pa.Table, *, rows_per_chunk: int = 1_000_000) -> Frame:
+        """The frame of `table`, cut into chunks of `rows_per_chunk`, under `key`."""
+        parts = [table.slice(start, rows_per_chunk) for start in range(0, table.num_rows, rows_per_chunk)]
+        version = self.sources[key].version + 1 if key in self.sources else 1
+        self.sources[key] = replace(unnamed(table.schema, parts), key=key, version=version)
+        return Frame.stored(self.sources[key], self.engine)
+
+    def sql(self, query: str) -> Frame:
+        return Frame.derived(self.engine.sql(query, self.sources.get, lambda: sorted(self.sources)), self.engine)
+
+
+class MakeTables(Protocol):
+    def __call__(self, memory_bytes: int | None = None) -> Tables: ...
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def tables(shared_engine: Engine) -> Tables:
+    """Frames on an engine that all tests share: making one takes a while."""
+    return Tables(shared_engine)
+
+
+@pytest.fixture
+def make_tables() -> Iterator[MakeTables]:
+    """Makes frames on an engine of their own, closed after the test."""
+    engines = []
+
+    def make(memory_bytes: int | None = None) -> Tables:
+        engines.append(Engine(memory_bytes))
+        return Tables(engines[-1])
+
+    yield make
+    for engine in engines:
+        engine.close()
