@@ -16,9 +16,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "eau2"))
 
 @pytest.fixture(scope="session")
 def processes():
-    """A context whose processes start in milliseconds: they fork from a server that has imported eau2 and no more."""
+    """A context whose processes start in milliseconds: they fork from a server that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eau2", "tests.crash.deeds"])
+    context.set_forkserver_preload(["pandas", "eau2", "tests.contract.history", "tests.crash.deeds"])
     return context
 
 

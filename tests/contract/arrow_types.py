@@ -47,7 +47,9 @@ def _flat() -> dict[str, pa.Array]:
     columns["empty fixed binary"] = pa.array([b"", None, b"", b"", b""], pa.binary(0))
     for make, digits in ((pa.decimal32, 9), (pa.decimal64, 18), (pa.decimal128, 38), (pa.decimal256, 76)):
         most = decimal.Decimal("9" * digits).scaleb(-2, decimal.Context(prec=80))
-        columns[make.__name__] = pa.array([most, None, most.copy_negate(), decimal.Decimal("0.01"), decimal.Decimal(0)], make(digits, 2))
+        columns[make.__name__] = pa.array(
+            [most, None, most.copy_negate(), decimal.Decimal("0.01"), decimal.Decimal(0)], make(digits, 2)
+        )
     return columns
 
 
@@ -55,7 +57,9 @@ def _times() -> dict[str, pa.Array]:
     columns = {
         "date32": pa.array([DAY, None, datetime.date.min, datetime.date.max, DAY], pa.date32()),
         "date64": pa.array([DAY, None, datetime.date.min, datetime.date.max, DAY], pa.date64()),
-        "month_day_nano": pa.array([(1, -15, 10**12), None, (0, 0, 0), (-12, 1, 1), (1, 1, 1)], pa.month_day_nano_interval()),
+        "month_day_nano": pa.array(
+            [(1, -15, 10**12), None, (0, 0, 0), (-12, 1, 1), (1, 1, 1)], pa.month_day_nano_interval()
+        ),
     }
     extremes = [0, None, -(2**63), 2**63 - 1, 1]
     for unit in ("s", "ms", "us", "ns"):
@@ -81,7 +85,9 @@ def _nested() -> dict[str, pa.Array]:
     columns["empty struct"] = pa.array([{}, None, {}, {}, {}], pa.struct([]))
     columns["map"] = pa.array([[("k", 1), ("l", None)], None, [], [("m", 2)], []], pa.map_(pa.string(), pa.int64()))
     deep = pa.struct({"m": pa.map_(pa.string(), pa.list_(pa.struct({"t": pa.timestamp("us", "UTC")})))})
-    columns["deep"] = pa.array([{"m": [("k", [{"t": MOMENT}, None])]}, None, {"m": None}, {"m": []}, {"m": [("z", None)]}], deep)
+    columns["deep"] = pa.array(
+        [{"m": [("k", [{"t": MOMENT}, None])]}, None, {"m": None}, {"m": []}, {"m": [("z", None)]}], deep
+    )
     columns["list of views"] = pa.array([["a" * 40, None], None, [], ["b"], ["c" * 13]], pa.list_(pa.string_view()))
     kinds, offsets = pa.array([0, 1, 0, 1, 0], pa.int8()), pa.array([0, 0, 1, 1, 2], pa.int32())
     columns["dense union"] = pa.UnionArray.from_dense(kinds, offsets, [pa.array([1, None, 3]), pa.array(["x", None])])
@@ -94,17 +100,26 @@ def _encoded() -> dict[str, pa.Array]:
         "dictionary": pa.array(["a", None, "b", "a", "a"]).dictionary_encode(),
         "small dictionary": pa.array(["a", None, "b", "a", "a"], pa.dictionary(pa.int8(), pa.string())),
         "ordered dictionary": pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 0, 0]), ["lo", "hi"], ordered=True),
-        "dictionary with a missing word": pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 0, 1]), pa.array(["a", None])),
+        "dictionary with a missing word": pa.DictionaryArray.from_arrays(
+            pa.array([0, None, 1, 0, 1]), pa.array(["a", None])
+        ),
         "dictionary of numbers": pa.array([1.5, None, 2.5, 1.5, 1.5]).dictionary_encode(),
-        "list of dictionary": pa.array([["a"], None, [], ["b", None], ["a"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
-        "struct of dictionary": pa.StructArray.from_arrays([pa.array(["a", None, "b", "a", "a"]).dictionary_encode()], ["d"]),
+        "list of dictionary": pa.array(
+            [["a"], None, [], ["b", None], ["a"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))
+        ),
+        "struct of dictionary": pa.StructArray.from_arrays(
+            [pa.array(["a", None, "b", "a", "a"]).dictionary_encode()], ["d"]
+        ),
         "run ends": pc.run_end_encode(pa.array([1, 1, None, None, 2])),
         "run ends of text": pc.run_end_encode(pa.array(["a", "a", None, "b", "b"]), run_end_type=pa.int16()),
-        "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None, b"1" * 16, b"2" * 16, b"3" * 16], pa.binary(16))),
+        "uuid": pa.ExtensionArray.from_storage(
+            pa.uuid(), pa.array([b"0" * 16, None, b"1" * 16, b"2" * 16, b"3" * 16], pa.binary(16))
+        ),
         "json": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{}", None, "[1]", "null", "0"])),
         "bool8": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, None, 0, 1, 0], pa.int8())),
         "tensor": pa.ExtensionArray.from_storage(
-            pa.fixed_shape_tensor(pa.int32(), [2]), pa.array([[1, 2], None, [3, 4], [5, 6], [7, 8]], pa.list_(pa.int32(), 2))
+            pa.fixed_shape_tensor(pa.int32(), [2]),
+            pa.array([[1, 2], None, [3, 4], [5, 6], [7, 8]], pa.list_(pa.int32(), 2)),
         ),
         "opaque": pa.ExtensionArray.from_storage(pa.opaque(pa.binary(), "geometry", "someone"), pa.array(BLOBS)),
         "unregistered extension": pa.ExtensionArray.from_storage(Celsius(), pa.array([1.5, None, 2.5, -0.0, 3.0])),
@@ -151,7 +166,10 @@ _CELLS = {
     pa.decimal256(50, 3): st.decimals(-(10**16), 10**16, places=3),
     pa.binary(4): st.binary(min_size=4, max_size=4),
     **{type_: st.integers(*bounds) for type_, bounds in _INTEGERS.items()},
-    **{type_: st.text(st.characters(exclude_categories=["Cs"]), max_size=20) for type_ in (pa.string(), pa.large_string(), pa.string_view())},
+    **{
+        type_: st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+        for type_ in (pa.string(), pa.large_string(), pa.string_view())
+    },
     **{type_: st.binary(max_size=20) for type_ in (pa.binary(), pa.large_binary(), pa.binary_view())},
     **{pa.timestamp("us", zone): st.datetimes() for zone in (None, "UTC")},
     pa.duration("ms"): st.integers(-(2**40), 2**40),
@@ -187,7 +205,9 @@ def cells(type_: pa.DataType) -> st.SearchStrategy[object]:
     if pa.types.is_struct(type_):
         return st.none() | st.fixed_dictionaries({field.name: cells(field.type) for field in type_})
     if pa.types.is_map(type_):
-        return st.none() | st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), cells(type_.item_type)), max_size=3)
+        return st.none() | st.lists(
+            st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), cells(type_.item_type)), max_size=3
+        )
     size = {"min_size": 2, "max_size": 2} if pa.types.is_fixed_size_list(type_) else {"max_size": 3}
     return st.none() | st.lists(cells(type_.value_type), **size)
 
@@ -197,11 +217,15 @@ def tables(draw) -> pa.Table:
     """A table of any columns, cut into batches anywhere and perhaps a slice of a longer one."""
     schema = pa.schema(
         draw(st.lists(st.builds(pa.field, NAMES, TYPES), max_size=5)),
-        metadata=draw(st.none() | st.dictionaries(st.binary(max_size=5), st.binary(max_size=5), min_size=1, max_size=2)),
+        metadata=draw(
+            st.none() | st.dictionaries(st.binary(max_size=5), st.binary(max_size=5), min_size=1, max_size=2)
+        ),
     )
     batches = []
     for rows in draw(st.lists(st.integers(0, 6), max_size=3)):
-        arrays = [pa.array(draw(st.lists(cells(field.type), min_size=rows, max_size=rows)), field.type) for field in schema]
+        arrays = [
+            pa.array(draw(st.lists(cells(field.type), min_size=rows, max_size=rows)), field.type) for field in schema
+        ]
         if arrays:
             batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
     table = pa.Table.from_batches(batches, schema)

@@ -78,7 +78,12 @@ class BytesContract:
         assert type(store.get("a")) is bytes
 
     def test_the_first_version_is_1_and_every_write_of_the_key_adds_one_or_more(self, store):
-        versions = [store.put("a", b"1"), store.update("a", b"2"), store.put("a", b"2"), *store.put_many({"a": b"3"}).values()]
+        versions = [
+            store.put("a", b"1"),
+            store.update("a", b"2"),
+            store.put("a", b"2"),
+            *store.put_many({"a": b"3"}).values(),
+        ]
         assert versions[0] == 1
         assert versions == sorted(set(versions))
         assert store.version("a") == versions[-1]
@@ -122,7 +127,12 @@ class BytesContract:
     def test_a_value_of_the_limit_is_kept_and_one_byte_more_is_refused_with_a_hint(self, store):
         value = bytes(LIMIT)
         store.put("a", value)
-        for refused in (value + b"x", bytearray(LIMIT + 1), memoryview(bytes(LIMIT + 1)), memoryview(bytes(LIMIT + 4)).cast("I")):
+        for refused in (
+            value + b"x",
+            bytearray(LIMIT + 1),
+            memoryview(bytes(LIMIT + 1)),
+            memoryview(bytes(LIMIT + 4)).cast("I"),
+        ):
             with pytest.raises(ValueTooLarge, match=r"67,108,86\d.*67,108,864.*put_file.*frame"):
                 store.put("a", refused)
         assert store.get("a") == value
@@ -229,7 +239,10 @@ class BytesContract:
     @pytest.mark.parametrize("version", [0, -1, -2, True, 1.0, "1"])
     def test_an_if_version_that_is_no_version_is_refused(self, store, version):
         store.put("a", b"1")
-        for verb in (lambda: store.update("a", b"2", if_version=version), lambda: store.delete("a", if_version=version)):
+        for verb in (
+            lambda: store.update("a", b"2", if_version=version),
+            lambda: store.delete("a", if_version=version),
+        ):
             with pytest.raises(InvalidOption):
                 verb()
         assert store.get("a") == b"1"
@@ -265,10 +278,26 @@ class BytesContract:
             store.put(name, b"")
         assert store.keys() == sorted(names)  # Python orders by code point; UTF-16 would put U+10000 before U+E000
 
-    @pytest.mark.parametrize("edge", ["a", "a/", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0010fffe", "\U0010ffff", "\U0010ffff\U0010ffff", "a\U0010ffff"])
+    @pytest.mark.parametrize(
+        "edge",
+        [
+            "a",
+            "a/",
+            "\ud7ff",
+            "\ue000",
+            "\uffff",
+            "\U00010000",
+            "\U0010fffe",
+            "\U0010ffff",
+            "\U0010ffff\U0010ffff",
+            "a\U0010ffff",
+        ],
+    )
     def test_a_prefix_selects_exactly_what_starts_with_it(self, store, edge):
         around = ["\ud7fe", "\ue001", "b", "a0", "`", "é"]
-        names = sorted({edge, edge + "a", edge + "\U0010ffff", edge + "\U0010ffffz", edge + edge, edge[:-1] + "q", *around})
+        names = sorted(
+            {edge, edge + "a", edge + "\U0010ffff", edge + "\U0010ffffz", edge + edge, edge[:-1] + "q", *around}
+        )
         store.put_many(dict.fromkeys(names, b""))
         assert store.keys(edge) == [name for name in names if name.startswith(edge)]
         assert store.keys("") == names

@@ -35,7 +35,9 @@ INPUTS = [
     pytest.param(TABLE.to_reader, id="reader"),
     pytest.param(lambda: OnlyStream(TABLE), id="arrow stream"),
     pytest.param(lambda: {"n": [1, 2, None], "s": ["a", None, "c"]}, id="dict of lists"),
-    pytest.param(lambda: {"n": pa.array([1, 2, None]), "s": pa.chunked_array([["a", None], ["c"]])}, id="dict of arrays"),
+    pytest.param(
+        lambda: {"n": pa.array([1, 2, None]), "s": pa.chunked_array([["a", None], ["c"]])}, id="dict of arrays"
+    ),
     pytest.param(lambda: (batch for batch in TABLE.to_batches(max_chunksize=1)), id="generator of batches"),
     pytest.param(lambda: [TABLE.slice(0, 1), TABLE.slice(1)], id="list of tables"),
 ]
@@ -111,7 +113,9 @@ class FramesContract:
                 found.loc[found.index[0], column] = 0
 
     def test_a_polars_frame_comes_back(self, store):
-        source = pl.DataFrame({"n": [1, None], "s": ["a", "b"], "l": [[1], []], "d": [datetime.date(2026, 1, 1), None], "c": ["x", "y"]})
+        source = pl.DataFrame(
+            {"n": [1, None], "s": ["a", "b"], "l": [[1], []], "d": [datetime.date(2026, 1, 1), None], "c": ["x", "y"]}
+        )
         store.put("f", source.with_columns(pl.col("c").cast(pl.Categorical)))
         assert store.frame("f").to_polars().with_columns(pl.col("c").cast(pl.String)).equals(source)
 
@@ -199,14 +203,22 @@ class FramesContract:
         assert store.frame("f").to_arrow().num_rows == 3
 
     def test_columns_may_share_a_name_and_have_any(self, store):
-        columns = [pa.array([1, 2]), pa.array(["a", "b"]), pa.array([None, 1.5]), pa.array([True, False]), pa.array([1, 1])]
+        columns = [
+            pa.array([1, 2]),
+            pa.array(["a", "b"]),
+            pa.array([None, 1.5]),
+            pa.array([True, False]),
+            pa.array([1, 1]),
+        ]
         source = pa.Table.from_arrays(columns, names=["x", "x", "", "a \n\x00 b", "\U0001f600"])
         store.put("f", source)
         assert difference(store.frame("f").to_arrow(), source) == ""
 
     def test_metadata_and_non_nullable_fields_are_kept(self, store):
         field = pa.field("n", pa.int64(), nullable=False, metadata={"unit": "m"})
-        schema = pa.schema([field, pa.field("l", pa.list_(pa.field("item", pa.int8(), nullable=False)))], metadata={b"\xff": b"\x00"})
+        schema = pa.schema(
+            [field, pa.field("l", pa.list_(pa.field("item", pa.int8(), nullable=False)))], metadata={b"\xff": b"\x00"}
+        )
         source = pa.Table.from_arrays([pa.array([1]), pa.array([[1]], schema.field("l").type)], schema=schema)
         for key, table in {"rows": source, "none": source.slice(0, 0)}.items():
             store.put(key, table)

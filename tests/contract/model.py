@@ -16,7 +16,9 @@ NAMES = ["a", "a/", "a/b", "a\U0010ffff", "b", "\ud7ff", "\ue000", "\U00010000",
 KEYS = st.sampled_from(NAMES)
 PREFIXES = st.sampled_from(["", "a", "a/", "\ud7ff", "c", "\U0010ffff"])
 BYTES = st.binary(max_size=12)
-FRAMES = st.lists(st.none() | st.integers(-5, 5), max_size=5).map(lambda cells: pa.table({"n": pa.array(cells, pa.int64())}))
+FRAMES = st.lists(st.none() | st.integers(-5, 5), max_size=5).map(
+    lambda cells: pa.table({"n": pa.array(cells, pa.int64())})
+)
 VALUES = BYTES | FRAMES
 VERSIONS = st.integers(1, 12)
 
@@ -203,5 +205,3 @@ class StoreModel(RuleBasedStateMachine):
             assert found == expected
         else:
             assert found.to_arrow().equals(expected)
-
-

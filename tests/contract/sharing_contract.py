@@ -160,7 +160,9 @@ class SharingContract:
         delays = []
         with ThreadPoolExecutor(1) as pool:
             for number in range(20):
-                waiting = pool.submit(lambda key=f"go/{number}": (store.wait(key, timeout_seconds=10), time.monotonic()))
+                waiting = pool.submit(
+                    lambda key=f"go/{number}": (store.wait(key, timeout_seconds=10), time.monotonic())
+                )
                 time.sleep(0.01)
                 put = time.monotonic()
                 store.put(f"go/{number}", b"now")
@@ -222,7 +224,9 @@ class SharingContract:
     @pytest.mark.slow
     def test_of_many_processes_that_create_one_succeeds(self, store, opener, processes):
         gate, won = processes.Barrier(3), processes.Queue()
-        started = [processes.Process(target=create_elsewhere, args=(opener, gate, won, name)) for name in (b"a", b"b", b"c")]
+        started = [
+            processes.Process(target=create_elsewhere, args=(opener, gate, won, name)) for name in (b"a", b"b", b"c")
+        ]
         for process in started:
             process.start()
         winners = dict(won.get(timeout=30) for _ in range(100))

@@ -38,7 +38,13 @@ def test_any_table_comes_back(store, table):
     assert difference(frame.to_arrow(), table) == ""
 
 
-@given(content=st.dictionaries(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8), st.binary(max_size=50), max_size=10))
+@given(
+    content=st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8),
+        st.binary(max_size=50),
+        max_size=10,
+    )
+)
 @settings(max_examples=50)
 def test_any_keys_and_bytes_come_back(store, content):
     store.delete_many(store.keys())

@@ -1,0 +1,105 @@
+"""kill -9 of a writer at any moment: what was acknowledged is there, the rest whole or not at all, and nothing is left."""
+
+import functools
+import os
+import random
+import time
+
+import pyarrow as pa
+import pytest
+
+import eau2
+from tests.crash.deeds import FRAME, Expected, table, write_texts, write_until_killed
+
+SEED = 20261121
+
+
+def left_behind(folder, live_handles: int) -> list[str]:
+    """Staging directories and files of dead processes, and half-written files."""
+    staging = folder / "node-0" / "staging"
+    holders = sorted(os.listdir(staging))
+    files = [f"{holder}/{name}" for holder in holders for name in os.listdir(staging / holder) if name != "lock"]
+    return files + holders[live_handles:] + [name for name in os.listdir(folder) if name not in ("eau2.json", "node-0")]
+
+
+def chunk_files(folder) -> set[str]:
+    return {name for _, _, names in os.walk(folder / "node-0" / "chunks") for name in names}
+
+
+class Crashes:
+    """One store over many rounds: start a writer, kill it, look. Frames are held across kills, by this process."""
+
+    def __init__(self, folder, processes, flush):
+        self.folder, self.processes = folder / "store", processes
+        self.texts = folder / "texts"
+        self.texts.mkdir()
+        write_texts(self.texts)
+        self.opener = functools.partial(eau2.open, str(self.folder), flush=flush)
+        self.expected = Expected()
+        self.held: list[tuple[eau2.Frame, pa.Table]] = []
+        self.deeds = 0
+
+    def round(self, seed: int) -> None:
+        chance = random.Random(seed)
+        after = chance.choice([chance.uniform(0.002, 0.05), chance.uniform(0.05, 0.3), chance.uniform(0.3, 1.0) ** 2])
+        reader, writer = self.processes.Pipe(duplex=False)
+        process = self.processes.Process(target=write_until_killed, args=(self.opener, str(self.texts), seed, writer))
+        process.start()
+        writer.close()
+        self._listen_and_kill(reader, process, time.monotonic() + after)
+        with self.opener() as store:  # the next open: no repair is asked for
+            assert self.expected.settle(store) == []
+            assert store.check().faults == ()
+            assert left_behind(self.folder, 1) == []
+            assert len(chunk_files(self.folder)) == store.statistics().chunks
+            self._hold(store, chance)
+        for frame, known in self.held:
+            assert frame.to_arrow().equals(known)
+
+    def _listen_and_kill(self, reader, process, deadline) -> None:
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                if reader.poll(left):
+                    self._told(reader.recv())
+            process.kill()
+            while True:  # what was told before the kill
+                self._told(reader.recv())
+        except EOFError:
+            pass
+        finally:
+            process.kill()
+            process.join(10)
+            reader.close()
+        assert process.exitcode == -9, "the writer ended by itself: see its traceback above"
+        process.close()
+
+    def _told(self, message) -> None:
+        self.deeds += message[0] == "done"
+        self.expected.told(message)
+
+    def _hold(self, store, chance) -> None:
+        frames = [(key, value[1]) for key, value in self.expected.acknowledged.items() if value[0] == FRAME]
+        if frames:
+            key, number = chance.choice(frames)
+            self.held = [*self.held[-9:], (store.frame(key), table(number))]
+
+
+def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing(tmp_path, processes):
+    crashes = Crashes(tmp_path, processes, "process")
+    for number in range(6):
+        crashes.round(SEED + number)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("flush", "rounds"), [("process", 150), ("power", 50)])
+def test_a_writer_killed_at_200_moments(tmp_path, processes, flush, rounds):
+    crashes = Crashes(tmp_path, processes, flush)
+    for number in range(rounds):
+        try:
+            crashes.round(SEED + 1000 + number)
+        except BaseException as error:
+            error.add_note(f"round {number}")
+            raise
+    print(f"{rounds} kills, {crashes.deeds} acknowledged deeds, flush={flush}")
+    assert crashes.deeds > 5 * rounds
