@@ -321,7 +321,7 @@ files = st.one_of(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=150)
 @given(files, st.sampled_from([1 << 20, 40]))
 @example(b"<0>\n" * 600 + b"<7><+007>\n<x><1.5>", 1 << 20)
 @example(b'<1.5><0x1>\n<nan><"0x1">\n', 1 << 20)
@@ -336,7 +336,7 @@ def test_any_text_gives_the_rows_and_the_account_of_the_slow_parser(data, block_
     assert (fast.blank, fast.bad, fast.widened) == (slow.blank, slow.bad, slow.widened)
 
 
-@settings(max_examples=300)
+@settings(max_examples=70)
 @given(files, st.lists(st.sampled_from(WIDTH), min_size=1, max_size=3))
 def test_with_given_types_what_does_not_fit_is_bad(data, types):
     fast = fast_read(data, Sor(types=tuple(SOR_TYPES[name] for name in types)), 40)
@@ -345,7 +345,7 @@ def test_with_given_types_what_does_not_fit_is_bad(data, types):
     assert (fast.blank, fast.bad, fast.widened) == (slow.blank, slow.bad, [])
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(files)
 def test_without_widening_what_does_not_fit_is_bad(tail):
     data = b"<0><1>\n" * 500 + tail
@@ -354,7 +354,7 @@ def test_without_widening_what_does_not_fit_is_bad(tail):
     assert (fast.types, fast.blank, fast.bad, fast.widened) == (slow.types, slow.blank, slow.bad, [])
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(files)
 def test_widening_after_the_lines_that_decide_loses_no_text(tail):
     data = b"<0><+5><1.50><>\n" * 500 + tail

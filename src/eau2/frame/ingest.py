@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from eau2.errors import InvalidOption, LoadError
-from eau2.frame.blocks import BLOCK_BYTES, lines_of
+from eau2.frame.blocks import BLOCK_BYTES, lines_of, records_of
 from eau2.frame.columnar import open_table
 from eau2.frame.formats import TEXT_FORMATS, Options, Text, array_as_lines, format_of, open_text, understand, unreadable
 from eau2.frame.progress import Bar
@@ -235,7 +235,7 @@ class _Texts:
         return self._text.lines_before if self._reading.options.byte_range is None else 0
 
     def _batches(self, account: _Account) -> Generator[pa.RecordBatch, None, None]:
-        waiting: deque[tuple[pa.Schema, bytes, Future[Block]]] = deque()
+        waiting: deque[tuple[pa.Schema, pa.Buffer, Future[Block]]] = deque()
         reading = self._reading
         with reading.open_text() as file, ThreadPoolExecutor(reading.threads, "eau2-load") as pool:
             try:
@@ -252,27 +252,27 @@ class _Texts:
         if self._again:
             raise _Again
 
-    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
+    def _blocks(self, file: BinaryIO) -> Iterator[pa.Buffer]:
         byte_range, body = self._reading.options.byte_range, self._text.body
         if byte_range is not None:
             byte_range = max(byte_range[0], body), max(byte_range[1], body)
         else:
             file.read(body)
-        text = self._text
+        cut = records_of if self._text.quoted else lines_of
         try:
-            yield from lines_of(
-                file, name=self._reading.path, byte_range=byte_range, quoted=text.quoted, size=self._reading.block_bytes
-            )
+            yield from cut(file, name=self._reading.path, byte_range=byte_range, size=self._reading.block_bytes)
         except (OSError, EOFError) as error:
             raise _unreadable_text(self._reading.path, error) from error
 
-    def _take(self, account: _Account, schema: pa.Schema, data: bytes, job: Future[Block]) -> Iterator[pa.RecordBatch]:
+    def _take(
+        self, account: _Account, schema: pa.Schema, data: pa.Buffer, job: Future[Block]
+    ) -> Iterator[pa.RecordBatch]:
         block = job.result()
         if block.schema != schema:
             if schema != self._schema:  # it was parsed with what has been widened meanwhile
                 schema, block = self._schema, self._text.lines.parse(data, self._schema)
-            self._widen(account, schema, block, len(data))
-        account.add(block, len(data))
+            self._widen(account, schema, block, data.size)
+        account.add(block, data.size)
         self._bar.update(account.bytes)
         if self._reading.on_error == "fail" and account.rejects.first:
             raise self._failure(account)

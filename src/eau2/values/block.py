@@ -60,5 +60,5 @@ class Lines(Protocol):
     def infer(self, head: bytes) -> pa.Schema:
         """Return the schema that the first lines, `head`, suggest."""
 
-    def parse(self, data: bytes, schema: pa.Schema) -> Block:
+    def parse(self, data: bytes | pa.Buffer, schema: pa.Schema) -> Block:
         """Return the rows of the lines in `data`. Never fails: a line is a row, blank, or a reject."""

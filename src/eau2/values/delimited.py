@@ -67,7 +67,8 @@ class Delimited:
             return self._schema([g or f or pa.string() for g, f in zip(self.given, found, strict=True)])
         return self._schema([given or pa.string() for given in self.given])
 
-    def parse(self, data: bytes, schema: pa.Schema) -> Block:
+    def parse(self, data: bytes | pa.Buffer, schema: pa.Schema) -> Block:
+        data = bytes(data)
         types: list[pa.DataType | None] = list(schema.types)
         attempt = _Attempt(types)
         widened: list[Widening] = []

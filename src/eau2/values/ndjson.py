@@ -40,7 +40,8 @@ class Ndjson:
         lines = [line for line in head.split(b"\n") if _object(line)]
         return _widest(pa.schema([]), lines)
 
-    def parse(self, data: bytes, schema: pa.Schema) -> Block:
+    def parse(self, data: bytes | pa.Buffer, schema: pa.Schema) -> Block:
+        data = bytes(data)
         lines = data.split(b"\n")
         if not lines[-1]:
             lines.pop()

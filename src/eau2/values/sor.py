@@ -75,15 +75,16 @@ class Sor:
             votes.extend(set() for _ in range(len(self.names) - len(votes)))
         return _schema(self.names, [_elected(column) for column in votes])
 
-    def parse(self, data: bytes, schema: pa.Schema) -> Block:
-        if not data.endswith(b"\n") and data:
-            data += b"\n"
+    def parse(self, data: bytes | pa.Buffer, schema: pa.Schema) -> Block:
         columns = plain_columns(data, schema.types)
         if columns is not None:
             batch = pa.RecordBatch.from_arrays(columns, schema=schema)
             return Block(schema, lines=batch.num_rows, rows=batch.num_rows, batches=[batch])
+        text = bytes(data)
+        if text and not text.endswith(b"\n"):
+            text += b"\n"
         block = Block(schema)
-        for piece in split_pieces(data, PIECE_BYTES):
+        for piece in split_pieces(text, PIECE_BYTES):
             self._parse_piece(piece, block)
         return block
 

@@ -12,6 +12,7 @@ anything is not as expected the answer is None, and the caller reads the lines o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _LF, _CR, _TAB, _BLANK, _QUOTE, _PLUS, _ZERO, _OPEN, _CLOSE = b'\n\r\t "+0<>'
 _OPEN_TO_BLANK = np.uint8(_OPEN ^ _BLANK)
 _EXACT_BELOW = 2.0**63  # FLOAT text without a point is an integer of 64 bits, so larger numbers are looked at again
+_WINDOW = 64 << 10  # bytes looked at together: small enough for the cache and for the allocator to keep
 _TO_END = 1 << 30  # not None: without an end, binary_slice of pyarrow 26 fails with "Negative buffer resize"
 _MISSING = [" " * count for count in range(1, 17)]
 _AROUND = [(" " * before, " " * after) for before in range(1, 5) for after in range(4)]
@@ -40,14 +42,15 @@ _TRUE = [f"{before}1{after}" for before, after in _AROUND]
 _FALSE = [f"{before}0{after}" for before, after in _AROUND]
 
 
-def plain_columns(data: bytes, types: Sequence[pa.DataType]) -> list[pa.Array] | None:
+def plain_columns(data: bytes | pa.Buffer, types: Sequence[pa.DataType]) -> list[pa.Array] | None:
     """Return the columns of the lines in `data`, each ended by LF, or None unless that is quick and certain."""
     raw = np.frombuffer(data, np.uint8)
-    opens = raw == _OPEN
-    spaced = _layout(raw, opens, len(types))
+    # In memory of Arrow, whose allocator keeps it: the system's gives large pieces back each time, and the page faults
+    # cost as much as the parsing. For the same reason there are windows.
+    text = np.frombuffer(pa.allocate_buffer(raw.size), np.uint8)
+    spaced = _layout(raw, _census(raw, text), len(types))
     if spaced is None:
         return None
-    text = raw ^ (opens.view(np.uint8) * _OPEN_TO_BLANK)
     try:
         table = _read(text, [pa.binary() if type_ == STRING else type_ for type_ in types])
     except pa.ArrowInvalid:
@@ -76,34 +79,57 @@ def _finish(
 # -- the proof --------------------------------------------------------------------------------------------------------
 
 
-def _layout(raw: Bytes, opens: Mask, width: int) -> bool | None:
-    """Return whether there are blanks anywhere when all lines are rows of `width` fields; None when they are not."""
-    count, lines = int(np.count_nonzero(opens)), int(np.count_nonzero(raw == _LF))
-    if not lines or not width or count != lines * width:
+@dataclass(frozen=True, slots=True)
+class _Census:
+    """How often bytes, and pairs of neighbours, occur."""
+
+    opens: int
+    closes: int
+    lines: int
+    edges: int  # `<` after `>` or LF
+    ends: int  # LF after `>`
+    small: int  # blanks and control characters, LF too
+
+
+def _census(raw: Bytes, text: Bytes) -> _Census:
+    """Count in `raw`, and write it to `text` with a blank for each `<`."""
+    counts = np.zeros(6, np.int64)
+    for start in range(0, raw.size, _WINDOW):
+        window = raw[start : start + _WINDOW + 1]  # and the byte after it, for pairs
+        own = window[:_WINDOW]
+        opens, closes, ends = window == _OPEN, window == _CLOSE, window == _LF
+        own_opens = opens[:_WINDOW]
+        np.bitwise_xor(own, own_opens.view(np.uint8) * _OPEN_TO_BLANK, out=text[start : start + _WINDOW])
+        closes_before_end = np.count_nonzero(closes[:-1] & ends[1:])
+        own_closes, own_ends = np.count_nonzero(closes[:_WINDOW]), np.count_nonzero(ends[:_WINDOW])
+        closes |= ends
+        edges = np.count_nonzero(closes[:-1] & opens[1:])
+        small = np.count_nonzero(own <= _BLANK)
+        counts += (np.count_nonzero(own_opens), own_closes, own_ends, edges, closes_before_end, small)
+    return _Census(*counts.tolist())
+
+
+def _layout(raw: Bytes, census: _Census, width: int) -> bool | None:
+    """Return whether there are blanks anywhere when all lines are rows of `width` fields; None when they are not.
+
+    Such lines have, blanks and CR before LF aside: LF only after `>`, and `<` only after those two, or first. Then the
+    `>` and LF but the last are as many as the `<` and LF that follow them, so nothing else follows them.
+    """
+    if not census.lines or not width or census.opens != census.lines * width or census.closes != census.opens:
         return None
+    if census.small == census.lines:
+        return False if _is_tight(raw, census) else None
     returns = raw == _CR
-    odd = returns if returns.any() else None
-    if odd is not None and np.count_nonzero(returns[:-1] & (raw[1:] == _LF)) != np.count_nonzero(returns):
+    if np.count_nonzero(returns[:-1] & (raw[1:] == _LF)) != np.count_nonzero(returns):
         return None
     blanks = raw == _BLANK
     blanks |= raw == _TAB
-    spaced = bool(blanks.any())
-    if spaced or odd is not None:
-        raw = raw[~(blanks | returns)]
-        opens = raw == _OPEN
-    return spaced if _edges(raw, opens, count, lines) else None
+    tight = raw[~(blanks | returns)]
+    return bool(blanks.any()) if _is_tight(tight, _census(tight, tight.copy())) else None
 
 
-def _edges(raw: Bytes, opens: Mask, count: int, lines: int) -> bool:
-    """Whether, blanks aside, `<` is exactly what starts the block and follows each `>` and LF, and LF follows `>`."""
-    closes, ends = raw == _CLOSE, raw == _LF
-    return bool(
-        raw[0] == _OPEN
-        and np.count_nonzero(closes) == count
-        and np.count_nonzero(closes[:-1] & ends[1:]) == lines
-        and np.count_nonzero(closes[:-1] & opens[1:]) == count - lines
-        and np.count_nonzero(ends[:-1] & opens[1:]) == lines - 1
-    )
+def _is_tight(raw: Bytes, census: _Census) -> bool:
+    return bool(raw[0] == _OPEN) and census.edges == census.opens - 1 and census.ends == census.lines
 
 
 def _read(text: Bytes, types: Sequence[pa.DataType], only: Sequence[int] | None = None) -> list[pa.Array]:
@@ -131,12 +157,15 @@ def _read(text: Bytes, types: Sequence[pa.DataType], only: Sequence[int] | None 
 
 def _has_hexadecimal(raw: Bytes) -> bool:
     """Whether some field may start with 0x, which Arrow reads as an integer."""
-    zeros = raw[1:-1] == _ZERO
-    zeros &= (raw[2:] | 32) == ord("x")
-    if not zeros.any():
-        return False
-    before = raw[:-2][zeros]
-    return bool(((before == _OPEN) | (before == _BLANK) | (before == _TAB)).any())
+    for start in range(0, raw.size, _WINDOW):
+        window = raw[start : start + _WINDOW + 2]
+        zeros = window[1:-1] == _ZERO
+        zeros &= (window[2:] | 32) == ord("x")
+        if zeros.any():
+            before = window[:-2][zeros]
+            if ((before == _OPEN) | (before == _BLANK) | (before == _TAB)).any():
+                return True
+    return False
 
 
 def _ints_are_decimal(text: Bytes, types: Sequence[pa.DataType]) -> bool:

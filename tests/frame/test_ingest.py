@@ -1,0 +1,453 @@
+"""Files to tables, with the account of every line, in every format."""
+
+import base64
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eau2.errors import InvalidOption, LoadError
+from eau2.frame import ingest
+from eau2.frame.ingest import read
+
+
+def whole(schema, batches):
+    return pa.Table.from_batches(batches, schema)
+
+
+def load(path, *, block_bytes=None, **options):
+    reading = read(path, **options)
+    if block_bytes:
+        reading.block_bytes = block_bytes
+    table, report = reading.run(whole, "k")
+    assert report.lines == report.rows + report.blank + report.bad
+    assert report.rows == table.num_rows
+    assert [name for name, _ in report.columns] == table.schema.names
+    return table, report
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name, data):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return put
+
+
+# -- SoR --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_what_the_command_line_prints(write):
+    path = write("a.sor", b"<0><a>\n\n" + b"<1><b>\n" * 600 + b"<7><c>\n<x <y>\n<2><d><3>\n")
+    table, report = load(path)
+    assert report.to_dict() == {
+        "key": "k",
+        "lines": 605,
+        "rows": 603,
+        "blank": 1,
+        "bad": 1,
+        "columns": [{"name": "c0", "type": "INT"}, {"name": "c1", "type": "STRING"}, {"name": "c2", "type": "INT"}],
+        "widened": [
+            {"column": "c0", "from": "BOOL", "to": "INT", "line": 603},
+            {"column": "c2", "from": "", "to": "INT", "line": 605},
+        ],
+        "rejects": [{"line": 604, "column": 1, "reason": "< inside a value without quotes"}],
+    }
+    assert table.slice(600).to_pylist() == [
+        {"c0": 1, "c1": "b", "c2": None},
+        {"c0": 7, "c1": "c", "c2": None},
+        {"c0": 2, "c1": "d", "c2": 3},
+    ]
+    assert "603 rows of 605 lines" in str(report)
+    assert "column c0: from BOOL to INT at line 603" in str(report)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b" \t \r\n\n", b"x\n"])
+def test_a_file_without_rows_is_a_frame_without_columns(write, data):
+    table, report = load(write("a.sor", data))
+    assert (table.num_rows, table.num_columns) == (0, 0)
+    assert report.lines == data.count(b"\n")
+
+
+def test_a_late_widening_loses_no_text_and_reads_less_than_three_times(write, monkeypatch):
+    monkeypatch.setattr(ingest, "REREAD_BYTES", 0)
+    lines = [b"<007><1>"] * 3000
+    lines[1000], lines[2000], lines[2500], lines[2900] = b"<1.50><1>", b"<2><2>", b"<x><1>", b"<1><1.5>"
+    path = write("a.sor", b"\n".join(lines))
+    reading = read(path)
+    reading.block_bytes = 256
+    table, report = reading.run(whole)
+    assert table["c0"].to_pylist()[0] == "007"
+    assert table["c0"].to_pylist()[999:1002] == ["007", "1.50", "007"]
+    assert [(w.column, w.old, w.new, w.line) for w in report.widened] == [
+        ("c0", "INT", "FLOAT", 1001),
+        ("c1", "BOOL", "INT", 2001),
+        ("c0", "FLOAT", "STRING", 2501),
+        ("c1", "INT", "FLOAT", 2901),
+    ]
+    assert reading.passes == 3  # at once for line 1,001, in the first half; the others together
+
+
+def test_the_writer_is_called_again_with_the_wider_schema_and_may_clean_up(write):
+    path = write("a.sor", b"<0>\n" * 600 + b"<x>\n")
+    seen = []
+
+    def writer(schema, batches):
+        rows = 0
+        try:
+            for batch in batches:
+                rows += batch.num_rows
+        except BaseException:
+            seen.append(("left", schema.types))
+            raise
+        seen.append((rows, schema.types))
+        return rows
+
+    result, _ = read(path).run(writer)
+    assert result == 601
+    assert seen == [("left", [pa.bool_()]), (601, [pa.string()])]
+
+
+def test_a_failure_of_the_writer_comes_through_and_leaves_no_rejects(write, tmp_path):
+    def writer(schema, batches):
+        next(batches)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        read(write("a.sor", b"<1>\nx\n"), rejects=tmp_path / "bad").run(writer)
+    assert not [path for path in tmp_path.iterdir() if "bad" in path.name]
+
+
+def test_without_widening_later_values_are_bad(write):
+    table, report = load(write("a.sor", b"<0>\n" * 500 + b"<7>\n<1><2>\n"), widen=False)
+    assert table.schema.types == [pa.bool_()]
+    assert [(r.line, r.column, r.reason) for r in report.rejects] == [
+        (501, 1, "'7' is not a BOOL"),
+        (502, 2, "2 fields, but 1 columns"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schema", "names", "types"),
+    [
+        ({"a": "INT", "b": str}, ["a", "b"], [pa.int64(), pa.string()]),
+        (pa.schema([("a", pa.float64()), ("b", pa.string())]), ["a", "b"], [pa.float64(), pa.string()]),
+        (["a", "b"], ["a", "b"], [pa.bool_(), pa.string()]),
+        (["INT", "STRING"], ["c0", "c1"], [pa.int64(), pa.string()]),
+        ([("a", "INT"), ("b", "STRING")], ["a", "b"], [pa.int64(), pa.string()]),
+    ],
+)
+def test_names_and_types_can_be_given(write, schema, names, types):
+    table, report = load(write("a.sor", b"<0><x>\n<1>\n<1><2><3>\n"), schema=schema)
+    assert (table.schema.names, table.schema.types) == (names, types)
+    assert (report.rows, report.bad) == (2, 1)
+
+
+def test_on_error_null_keeps_the_row_and_reports_the_cell(write, tmp_path):
+    rejects = tmp_path / "rejects.ndjson"
+    path = write("a.sor", b"<1><a>\n<x><\xff>\n<2 <b>\n")
+    table, report = load(path, schema=["INT", "STRING"], on_error="null", rejects=rejects)
+    assert table.to_pylist() == [{"c0": 1, "c1": "a"}, {"c0": None, "c1": None}]
+    assert (report.rows, report.bad, report.nulled) == (2, 1, 2)
+    found = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(f["line"], f["column"], f["reason"]) for f in found] == [
+        (2, 1, "'x' is not an INT"),
+        (2, 2, "not valid UTF-8"),
+        (3, 1, "< inside a value without quotes"),
+    ]
+    assert base64.b64decode(found[0]["raw_base64"]) == b"<x><\xff>"
+    assert found[2]["raw"] == "<2 <b>"
+
+
+def test_on_error_fail_names_file_line_column_and_text(write, tmp_path):
+    path = write("a.sor", b"<1>\n" * 3000 + b"<1><two words>\n")
+    with pytest.raises(LoadError, match=r"line 3,001 column 2 of .*a.sor: several words.*two words") as caught:
+        load(path, on_error="fail", rejects=tmp_path / "r", block_bytes=500)
+    assert (caught.value.line, caught.value.column, caught.value.file) == (3001, 2, str(path))
+    assert not (tmp_path / "r").exists()
+
+
+def test_all_bad_lines_are_in_the_rejects_file_and_a_hundred_in_the_report(write, tmp_path):
+    path = write("a.sor", b"".join(b"<%d\n" % number for number in range(250)) + b"<1>\n")
+    _, report = load(path, rejects=tmp_path / "r", block_bytes=64)
+    assert (report.bad, len(report.rejects), report.rows) == (250, 100, 1)
+    lines = [json.loads(line) for line in (tmp_path / "r").read_text().splitlines()]
+    assert [(line["line"], line["raw"]) for line in lines] == [(number + 1, f"<{number}") for number in range(250)]
+
+
+def test_rejects_that_cannot_be_written_are_an_error(write, tmp_path):
+    with pytest.raises(LoadError, match="cannot write the bad lines"):
+        load(write("a.sor", b"<1>\n"), rejects=tmp_path / "no" / "r")
+
+
+sor_lines = st.sampled_from([b"<1><a>", b"<0><bb>", b"", b"<1", b'<1> <"x y">', b"<1>\r", b"<1><" + b"z" * 50 + b">"])
+
+
+@given(st.lists(sor_lines, max_size=12), st.booleans(), st.lists(st.integers(0, 300), max_size=4), st.integers(1, 80))
+def test_ranges_that_tile_a_file_give_exactly_its_rows(tmp_path_factory, lines, ended, cuts, block_bytes):
+    data = b"\n".join(lines) + b"\n" * ended
+    path = tmp_path_factory.mktemp("tiles") / "a.sor"
+    path.write_bytes(data)
+    table, report = load(path, block_bytes=block_bytes)
+    rows, total = [], [0, 0, 0]
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), max([len(data), *cuts]) + 5], strict=True):
+        part, counted = load(path, byte_range=(start, end), block_bytes=block_bytes)
+        assert part.schema == table.schema
+        rows += part.to_pylist()
+        total = [a + b for a, b in zip(total, (counted.lines, counted.blank, counted.bad), strict=True)]
+    assert rows == table.to_pylist()
+    assert total == [report.lines, report.blank, report.bad]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_come_in_the_order_of_the_file(write, threads):
+    path = write("a.sor", b"".join(b"<%d>\n" % number for number in range(5000)))
+    table, _ = load(path, block_bytes=300, threads=threads)
+    assert table["c0"].to_pylist() == list(range(5000))
+
+
+def test_batches_come_while_the_file_is_read(write):
+    path = write("a.sor", b"".join(b"<%d>\n" % number for number in range(50_000)))
+    reading = read(path, threads=1)
+    reading.block_bytes = 1000
+
+    def writer(schema, batches):
+        return next(batches).num_rows, sum(batch.num_rows for batch in batches)
+
+    (first, rest), report = reading.run(writer)
+    assert first < 500
+    assert first + rest == report.rows == 50_000
+
+
+def test_compressed_text_is_read(write):
+    table, report = load(write("a.sor.gz", gzip.compress(b"<1><a>\n<0><b>\n")))
+    assert table["c1"].to_pylist() == ["a", "b"]
+    assert report.format == "sor"
+
+
+# -- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_is_read_as_arrow_reads_it(write):
+    data = b'id,name,when,x\n1,"a, b",2026-01-02,1.5\n2,"say ""hi""",,NA\n3,"two\nlines",2026-01-03,\n4,NA,,7\n'
+    path = write("a.csv", data)
+    table, report = load(path)
+    assert table.schema.types == [pa.int64(), pa.string(), pa.date32(), pa.float64()]
+    assert table["name"].to_pylist() == ["a, b", 'say "hi"', "two\nlines", "NA"]
+    assert table["x"].to_pylist() == [1.5, None, None, 7.0]
+    assert (report.lines, report.rows) == (4, 4)
+    assert table.drop(["name"]).equals(pa_csv.read_csv(path).drop(["name"]))
+
+
+def test_ragged_csv_lines_are_reported_with_their_line_and_text(write, tmp_path):
+    path = write("a.csv", b"a,b\r\n1,2\r\n\r\n3\r\n4,5,6\r\n7,8\r\n")
+    table, report = load(path, rejects=tmp_path / "r")
+    assert table.to_pylist() == [{"a": 1, "b": 2}, {"a": 7, "b": 8}]
+    assert (report.lines, report.rows, report.blank, report.bad) == (5, 2, 1, 2)
+    assert [(r.line, r.column, r.reason) for r in report.rejects] == [
+        (4, 2, "1 values, but 2 columns"),
+        (5, 3, "3 values, but 2 columns"),
+    ]
+
+
+def test_a_csv_column_is_widened_when_a_late_value_needs_it(write, monkeypatch):
+    rows = [b"%d,x,%d" % (number, number) for number in range(4000)]
+    rows[2000] = b"1.5,x,"
+    rows[3000] = b"ABC,x,7"
+    path = write("a.csv", b"id,t,n\n" + b"\n".join(rows) + b"\n")
+    reading = read(path)
+    reading.block_bytes = 4096
+    monkeypatch.setattr("eau2.frame.formats.HEAD_BYTES", 4096)
+    table, report = reading.run(whole)
+    assert table.schema.types == [pa.string(), pa.string(), pa.int64()]
+    assert table["id"].to_pylist()[1999:2002] == ["1999", "1.5", "2001"]
+    assert [(w.column, w.old, w.new, w.line) for w in report.widened] == [
+        ("id", "INT", "FLOAT", 2002),
+        ("id", "FLOAT", "STRING", 3002),
+    ]
+    assert table["n"].null_count == 1
+
+
+def test_a_csv_value_that_is_not_of_the_given_type_is_bad_or_missing(write):
+    path = write("a.csv", b"id,t\n1,a\nx,b\n3,\xff\n,d\n")
+    table, report = load(path, schema={"id": "INT"})
+    assert table.to_pylist() == [{"id": 1, "t": "a"}, {"id": None, "t": "d"}]
+    assert [(r.line, r.column, r.reason) for r in report.rejects] == [
+        (3, 1, "'x' is no INT"),
+        (4, 2, "not valid UTF-8"),
+    ]
+    table, report = load(path, schema={"id": "INT"}, on_error="null")
+    assert table.to_pylist()[1:3] == [{"id": None, "t": "b"}, {"id": 3, "t": None}]
+    assert (report.rows, report.nulled) == (4, 2)
+
+
+def test_a_csv_without_names_takes_them_from_the_caller(write):
+    path = write("a.tsv", b"1\tx\n2\ty\n")
+    assert load(path, schema=["n", "t"])[0].to_pylist() == [{"n": 1, "t": "x"}, {"n": 2, "t": "y"}]
+    assert load(path, schema=[("n", "FLOAT"), ("t", "STRING")])[0]["n"].to_pylist() == [1.0, 2.0]
+
+
+def test_a_csv_column_that_is_not_there_is_named(write):
+    with pytest.raises(LoadError, match="has no column 'z': line 1 names a, b"):
+        load(write("a.csv", b"a,b\n1,2\n"), schema={"z": "INT"})
+
+
+csv_values = st.sampled_from([b"1", b"2.5", b"", b'"q"', b'"a,b"', b'"l1\nl2"', b'""', b"x y", b"-3"])
+
+
+@given(st.lists(st.tuples(csv_values, csv_values), min_size=1, max_size=30), st.integers(8, 60))
+def test_csv_in_blocks_gives_the_rows_of_the_whole(tmp_path_factory, rows, block_bytes):
+    data = b"a,b\n" + b"".join(left + b"," + right + b"\n" for left, right in rows)
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_bytes(data)
+    table, report = load(path, block_bytes=block_bytes)
+    options = pa_csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    expected = pa_csv.read_csv(path, convert_options=options, parse_options=parse)
+    assert table.equals(expected)
+    assert report.lines == len(rows)
+
+
+def test_a_stray_quote_costs_no_more_than_its_line(write):
+    data = b"a,b\n" + b'1,5" pipe\n' + b"2,x\n" * 2000
+    table, report = load(write("a.csv", data), block_bytes=1000)
+    assert report.rows == table.num_rows == 2001
+    assert table["b"][0].as_py() == '5" pipe'
+
+
+# -- NDJSON -----------------------------------------------------------------------------------------------------------
+
+
+def test_ndjson_with_bad_lines(write):
+    path = write("a.ndjson", b'{"a":1,"b":"x"}\n\n{"a":2}\nnot json\n[1]\n{"a":3,"b":"\xff"}\n{"b":"y","a":4}\n')
+    table, report = load(path)
+    assert table.to_pylist() == [{"a": 1, "b": "x"}, {"a": 2, "b": None}, {"a": 4, "b": "y"}]
+    assert (report.lines, report.rows, report.blank, report.bad) == (7, 3, 1, 3)
+    assert [(r.line, r.reason.split(":")[0]) for r in report.rejects] == [
+        (4, "not JSON"),
+        (5, "not a JSON object"),
+        (6, "not valid UTF-8"),
+    ]
+
+
+def test_ndjson_widens_and_grows(write, monkeypatch):
+    monkeypatch.setattr("eau2.frame.formats.HEAD_BYTES", 512)
+    rows = [{"a": n} for n in range(1000)]
+    rows[700] = {"a": 1.5, "z": [1]}
+    rows[900] = {"a": "t"}
+    table, report = load(write("a.jsonl", b"\n".join(json.dumps(row).encode() for row in rows)), block_bytes=600)
+    assert table.schema.types == [pa.string(), pa.list_(pa.int64())]
+    assert table["a"].to_pylist()[699:702] == ["699", "1.5", "701"]
+    assert table["a"].to_pylist()[900] == "t"
+    assert [(w.column, w.new, w.line) for w in report.widened] == [
+        ("a", "FLOAT", 701),
+        ("z", "list<item: int64>", 701),
+        ("a", "STRING", 901),
+    ]
+
+
+def test_ndjson_that_does_not_fit_the_given_schema_is_bad(write):
+    path = write("a.ndjson", b'{"a":1}\n{"a":"x"}\n{"a":2,"c":3}\n')
+    table, report = load(path, schema={"a": "INT"})
+    assert table.to_pylist() == [{"a": 1}]
+    assert [(r.line, r.column) for r in report.rejects] == [(2, 1), (3, 0)]
+
+
+def test_a_json_array_is_read_as_lines(write):
+    assert load(write("a.json", b' [{"a": 1},\n {"a": 2}]'))[0].to_pylist() == [{"a": 1}, {"a": 2}]
+    with pytest.raises(LoadError, match="is no JSON"):
+        load(write("b.json", b"[{"))
+
+
+# -- Parquet and Arrow ------------------------------------------------------------------------------------------------
+
+
+TABLE = pa.table({"a": list(range(5000)), "b": [f"t{n}" for n in range(5000)]})
+
+
+def arrow_file(path, opened):
+    with opened(path, TABLE.schema) as writer:
+        writer.write_table(TABLE, 1000)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "put"),
+    [
+        ("a.parquet", lambda path: pq.write_table(TABLE, path)),
+        ("a.arrow", lambda path: arrow_file(path, pa.ipc.new_file)),
+        ("a.ipc", lambda path: arrow_file(path, pa.ipc.new_stream)),
+    ],
+)
+def test_columnar_files_come_as_they_are_and_damage_is_named(tmp_path, name, put):
+    path = tmp_path / name
+    put(path)
+    table, report = load(path)
+    assert table.equals(TABLE)
+    assert (report.lines, report.rows, report.bad) == (5000, 5000, 0)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 5000])
+    with pytest.raises(LoadError, match=f"{name} is no .* file, or is damaged"):
+        load(path)
+
+
+# -- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+def test_absent_files_directories_and_odd_names_are_clear_errors(tmp_path, write):
+    with pytest.raises(LoadError, match=r"cannot read .*no.sor: No such file"):
+        load(tmp_path / "no.sor")
+    with pytest.raises(LoadError, match="No such file"):
+        load(tmp_path / "no.parquet")
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(LoadError, match="Is a directory"):
+        load(tmp_path / "d.csv")
+    with pytest.raises(LoadError, match="does not tell its format"):
+        load(write("a.data", b"<1>\n"))
+    assert load(write("a.data", b"<1>\n"), format="sor")[1].rows == 1
+
+
+def test_files_of_another_format_are_named(write):
+    pq_bytes = b"PAR1" + bytes(100)
+    with pytest.raises(LoadError, match="is a parquet file, not sor"):
+        load(write("a.sor", pq_bytes))
+    with pytest.raises(LoadError, match="NUL byte in line 2"):
+        load(write("a.csv", b"a,b\n1,\x00\n"))
+    with pytest.raises(LoadError, match="cannot read"):
+        load(write("a.csv.gz", gzip.compress(b"a,b\n1,2\n" * 1000)[:-20]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "xls"},
+        {"on_error": "ignore"},
+        {"byte_range": (5, 1)},
+        {"byte_range": (0, 5), "format": "parquet"},
+        {"threads": 0},
+        {"schema": 7},
+        {"schema": {"a": "DECIMALS"}},
+        {"schema": ["a", "a"]},
+        {"schema": {"a": pa.date32()}},
+        {"schema": {"a": "INT"}, "format": "arrow"},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(write, options):
+    with pytest.raises(InvalidOption):
+        load(write("a.sor", b"<1>\n"), **options)
+
+
+def test_the_bar_is_shown_only_when_asked_or_on_a_terminal(write, capsys):
+    path = write("a.sor", b"<1>\n" * 1000)
+    load(path)
+    load(path, progress=False)
+    assert capsys.readouterr().err == ""
+    load(path, progress=True)
+    assert "a.sor" in capsys.readouterr().err
