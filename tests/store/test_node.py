@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from eau2.errors import InvalidOption, KeyExists, KeyMissing, StoreClosed, VersionConflict
+from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreClosed, VersionConflict
 from eau2.store import writing
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
@@ -165,6 +165,56 @@ def test_threads_that_write_at_once_share_transactions_and_lose_nothing(director
     assert sorted(versions) == list(range(1, 401))
     assert counts.writes == 400
     assert counts.commits < 400
+
+
+def test_ctrl_c_in_the_thread_that_commits_for_others_is_not_theirs(node, monkeypatch):
+    commit, interrupted = node._writer._commit, []
+
+    def interrupt_once(change):
+        if not interrupted:
+            interrupted.append(threading.current_thread())
+            raise KeyboardInterrupt
+        return commit(change)
+
+    monkeypatch.setattr(node._writer, "_commit", interrupt_once)
+    ends = {}
+
+    def write(key):
+        try:
+            ends[key] = put(node, key, b"x")
+        except KeyboardInterrupt:
+            ends[key] = "interrupted"
+
+    threads = [threading.Thread(target=write, args=(key,)) for key in "abc"]
+    with node._writer._lock:
+        for thread in threads:
+            thread.start()
+        while len(node._writer._queue) < 3:
+            pass
+    for thread in threads:
+        thread.join(10)
+    assert sorted(map(str, ends.values())) == ["1", "1", "interrupted"]
+    assert node.keys() == sorted(key for key, end in ends.items() if end == 1)
+
+
+def test_one_write_too_large_for_the_disk_does_not_fail_those_that_would_share_its_transaction(node, monkeypatch):
+    apply = node._writer._apply
+
+    def full(write):
+        if write.key == "b":
+            raise DiskFull("full")
+        return apply(write)
+
+    monkeypatch.setattr(node._writer, "_apply", full)
+    with ThreadPoolExecutor(3) as threads:
+        with node._writer._lock:
+            ends = {key: threads.submit(put, node, key, b"x") for key in "abc"}
+            while len(node._writer._queue) < 3:
+                pass
+        assert (ends["a"].result(10), ends["c"].result(10)) == (1, 1)
+        with pytest.raises(DiskFull):
+            ends["b"].result(10)
+    assert node.keys() == ["a", "c"]
 
 
 def test_of_many_threads_that_create_one_succeeds(node, other):

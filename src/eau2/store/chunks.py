@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.errors import StoreUnusable
-from eau2.store.database import failing_write
+from eau2.store.database import failed_call
 from eau2.store.nodes import Staged
 from eau2.values.chunk import identify
 
@@ -99,7 +99,7 @@ class ChunkFiles:
         except BaseException as error:
             _unlink(path)
             if isinstance(error, OSError):
-                raise failing_write(error, path) from error
+                raise failed_call(error, path) from error
             raise
         self.written += 1
         return Staged(chunk_id, path)
@@ -232,6 +232,8 @@ def dead_holders(staging: Path, own: Path | None) -> Iterator[tuple[Path, int]]:
         except FileNotFoundError:
             with contextlib.suppress(OSError):
                 directory.rmdir()  # empty: its process ended, or will try again under another name
+            continue
+        except OSError:  # another user's, or no directory: not ours to sweep
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

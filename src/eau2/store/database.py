@@ -182,13 +182,13 @@ def meaning(error: BaseException, path: Path, key: str = "") -> Eau2Error:
     return StoreUnusable(f"{where} cannot be read or written: {error}", hint="see whether the disk is healthy")
 
 
-def failing_write(error: OSError, path: str | os.PathLike[str]) -> Eau2Error | OSError:
-    """Return the error of eau2 that a failed system call on the file `path` stands for, else `error` itself."""
+def failed_call(error: OSError, path: str | os.PathLike[str]) -> Eau2Error:
+    """Return the error of eau2 that a failed system call on the file `path` stands for."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"{os.fspath(path)}: the disk or quota is full, nothing was changed", hint="free some space")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnly(f"{os.fspath(path)} cannot be written: {error.strerror}")
-    return error
+    return StoreUnusable(f"{os.fspath(path)} cannot be read or written: {error.strerror}")
 
 
 def wrong_checksum(key: str, path: Path) -> Corrupt:

@@ -81,7 +81,12 @@ class Mappings:
         it has one. FileNotFoundError; Corrupt, also when the file has not `size` bytes.
         """
         path = self._files.path(chunk_id)
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreUnusable(_named(key, f"chunk {path} cannot be opened: {error.strerror}")) from error
         try:
             stamp = stamp_of(os.fstat(file))
             if stamp[1] != size:

@@ -18,7 +18,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly, StoreUnusable
+from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly
 from eau2.store import database, generation
 from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, Holder, dead_holders, flush_file
@@ -66,7 +66,7 @@ class DirectoryNode:
             except OSError as error:
                 if isinstance(error, Eau2Error):
                     raise
-                raise _unusable(error, self.directory) from error
+                raise database.failed_call(error, self.directory) from error
             if self._files.holder is not None:
                 undo.callback(self._files.holder.close, keep=False)
             self._make()
@@ -117,14 +117,16 @@ class DirectoryNode:
 
     def generation(self) -> int:
         self._check_open()
-        return self._generation.number()
+        try:
+            return self._generation.number()
+        except ValueError:  # closed in between
+            raise closed() from None
 
     def wait_for_write(self, since: int, timeout_seconds: float) -> int:
         """As `Node.wait_for_write`. A write in this process wakes at once, one in another within 5 ms."""
         self._check_open()
         self._waiting.wait(since, timeout_seconds)
-        self._check_open()
-        return self._generation.number()
+        return self.generation()
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ class DirectoryNode:
         except database.DAMAGE as error:
             raise database.meaning(error, path) from error
         except OSError as error:
-            raise _unusable(error, path) from error
+            raise database.failed_call(error, path) from error
 
     def _keep_marks(self, marks: dict[str, str]) -> None:
         """Tell other processes which chunks were found whole. Not worth a wait, nor an error."""
@@ -296,10 +298,18 @@ class DirectoryNode:
             self._writer.settle()
 
     def _sweep(self) -> None:
-        """Remove what dead processes left. Cheap when there is nothing: one look at an index, one at a directory."""
+        """Remove what dead processes left. Cheap when there is nothing: one look at an index, one at a directory.
+
+        What stands in the way (a full disk, a busy writer, damage) is not an error of the open or the write that we
+        are part of: the next sweep tries again, and `check` names what is damaged.
+        """
+        self._swept = time.monotonic()
+        with contextlib.suppress(Eau2Error):
+            self._sweep_now()
+
+    def _sweep_now(self) -> None:
         assert self._writer is not None
         assert self._files.holder is not None
-        self._swept = time.monotonic()
         if self._reader.rows("select 1 from chunk where refs = 0 limit 1"):
             self._writer.sweep_unnamed()
         own = self._files.holder.directory
@@ -342,8 +352,3 @@ def _abandon_all() -> None:
     for node in list(_open_nodes):
         node._abandon()
     _open_nodes.clear()
-
-
-def _unusable(error: OSError, path: Path) -> Eau2Error:
-    known = database.failing_write(error, path)
-    return known if isinstance(known, Eau2Error) else StoreUnusable(f"{path} cannot be opened: {error.strerror}")

@@ -54,8 +54,7 @@ class Staged:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One change of one key. Kind.DELETED deletes (a key that is absent is no error under Expect.ANYTHING)."""
 
     key: str

@@ -23,6 +23,7 @@ _GET = "select version, kind, checksum, payload from entry where key = ?"
 _CHUNK = "select size, refs, stamp from chunk where id = ?"
 _IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
 _NONE = -1
+new_entry = tuple.__new__  # what Entry() calls in the end; 0.2 us less a get
 
 
 class Reader:
@@ -63,7 +64,7 @@ class Reader:
             version, kind, stored, payload = row
             # `checksum`, written out: a call is a tenth of a get
             if stored == digest(payload, digest(key.encode(), version << 2 | kind)) - SIGN:
-                return Entry(version, KINDS[kind], payload)
+                return new_entry(Entry, (version, KINDS[kind], payload))
         except DAMAGE as error:
             self._after(error)
             raise meaning(error, self._path, key) from error
@@ -83,7 +84,7 @@ class Reader:
                         version, kind, stored, payload = row
                         if stored != digest(payload, digest(key.encode(), version << 2 | kind)) - SIGN:
                             raise wrong_checksum(key, self._path)
-                        found[key] = Entry(version, KINDS[kind], payload)
+                        found[key] = new_entry(Entry, (version, KINDS[kind], payload))
             except DAMAGE as error:
                 self._end()
                 raise meaning(error, self._path, key) from error

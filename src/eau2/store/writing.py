@@ -9,14 +9,16 @@ that no row names, or a row with refs = 0: never a manifest that names a missing
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pyarrow as pa
 
 from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, checksum, connect, failing_write, meaning
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, checksum, connect, failed_call, meaning
 from eau2.store.nodes import Kind, closed, refusal
 from eau2.values.manifest import Manifest
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
 _GONE_STEP = 1_000  # how many are forgotten at once
+_SWEEP_SECONDS_MAX = 1.0  # to get the write lock: a sweep can be put off
 
 _FIND = "select version, kind from entry where key = ?"
 _INSERT = "insert into entry(key, version, kind, checksum, payload) values(?, ?, ?, ?, ?)"
@@ -82,14 +85,14 @@ class Writer:
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply `writes`; see `Node.write`."""
         request = _Request(writes)
-        self._queue.append(request)
+        self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
         while not request.done:
             if not (self._lock.acquire(False) or self._lock.acquire(timeout=3 * BUSY_SECONDS_MAX)):
                 self._withdraw(request)
                 continue
             try:
                 if not request.done:
-                    self._lead()
+                    self._lead(request)
             finally:
                 self._lock.release()
         if request.failure is not None:
@@ -134,7 +137,8 @@ class Writer:
     def sweep_unnamed(self) -> None:
         """Remove the chunks that no manifest names: files, then rows."""
 
-        self.transaction(lambda: self._remove(_column(self.execute("select id from chunk where refs = 0"))))
+        unnamed = "select id from chunk where refs = 0"
+        self.transaction(lambda: self._remove(_column(self.execute(unnamed))), seconds=_SWEEP_SECONDS_MAX)
 
     def sweep_files(self) -> None:
         """Remove the chunk files that no row names. Lists all of them: only after a process ended without closing."""
@@ -146,7 +150,7 @@ class Writer:
                     self.removed += self._files.remove(chunk_id)
 
         if ids:
-            self.transaction(change)
+            self.transaction(change, seconds=_SWEEP_SECONDS_MAX)
 
     def close(self, seconds: float) -> None:
         """Wait for the write under way, take the log into the file, and close."""
@@ -174,33 +178,43 @@ class Writer:
         request.done = True
         request.failure = StoreBusy(f"{self._path}: other threads have been writing for too long")
 
-    def _lead(self) -> None:
+    def _lead(self, own: _Request) -> None:
         """Commit one batch: the first request, and those behind it that may share its transaction."""
         batch = [self._queue.popleft()]
         if not batch[0].alone:
             while self._queue and not self._queue[0].alone:
                 batch.append(self._queue.popleft())
         try:
-            self._commit_all(batch)
-        except DiskFull as error:
-            if len(batch) == 1:
-                batch[0].failure = error
-            for request in batch if len(batch) > 1 else ():  # the one that is too large must not fail the others
-                try:
-                    self._commit_all([request])
-                except BaseException as alone:
-                    request.failure = alone
-        except BaseException as error:
+            try:
+                self._commit_all(batch)
+            except DiskFull:
+                if len(batch) == 1:
+                    raise
+                self._commit_each(batch)
+        except Exception as error:
             for request in batch:
-                request.failure = error
-        finally:
-            for request in batch:
-                request.done = True
+                if not request.done:
+                    request.failure, request.done = error, True
+        except BaseException:  # Ctrl-C in this thread is not the others': they lead themselves
+            own.done = True
+            with contextlib.suppress(ValueError):
+                self._queue.remove(own)
+            self._queue.extendleft(request for request in reversed(batch) if not request.done)
+            raise
+
+    def _commit_each(self, batch: list[_Request]) -> None:
+        """The disk had no room for all of them; the one that is too large must not fail the others."""
+        for request in batch:
+            try:
+                self._commit_all([request])
+            except Eau2Error as error:
+                request.failure, request.done = error, True
 
     def _commit_all(self, batch: list[_Request]) -> None:
         self._unnamed.clear()
         self._commit(lambda: self._apply_all(batch))
         for request in batch:
+            request.done = True
             self.writes += len(request.writes)
             if request.alone:
                 for write, outcome in zip(request.writes, request.outcomes, strict=True):
@@ -228,11 +242,11 @@ class Writer:
         except BaseException as error:
             self._roll_back()
             if isinstance(error, DAMAGE):
-                if self._patience.stopped:
+                if self._patience.stopped and isinstance(error, apsw.BusyError):
                     raise StoreClosed("the store was closed while it was written; nothing was changed") from error
                 raise meaning(error, self._path) from error
             if isinstance(error, OSError) and not isinstance(error, Eau2Error):
-                raise failing_write(error, str(error.filename or self._path)) from error
+                raise failed_call(error, str(error.filename or self._path)) from error
             raise
         finally:
             if started:
