@@ -27,8 +27,7 @@ def main() -> int:
         return 3
     except KeyboardInterrupt:
         return 130
-    console = screen()
-    console.print(page.page(console, found))
+    page.show(screen(), found)
     return 0
 
 

@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
     from eau2.demo.tour import Answered, Tour
 
+_HEADING = "bold cyan"
 _BAR = 40  # columns of the bars of the degrees
 
 
-def page(console: Console, tour: Tour) -> RenderableType:
-    """Return what `python -m eau2.demo` shows."""
-    parts = [_title(tour)]
+def show(console: Console, tour: Tour) -> None:
+    """Print what `python -m eau2.demo` shows."""
+    console.print(_title(tour))
     for heading, body in (
         (f"Load: SoR files into {_shown(tour.folder / 'store')}", _loads(console, tour)),
         (f"Count words: {tour.paths.text.name}, {_rate(tour.words_bytes, tour.words_seconds)}", _words(tour)),
         (f"Linus: whom torvalds reaches, {seconds_text(tour.degrees_seconds)}", _degrees(console, tour)),
         ("SQL (the first loads the engine)", _answers(tour.answered)),
         ("A second process, meanwhile", _neighbour(tour)),
-        ("Now you", _next(tour)),
     ):
-        parts += [Text(""), Text(heading, style="bold cyan"), Padding(body, (0, 0, 0, 2), expand=False)]
-    return Group(*parts)
+        console.print(Text("\n" + heading, style=_HEADING), Padding(body, (0, 0, 0, 2), expand=False), sep="\n")
+    console.print(Text("\nNow you", style=_HEADING))
+    for line in _next(tour):
+        console.print(line, soft_wrap=True)  # a long path stays in one piece, to be copied
 
 
 def _title(tour: Tour) -> RenderableType:
@@ -123,7 +125,7 @@ def _neighbour(tour: Tour) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def _next(tour: Tour) -> RenderableType:
+def _next(tour: Tour) -> list[Text]:
     store = tour.folder / "store"
     commands = [
         f"export EAU2_STORE={_shown(store)}",
@@ -133,13 +135,11 @@ def _next(tour: Tour) -> RenderableType:
         f"eau2 wordcount {_shown(tour.paths.text)} --top 5",
     ]
     python = [
-        f'import eau2; store = eau2.open("{store}")',
-        'store.frame("commits").to_pandas()  # to_polars() to_arrow() batches()',
+        f"import eau2; store = eau2.open({str(store)!r})",
+        'store.frame("commits")  # .to_pandas() .to_polars() .to_arrow() .batches()',
     ]
-    return Group(
-        *(Text.assemble(("$ ", "dim"), (command, "bold")) for command in commands),
-        *(Text.assemble((">>> ", "dim"), (line, "bold")) for line in python),
-    )
+    lines = [("  $ ", command) for command in commands] + [("  >>> ", line) for line in python]
+    return [Text.assemble((prompt, "dim"), (line, "bold")) for prompt, line in lines]
 
 
 def _table(console: Console, *columns: str, right: range | tuple[int, ...]) -> Table:
