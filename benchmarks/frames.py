@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 import eau2
-from benchmarks.measure import child, interleaved, percentile, scratch, sized, target
+from benchmarks.measure import QUICK_RUNS, RUNS, child, interleaved, percentile, scratch, sized, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ WAKES, SLOW_WAKES = 50, 10
 IDLE_SECONDS = 5
 RESTS = (0.02, 0.06)  # seconds before a put that wakes a waiter: it has gone to sleep by then
 LONG_REST = 1.0
-IMPORT = "import time; start = time.perf_counter(); import eau2; print(time.perf_counter() - start)"
+IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
 def table_of(size: int) -> pa.Table:
@@ -87,9 +87,15 @@ def _put(table: pa.Table, folder: str, flush: str) -> dict:
     return {name: {"bytes_per_second": table.nbytes / one.median, **one.figures()} for name, one in timings.items()}
 
 
+def _runs() -> int:
+    return sized(RUNS, QUICK_RUNS)
+
+
 def _get(path: str) -> dict:
     """Medians over fresh processes."""
-    seen = [json.loads(child("benchmarks.frame_children", "read", path, "tiny", "small", "big")) for _ in range(6)][1:]
+    seen = [
+        json.loads(child("benchmarks.frame_children", "read", path, "tiny", "small", "big")) for _ in range(_runs() + 1)
+    ][1:]
     keys = ("tiny", "small", "big")
     return {
         "first_ms": {key: statistics.median(one["first"][key] for one in seen) for key in keys},
@@ -105,8 +111,8 @@ def _first_read(path: str) -> dict:
     return {
         name: {kind: statistics.median(one[kind] for one in seen) for kind in ("map", "sum", "verified")}
         for name, seen in {
-            "trusted": [_one_first_read(path, touch=False) for _ in range(5)],
-            "hashed": [_one_first_read(path, touch=True) for _ in range(5)],
+            "trusted": [_one_first_read(path, touch=False) for _ in range(_runs())],
+            "hashed": [_one_first_read(path, touch=True) for _ in range(_runs())],
         }.items()
     }
 
@@ -145,13 +151,17 @@ def _late(path: str, rounds: int, rest: Callable[[random.Random], float]) -> lis
 
 def _start(path: str) -> dict:
     """Medians over fresh processes, in milliseconds."""
-    opened = [json.loads(child("benchmarks.frame_children", "opening", path)) for _ in range(6)][1:]
-    imports = [float(_python(IMPORT)) * 1e3 for _ in range(6)][1:]
-    runs = interleaved({"import eau2": lambda: _python("import eau2"), "pass": lambda: _python("pass")})
+    opened = [json.loads(child("benchmarks.frame_children", "opening", path)) for _ in range(_runs() + 1)][1:]
+    runs = interleaved(
+        {
+            **{name: lambda name=name: float(_python(IMPORT.format(name))) for name in ("eau2", "pyarrow")},
+            "python": lambda: _python("pass"),
+        }
+    )
     return {
-        "import_ms": statistics.median(imports),
-        "python_and_import_ms": runs["import eau2"].median * 1e3,
-        "python_alone_ms": runs["pass"].median * 1e3,
+        "import_ms": runs["eau2"].median * 1e3,
+        "import_pyarrow_ms": runs["pyarrow"].median * 1e3,
+        "python_ms": runs["python"].median * 1e3,
         **{f"{name}_ms": statistics.median(one[name] for one in opened) for name in ("open", "first_get", "close")},
     }
 
@@ -243,8 +253,8 @@ def _tables(figures: dict) -> list[dict]:
                 ["the same after a second of nothing, p50", figures["wake"]["late_after_a_second_ms"]["p50"]],
                 ["processor time a second of waiting", figures["idle"]["cores"] * 1e3],
                 ["import eau2", start["import_ms"]],
-                ["python -c 'import eau2'", start["python_and_import_ms"]],
-                ["python -c pass", start["python_alone_ms"]],
+                ["of that, import pyarrow", start["import_pyarrow_ms"]],
+                ["python -c pass", start["python_ms"]],
                 ["eau2.open of a store that is there", start["open_ms"]],
                 ["first get of bytes after that", start["first_get_ms"]],
                 ["close", start["close_ms"]],

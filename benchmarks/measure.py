@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 RUNS = 5  # after one warm-up
+QUICK_RUNS = 2
 OTHER_CORES_MAX = 0.3  # processors that others may use on average before a measurement is taken again
 TRIES_MAX = 2
 
@@ -64,10 +65,9 @@ class Timing:
 def interleaved(
     work: Mapping[str, Callable[[], object]],
     *,
-    runs: int = RUNS,
     before: Callable[[str], object] | None = None,
 ) -> dict[str, Timing]:
-    """Run every function of `work` in turn, `runs` + 1 times round; return their times without the first round.
+    """Run every function of `work` in turn, RUNS + 1 times round; return their times without the first round.
 
     A function that returns a float has measured itself, in seconds. `before(name)` is called before each run and is not
     counted. When others used over OTHER_CORES_MAX processors meanwhile, all is taken again once, and the quieter kept.
@@ -75,7 +75,7 @@ def interleaved(
     best: dict[str, Timing] = {}
     for _ in range(1 if quick() else TRIES_MAX):
         busy = Others()
-        times = _rounds(work, runs, before)
+        times = _rounds(work, sized(RUNS, QUICK_RUNS), before)
         other_cores = busy.cores()
         if not best or other_cores < next(iter(best.values())).other_cores:
             best = {name: Timing(tuple(seconds[1:]), other_cores) for name, seconds in times.items()}
