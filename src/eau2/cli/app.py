@@ -11,8 +11,8 @@ import typer
 
 from eau2.cli import frames, programs, upkeep, values
 from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
-from eau2.cli.exits import DONE, exit_code, show_error
-from eau2.cli.interrupts import interruptible
+from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
+from eau2.cli.interrupts import INTERRUPTED, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_pipe()
+    if code in INTERRUPTED:
+        os._exit(code)  # all is closed and removed by now; Python would still wait for the engine's threads
     sys.exit(code)
 
 
@@ -72,9 +74,9 @@ def _run(given: list[str]) -> int:
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         with interruptible():
             return application()(given, standalone_mode=False) or DONE
-    except BrokenPipeError:
+    except PipeClosed as error:
         _leave_pipe()
-        return DONE  # `| head` has seen what it wanted
+        return exit_code(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE
     except KeyboardInterrupt as error:

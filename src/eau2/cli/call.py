@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eau2.cli.exits import StoreAbsent
+from eau2.cli.exits import PipeClosed, StoreAbsent
 from eau2.cli.screen import screen
 from eau2.errors import Eau2Error, WaitTimeout
 
@@ -116,7 +116,10 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(ctx: typer.Context, store: str | None, json: bool, debug: bool, **options: Any) -> None:
         before: Given = ctx.obj
         path = store or before.store or os.environ.get("EAU2_STORE") or STORE_DEFAULT
-        command(Call(path, json or before.json), **options)
+        try:
+            command(Call(path, json or before.json), **options)
+        except BrokenPipeError as error:  # typer would make it a failure
+            raise PipeClosed from error
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     common = [

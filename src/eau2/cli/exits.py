@@ -12,15 +12,20 @@ from typer.exceptions import TyperException
 
 from eau2 import errors
 
-DONE, NEGATIVE, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, NEGATIVE, USAGE, FAILED = 0, 1, 2, 3
 
 
 class StoreAbsent(errors.Eau2Error, FileNotFoundError):
     """A command that only reads was given a directory that is not there, or is empty: it does not make one."""
 
 
+class PipeClosed(Exception):
+    """Whoever read standard output, such as `head`, has seen enough."""
+
+
 # An error has the code of the nearest of its classes in this table. docs/command-line.md repeats it, and is tested.
 EXIT_CODES: dict[type[BaseException], int] = {
+    PipeClosed: DONE,
     StoreAbsent: NEGATIVE,
     errors.KeyMissing: NEGATIVE,
     errors.KeyExists: NEGATIVE,
@@ -35,7 +40,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     TyperException: USAGE,
     errors.Eau2Error: FAILED,
     Exception: FAILED,
-    KeyboardInterrupt: INTERRUPTED,
+    KeyboardInterrupt: 130,
     BaseException: FAILED,
 }
 

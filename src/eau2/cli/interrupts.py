@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import FrameType
 
 GRACE_SECONDS = 0.7  # for files to be removed and the store to be closed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = frozenset(128 + number for number in _SIGNALS)  # exit codes
+
+# Files that are half-written, of this process: removed also when it is ended in the midst of native code.
+unfinished: set[Path] = set()
 
 
 @contextmanager
@@ -54,5 +59,7 @@ def _end_late(ours: socket.socket) -> None:
                 while ours.recv(1):  # nothing comes when the command ends in time, but the end
                     pass
             except TimeoutError:
+                for path in tuple(unfinished):
+                    path.unlink(missing_ok=True)
                 os._exit(128 + received[0])
             return

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from eau2.cli.interrupts import unfinished
 from eau2.cli.rows import as_json, plain
 from eau2.errors import DiskFull, InvalidOption, LoadError
 from eau2.store.nodes import is_disk_full
@@ -139,12 +140,15 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     path = path.resolve()  # what a link points to is replaced, not the link
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
+        unfinished.add(part)
         with part.open("xb") as file:
             yield file
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    finally:
+        unfinished.discard(part)
 
 
 def _csv(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

@@ -217,3 +217,16 @@ def sor(
     source = path if path is not None else file
     if source is None or (path is not None and file is not None):
         raise InvalidOption("a SoR file is needed, as FILE or as -f FILE", hint="eau2 sor FILE --print-col-type 0")
+    from eau2.cli import sor_answer  # with pyarrow: `eau2 version` does without
+
+    document: dict[str, object]
+    if print_col_type is not None:
+        text = sor_answer.column_type(source, from_, len_, print_col_type)
+        document = {"type": text}
+    elif print_col_idx is not None:
+        value = sor_answer.value(source, from_, len_, *print_col_idx)
+        text, document = sor_answer.shown(value), {"value": value}
+    else:
+        missing = sor_answer.value(source, from_, len_, *(is_missing_idx or (0, 0))) is None
+        text, document = str(int(missing)), {"missing": missing}
+    call.answer(document, lambda _: print(text))  # rich would wrap it
