@@ -91,15 +91,16 @@ class _Census:
     small: int  # blanks and control characters, LF too
 
 
-def _census(raw: Bytes, text: Bytes) -> _Census:
-    """Count in `raw`, and write it to `text` with a blank for each `<`."""
+def _census(raw: Bytes, text: Bytes | None) -> _Census:
+    """Count in `raw`, and write it to `text`, if given, with a blank for each `<`."""
     counts = np.zeros(6, np.int64)
     for start in range(0, raw.size, _WINDOW):
         window = raw[start : start + _WINDOW + 1]  # and the byte after it, for pairs
         own = window[:_WINDOW]
         opens, closes, ends = window == _OPEN, window == _CLOSE, window == _LF
         own_opens = opens[:_WINDOW]
-        np.bitwise_xor(own, own_opens.view(np.uint8) * _OPEN_TO_BLANK, out=text[start : start + _WINDOW])
+        if text is not None:
+            np.bitwise_xor(own, own_opens.view(np.uint8) * _OPEN_TO_BLANK, out=text[start : start + _WINDOW])
         closes_before_end = np.count_nonzero(closes[:-1] & ends[1:])
         own_closes, own_ends = np.count_nonzero(closes[:_WINDOW]), np.count_nonzero(ends[:_WINDOW])
         closes |= ends
@@ -119,13 +120,32 @@ def _layout(raw: Bytes, census: _Census, width: int) -> bool | None:
         return None
     if census.small == census.lines:
         return False if _is_tight(raw, census) else None
-    returns = raw == _CR
-    if np.count_nonzero(returns[:-1] & (raw[1:] == _LF)) != np.count_nonzero(returns):
+    found = _without_blanks(raw)
+    if found is None:
         return None
-    blanks = raw == _BLANK
-    blanks |= raw == _TAB
-    tight = raw[~(blanks | returns)]
-    return bool(blanks.any()) if _is_tight(tight, _census(tight, tight.copy())) else None
+    tight, spaced = found
+    return spaced if _is_tight(tight, _census(tight, None)) else None
+
+
+def _without_blanks(raw: Bytes) -> tuple[Bytes, bool] | None:
+    """Return `raw` without blanks and the CR before LF, and whether it had blanks; None when another CR is there."""
+    tight = np.frombuffer(pa.allocate_buffer(raw.size), np.uint8)
+    size, spaced = 0, False
+    for start in range(0, raw.size, _WINDOW):
+        window = raw[start : start + _WINDOW + 1]
+        own = window[:_WINDOW]
+        kept = own != _BLANK
+        kept &= own != _TAB
+        spaced = spaced or not kept.all()
+        returns = window == _CR
+        if returns.any():
+            if np.count_nonzero(returns[:-1] & (window[1:] == _LF)) != np.count_nonzero(returns[:_WINDOW]):
+                return None
+            kept &= ~returns[:_WINDOW]
+        count = int(np.count_nonzero(kept))
+        np.compress(kept, own, out=tight[size : size + count])
+        size += count
+    return tight[:size], spaced
 
 
 def _is_tight(raw: Bytes, census: _Census) -> bool:
