@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 _GET = "select version, kind, checksum, payload from entry where key = ?"
 _CHUNK = "select size, refs, stamp from chunk where id = ?"
+_KEYS_A_QUERY = 256  # in one statement a key costs half as much as in one of its own
+
+
+def _get_several(count: int) -> str:
+    return f"select key, version, kind, checksum, payload from entry where key in ({','.join('?' * count)})"
+
+
+_GET_MANY = _get_several(_KEYS_A_QUERY)
 _IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
 _NONE = -1
 new_entry = tuple.__new__  # what Entry() calls in the end; 0.2 us less a get
@@ -78,10 +86,10 @@ class Reader:
             self.gets += len(keys)
             run = self._begin()
             try:
-                for key in keys:
-                    row = run(_GET, (key,)).get
-                    if row is not None:
-                        version, kind, stored, payload = row
+                for start in range(0, len(keys), _KEYS_A_QUERY):
+                    some = keys[start : start + _KEYS_A_QUERY]
+                    query = _GET_MANY if len(some) == _KEYS_A_QUERY else _get_several(len(some))
+                    for key, version, kind, stored, payload in run(query, some):
                         if stored != digest(payload, digest(key.encode(), version << 2 | kind)) - SIGN:
                             raise wrong_checksum(key, self._path)
                         found[key] = new_entry(Entry, (version, KINDS[kind], payload))
