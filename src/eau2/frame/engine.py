@@ -207,11 +207,12 @@ class Engine:
         try:
             return self._typed(lambda: interruptible(lambda: run(frame)))
         except QueryOutOfMemory:
-            sessions = self._ready()
-            with self._lock:
-                self._counts[3] += 1
-            again = sessions.merging().create_dataframe_from_logical_plan(frame.logical_plan())
-            return self._typed(lambda: interruptible(lambda: run(again)))
+            pass  # and not here: the error's trace holds what the first try had in memory
+        sessions = self._ready()
+        with self._lock:
+            self._counts[3] += 1
+        again = sessions.merging().create_dataframe_from_logical_plan(frame.logical_plan())
+        return self._typed(lambda: interruptible(lambda: run(again)))
 
     def _typed(self, call: Callable[[], Answer], names: Callable[[], Sequence[str]] | None = None) -> Answer:
         """Return `call()`, the engine's errors made eau2's."""

@@ -325,10 +325,7 @@ class Frame(Operations):
 
     def _then(self, step: Callable[..., DataFrame], *others: Frame) -> Frame:
         for other in others:
-            if not isinstance(other, Frame):
-                raise WrongKind(
-                    f"the other side is a frame of this store, not {type(other).__name__}", hint="put it first"
-                )
+            self._check_other(other)
         recipes = [frame._recipe() for frame in (self, *others)]
         return Frame.derived(self._engine.extend(step, *recipes), self._engine)
 

@@ -116,14 +116,12 @@ class Operations(ABC):
         lefts, rights = _names(on if left_on is None else left_on), _names(on if right_on is None else right_on)
         if not lefts or len(lefts) != len(rights):
             raise QueryError("a join needs on=, or left_on= and right_on= of as many columns")
+        self._check_other(right)
         for name in lefts:
             self._index(name)
         for name in rights:
             right._index(name)
-        keys: dict[str, Any] = {"left_on": [*map(_quoted, lefts)], "right_on": [*map(_quoted, rights)]}
-        if lefts == rights:
-            keys = {"on": [*map(_quoted, lefts)]}
-        return self._then(lambda one, other: _joined(one, other, how, keys), right)
+        return self._then(lambda one, other: _joined(one, other, how, lefts, rights), right)
 
     def join_on(self, right: Frame, *on: Expr, how: JoinHow = "inner") -> Frame:
         """Rows of both for which all expressions are true."""
@@ -142,6 +140,10 @@ class Operations(ABC):
         return self._then(lambda one, more: one.except_all(more, distinct=distinct), other)
 
     # -- private -------------------------------------------------------------------------------------------------------
+
+    def _check_other(self, other: object) -> None:
+        if not isinstance(other, Operations):
+            raise WrongKind(f"the other side is a frame of this store, not {type(other).__name__}", hint="put it first")
 
     def _index(self, name: str) -> int:
         names = self.schema.names
@@ -168,13 +170,28 @@ class Operations(ABC):
         return found
 
 
-def _joined(one: DataFrame, other: DataFrame, how: str, keys: dict[str, Any]) -> DataFrame:
+def _joined(one: DataFrame, other: DataFrame, how: str, lefts: list[str], rights: list[str]) -> DataFrame:
+    """Join by plain names: the engine folds others to lower case, and quoted it would keep both keys of that name."""
+    alike = lefts == rights
+    plain = [f"eau2_key_{number}" for number in range(len(lefts))]
+    for name, left, right in zip(plain, lefts, rights, strict=True):
+        one = one.with_column_renamed(_quoted(left), name)
+        other = other.with_column_renamed(_quoted(right), name if alike else name + "_right")
+    keys: dict[str, Any] = (
+        {"on": plain} if alike else {"left_on": plain, "right_on": [name + "_right" for name in plain]}
+    )
     try:
-        return one.join(other, how=how, **keys)
+        joined = one.join(other, how=how, **keys)
     except Exception as error:
         if "duplicate qualified field name" not in str(error):
             raise
-        return one.join(other.alias("right"), how=how, **keys)  # of one table with itself
+        joined = one.join(other.alias("right"), how=how, **keys)  # of one table with itself
+    there = set(joined.schema().names)
+    for name, left, right in zip(plain, lefts, rights, strict=True):
+        for made, known in ((name, left), (name + "_right", right)):
+            if made in there:
+                joined = joined.with_column_renamed(made, known)
+    return joined
 
 
 def _several(values: object) -> Sequence[Any]:

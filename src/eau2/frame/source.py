@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Keeper(Protocol):
     """What a held frame needs of its node."""
 
-    def verify(self, chunk_ids: Sequence[str], *, key: str = "") -> None: ...
+    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None: ...
 
     def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged: ...
 
@@ -68,9 +68,12 @@ class Source:
         """Raise Corrupt unless the chunks (all by default) are what was written. About 2 us a chunk."""
         if self.node is None:
             return
-        ids = self.manifest.chunk_ids
+        ids: Sequence[str] = self.manifest.chunk_ids
+        data = self.buffers
+        if chunks is not None:
+            ids, data = [ids[index] for index in chunks], [data[index] for index in chunks]
         try:
-            self.node.verify(ids if chunks is None else [ids[index] for index in chunks], key=self.key)
+            self.node.verify(ids, data, key=self.key)
         except StoreClosed:
             return  # a held frame stays readable after close, and in a forked child; nobody is left to ask
 

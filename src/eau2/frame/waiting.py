@@ -81,5 +81,9 @@ def interruptible(function: Callable[[], Answer]) -> Answer:
         raise
     _idle.append(caller)
     if call.error is not None:
-        raise call.error
+        try:
+            raise call.error
+        finally:
+            # The error's trace has this frame: with `call` in it what the query held would wait for the collector.
+            del call
     return call.answer  # type: ignore[return-value]  # set, as there was no error
