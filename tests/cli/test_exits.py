@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import eau2 as library
 from eau2 import errors
 from eau2.cli.exits import EXIT_CODES, StoreAbsent, exit_code
 
@@ -123,29 +124,42 @@ WRONG = [
 ]
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A directory with a store, some files and a directory that is no store. No test may change it."""
+    path = tmp_path_factory.mktemp("world")
+    (path / "trips.csv").write_text("id,fare\n1,2.5\n")
+    (path / "binary.csv").write_bytes(bytes(range(256)) * 20)
+    (path / "cut.parquet").write_bytes(b"PAR1 cut")
+    (path / "words.csv").write_text("a,b\nx,y\n")
+    (path / "a.sor").write_text("<0><1>\n")
+    (path / "other").mkdir()
+    (path / "other" / "file").touch()
+    with library.open(path / "eau2-data") as store:
+        store.put("trips", {"id": [1], "fare": [2.5]})
+        store.put("bytes", b"x")
+    return path
+
+
 @pytest.mark.parametrize(
-    ("code", "command"), WRONG, ids=lambda value: f"{value}" if value in (1, 2, 3) else " ".join(value)[:40]
+    ("code", "command"),
+    [pytest.param(code, command, id=" ".join(command)[:40] or "no command") for code, command in WRONG],
 )
-def test_what_is_wrong_is_one_sentence_and_a_hint_and_changes_nothing(eau2, trips, tmp_path, code, command):
-    eau2("put", "bytes", "x")
-    (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 20)
-    (tmp_path / "cut.parquet").write_bytes(b"PAR1 cut")
-    (tmp_path / "words.csv").write_text("a,b\nx,y\n")
-    (tmp_path / "a.sor").write_text("<0><1>\n")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").touch()
-    before = sorted(path.name for path in tmp_path.iterdir())
+def test_what_is_wrong_is_one_sentence_and_a_hint_and_changes_nothing(eau2, world, monkeypatch, code, command):
+    monkeypatch.chdir(world)
+    before = sorted(path.name for path in world.iterdir())
     ran = eau2(*command)
     assert (ran.code, ran.out) == (code, b""), ran.error
     lines = ran.error.splitlines()
     assert lines[0].startswith("error: ")
     assert not lines[0].startswith("error: unexpected ")
     assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), ran.error
-    as_json = eau2(*command[:1], "--json", *command[1:]) if command[:1] != ["--store"] else eau2("--json", *command)
+    as_json = eau2("--json", *command)
     assert (as_json.code, as_json.out) == (code, b"")
     assert list(json.loads(as_json.error)) == ["error", "message", "hint"]
-    assert eau2("keys").text == "bytes\ntrips\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert sorted(path.name for path in world.iterdir()) == before
+    with library.open(world / "eau2-data") as store:
+        assert store.keys() == ["bytes", "trips"]
 
 
 def test_a_missing_key_names_one_that_is_near(eau2, trips):
@@ -205,6 +219,7 @@ def test_doctor_works_without_a_store_with_one_and_with_what_is_none(eau2, tmp_p
         assert max(map(len, ran.text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_the_unforeseen_is_a_sentence_without_and_a_traceback_with_debug(tmp_path):
     code = (
         "import sys, eau2.cli.upkeep as upkeep, eau2.cli as cli\n"

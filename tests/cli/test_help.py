@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.cells import cell_len
 
+import eau2 as library
 from eau2.cli.app import COMMANDS, application
 from eau2.cli.exits import EXIT_CODES
 
@@ -84,17 +86,29 @@ def on_terminal(*arguments, cwd, **environment) -> str:
     return b"".join(parts).decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_unless_told_not_to(tmp_path):
     assert "\x1b[1;31m" in on_terminal("get", "a", cwd=tmp_path)
     plain = on_terminal("get", "a", cwd=tmp_path, NO_COLOR="1")
     assert set(re.findall(r"\x1b\[([0-9;]*)m", plain)) <= {"0", "1"}  # bold is no colour
 
 
+@pytest.mark.slow
 def test_a_terminal_does_not_get_a_file_or_parquet(eau2, tmp_path):
     (tmp_path / "f").write_bytes(b"\x00" * 100)
     eau2("put", "f", "--file", "f")
     assert "--output" in on_terminal("get", "f", cwd=tmp_path)
     assert "not for a terminal" in on_terminal("sql", "select 1", "--format", "parquet", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_wide_frame_fits_a_terminal(eau2, tmp_path):
+    with library.open(tmp_path / "eau2-data") as store:
+        store.put("wide", {f"column {i}": ["x" * 40, "東京" * 9] for i in range(9)})
+    for command in (["show", "wide"], ["sql", "select * from wide"]):
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(*command, cwd=tmp_path)).splitlines()
+        assert len(lines) > 4
+        assert max(cell_len(line) for line in lines) <= 80
 
 
 def test_nothing_has_codes_in_a_pipe(eau2, trips, tmp_path):

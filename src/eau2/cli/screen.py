@@ -64,12 +64,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def _padding(console: Console) -> tuple[int, int, int, int]:
+    """Return what makes _SEPARATION blanks between columns: the lines of a terminal's table bring one."""
+    return 0, _SEPARATION - int(console.is_terminal), 0, 0
+
+
 def grid(console: Console, *columns: str, right: Sequence[str] = ()) -> Table:
     """Return an empty table with these headers; those in `right` are aligned right. No lines in a pipe."""
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None,
         pad_edge=False,
-        padding=(0, _SEPARATION, 0, 0),
+        padding=_padding(console),
         header_style="bold",
         show_edge=False,
     )
@@ -114,7 +119,7 @@ def rows_table(
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None,
         pad_edge=False,
-        padding=(0, _SEPARATION, 0, 0),
+        padding=_padding(console),
         show_edge=False,
     )
     for index in range(shown):
