@@ -96,7 +96,7 @@ def _nested() -> dict[str, pa.Array]:
 
 
 def _encoded() -> dict[str, pa.Array]:
-    columns = {
+    return {
         "dictionary": pa.array(["a", None, "b", "a", "a"]).dictionary_encode(),
         "small dictionary": pa.array(["a", None, "b", "a", "a"], pa.dictionary(pa.int8(), pa.string())),
         "ordered dictionary": pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 0, 0]), ["lo", "hi"], ordered=True),
@@ -124,7 +124,6 @@ def _encoded() -> dict[str, pa.Array]:
         "opaque": pa.ExtensionArray.from_storage(pa.opaque(pa.binary(), "geometry", "someone"), pa.array(BLOBS)),
         "unregistered extension": pa.ExtensionArray.from_storage(Celsius(), pa.array([1.5, None, 2.5, -0.0, 3.0])),
     }
-    return columns
 
 
 COLUMNS: dict[str, pa.Array] = {**_flat(), **_times(), **_nested(), **_encoded()}

@@ -11,9 +11,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from tests.contract.arrow_types import COLUMNS, Celsius, difference
 
 from eau2.errors import InvalidValue, KeyExists, KeyMissing, LoadError, VersionConflict, WrongKind
-from tests.contract.arrow_types import COLUMNS, Celsius, difference
 
 TABLE = pa.table({"n": [1, 2, None], "s": ["a", None, "c"]})
 MEGABYTE = 1 << 20

@@ -55,6 +55,7 @@ def _act(store, name: str, deadline: float) -> list[Deed]:
         key, value = chance.choice(KEYS), f"{name}.{number}"
         verb = chance.choices([_put, _update, _create, _delete, _get, _get_many], [3, 3, 1, 1, 8, 2])[0]
         deeds.extend(verb(store, key, value, chance))
+    return None
 
 
 def _stored(value, chance):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 
 import pytest
-
 from tests.contract.bytes_contract import BytesContract
 from tests.contract.frames_contract import FramesContract
 from tests.contract.sharing_contract import SharingContract

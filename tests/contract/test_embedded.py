@@ -2,8 +2,9 @@
 
 import functools
 
-import eau2
 from tests.contract.store_contract import StoreContract
+
+import eau2
 
 
 class TestEmbedded(StoreContract):

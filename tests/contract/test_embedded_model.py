@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import eau2
 from tests.contract.arrow_types import COLUMNS, difference, tables
 from tests.contract.model import StoreModel
+
+import eau2
 
 
 class EmbeddedModel(StoreModel):

@@ -5,9 +5,9 @@ import time
 from dataclasses import replace
 
 import pytest
+from tests.contract.history import KEYS, Deed, act, contradictions
 
 import eau2
-from tests.contract.history import KEYS, Deed, act, contradictions
 
 GOOD = [
     Deed("write", "x", 0, 10, "a", 1),

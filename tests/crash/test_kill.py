@@ -4,12 +4,15 @@ import functools
 import os
 import random
 import time
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pytest
+from tests.crash.deeds import FRAME, Expected, table, write_texts, write_until_killed
 
 import eau2
-from tests.crash.deeds import FRAME, Expected, table, write_texts, write_until_killed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SEED = 20261121
 

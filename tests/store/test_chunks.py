@@ -59,7 +59,7 @@ def test_a_buffer_stays_readable_after_delete_sweep_and_close(node, other, direc
     buffers = other.map(ids(chunks))
     node.write([Write("f", Kind.DELETED)])
     assert frames.files(directory) == set()
-    other.verify(ids(chunks), key="f")
+    other.verify(ids(chunks), buffers, key="f")
     with pytest.raises(FileNotFoundError):
         other.map(ids(chunks))
     node.close()
@@ -175,7 +175,7 @@ def test_what_was_stored_in_this_boot_is_mapped_without_being_hashed(node, other
     chunks = frames.some_chunks(4)
     frames.put(node, "f", chunks)
     kept = other.map(ids(chunks))
-    other.verify(ids(chunks))
+    other.verify(ids(chunks), kept)
     assert len(kept) == 4
     assert other.statistics().chunks_verified == 0
 
@@ -187,8 +187,8 @@ def test_a_flipped_bit_is_found_at_once_before_the_chunk_is_used(node, other, di
     frames.put(node, "f", chunks)
     mapped = node.map(ids(chunks))
     flip(file_of(directory, chunks[1]), position, keep_times=keep_times)
-    node.verify([chunks[0].id], key="f")
-    for use in (lambda: other.map(ids(chunks), key="f"), lambda: node.verify(ids(chunks), key="f")):
+    node.verify([chunks[0].id], mapped[:1], key="f")
+    for use in (lambda: other.map(ids(chunks), key="f"), lambda: node.verify(ids(chunks), mapped, key="f")):
         with pytest.raises(Corrupt) as caught:
             use()
         assert "'f'" in str(caught.value)
@@ -215,7 +215,7 @@ def test_a_file_that_was_touched_but_not_changed_is_hashed_once_and_used(node, o
     mapped = node.map([chunk.id])
     os.utime(file_of(directory, chunk))
     for _ in range(3):
-        node.verify([chunk.id])
+        node.verify([chunk.id], mapped)
     assert node.statistics().chunks_verified == 1
     again = other.map([chunk.id])
     assert other.statistics().chunks_verified == 1
@@ -245,9 +245,40 @@ def test_a_shortened_file_is_found(node, other, directory, frames, size):
     with pytest.raises(Corrupt, match=r"'f'.* bytes, not"):
         other.map([chunk.id], key="f")
     with pytest.raises(Corrupt, match=r"'f'.* bytes, not"):
-        node.verify([chunk.id], key="f")
+        node.verify([chunk.id], mapped, key="f")
     assert len(node.check().faults) == 1
     assert len(mapped) == 1
+
+
+def test_what_is_held_of_a_damaged_file_is_damaged_for_ever_and_what_took_its_place_is_not(
+    node, other, directory, frames
+):
+    (chunk,) = frames.some_chunks(1)
+    frames.put(node, "f", [chunk])
+    held = node.map([chunk.id])
+    flip(file_of(directory, chunk))
+    for _ in range(2):  # again, not once, and also after somebody else has found it
+        with pytest.raises(Corrupt):
+            node.map([chunk.id])
+        with pytest.raises(Corrupt):
+            node.verify([chunk.id], held)
+    frames.put(other, "f", [chunk])
+    new = node.map([chunk.id])
+    node.verify([chunk.id], new)
+    with pytest.raises(Corrupt):
+        node.verify([chunk.id], held)
+    node.verify([chunk.id], new)
+
+
+def test_what_is_held_of_a_file_that_was_shortened_and_then_replaced_is_not_touched(node, other, directory, frames):
+    (chunk,) = frames.some_chunks(1, rows=100_000)
+    frames.put(node, "f", [chunk])
+    held = node.map([chunk.id])
+    os.truncate(file_of(directory, chunk), 100)
+    frames.put(other, "f", [chunk])
+    with pytest.raises(Corrupt):  # and no SIGBUS
+        node.verify([chunk.id], held)
+    assert identify(node.map([chunk.id])[0]) == chunk.id
 
 
 def test_a_missing_file_is_reported_and_putting_the_frame_again_mends_it(node, directory, frames):

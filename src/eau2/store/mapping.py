@@ -59,6 +59,18 @@ class Mapping:
         """Return the bytes; the buffer, and all that is made of it, keeps this mapping."""
         return pa.foreign_buffer(self.address, self.size, base=self)
 
+    def readable(self) -> bool:
+        """Whether the file was not cut off under the mapping: to touch what is missing would end the process."""
+        end, sink = os.pipe()
+        try:
+            os.write(sink, memoryview(self.buffer())[-1:])  # the kernel reads, and fails, in our place
+        except OSError:
+            return False
+        finally:
+            os.close(end)
+            os.close(sink)
+        return True
+
 
 class Mappings:
     """The chunk files that are mapped in this process, shared by all who ask. Thread-safe."""
@@ -66,7 +78,8 @@ class Mappings:
     def __init__(self, files: ChunkFiles) -> None:
         self._files = files
         self._lock = threading.Lock()  # guards everything below
-        self._mapped: weakref.WeakValueDictionary[str, Mapping] = weakref.WeakValueDictionary()
+        self._mapped: weakref.WeakValueDictionary[str, Mapping] = weakref.WeakValueDictionary()  # the latest of each
+        self._at: weakref.WeakValueDictionary[int, Mapping] = weakref.WeakValueDictionary()  # all, by their address
         self.count = 0
         self.verified = 0
 
@@ -101,13 +114,16 @@ class Mappings:
             renewed = new_mark
         with self._lock:
             self.count += 1
-            self._mapped[chunk_id] = mapping
+            self._mapped[chunk_id] = self._at[mapping.address] = mapping
         return mapping, renewed
 
-    def verify(self, chunk_id: str, key: str) -> bool:
-        """Raise Corrupt unless the chunk, if it is mapped here, is still what was written. Return whether it was
-        hashed for that. 1.5 us."""
-        mapping = self._mapped.get(chunk_id)
+    def verify(self, chunk_id: str, data: pa.Buffer, key: str) -> bool:
+        """Raise Corrupt unless `data`, what was mapped of the chunk, is still what was written. Return whether it was
+        hashed for that. 1.5 us.
+
+        The chunk's file may be another one by now: what is asked of is `data`, which may be of the one before.
+        """
+        mapping = self._at.get(data.address)
         if mapping is None:
             return False
         stamp = self._files.stat(chunk_id)
@@ -121,7 +137,7 @@ class Mappings:
             return True
         path = self._files.path(chunk_id)
         if stamp[1] != mapping.size:  # touching what was cut off would end the process
-            self._forget(chunk_id)
+            self._forget(chunk_id, mapping)
             raise Corrupt(_named(key, f"chunk {path} has {stamp[1]:,} bytes, not {mapping.size:,}"), hint=_HINT)
         self._hash(chunk_id, mapping, key)
         mapping.stamp = stamp
@@ -134,15 +150,17 @@ class Mappings:
     def _hash(self, chunk_id: str, mapping: Mapping, key: str) -> None:
         with self._lock:
             self.verified += 1
-        if identify(mapping.buffer()) != chunk_id:
-            self._forget(chunk_id)
+        if not mapping.readable() or identify(mapping.buffer()) != chunk_id:
+            self._forget(chunk_id, mapping)
             raise Corrupt(
                 _named(key, f"chunk {self._files.path(chunk_id)} is damaged: its hash is not its name"), hint=_HINT
             )
 
-    def _forget(self, chunk_id: str) -> None:
+    def _forget(self, chunk_id: str, mapping: Mapping) -> None:
+        """Share `mapping` with nobody else. Those who have it are told at each `verify`."""
         with self._lock:
-            self._mapped.pop(chunk_id, None)
+            if self._mapped.get(chunk_id) is mapping:
+                del self._mapped[chunk_id]
 
     def abandon(self) -> None:
         """In a forked child: mappings stay readable there, the lock may not."""

@@ -159,10 +159,10 @@ class DirectoryNode:
             self._keep_marks(renewed)
         return [mapping.buffer() for chunk_id in chunk_ids if (mapping := mappings[chunk_id]) is not None]
 
-    def verify(self, chunk_ids: Sequence[str], *, key: str = "") -> None:
+    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
         self._check_open()
-        for chunk_id in chunk_ids:
-            self._mappings.verify(chunk_id, key)
+        for chunk_id, mapped in zip(chunk_ids, data, strict=True):
+            self._mappings.verify(chunk_id, mapped, key)
 
     # -- the node itself ----------------------------------------------------------------------------------------------
 

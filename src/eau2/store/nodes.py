@@ -145,8 +145,8 @@ class Node(Protocol):
         when a file is not there: the caller reads the manifest again, and it is Corrupt only if that has not changed.
         """
 
-    def verify(self, chunk_ids: Sequence[str], *, key: str = "") -> None:
-        """Raise Corrupt unless each chunk that is mapped here is still what was written. About 2 us a chunk."""
+    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
+        """Raise Corrupt unless `data`, as `map` returned it, is still what was written. About 2 us a chunk."""
 
     def check(self) -> NodeCheck:
         """Compute every checksum and compare every reference, and report what is wrong. Reads everything."""
