@@ -102,11 +102,21 @@ def test_a_row_of_a_frame_ends_a_word_and_may_hold_many_or_none(store, kind, cut
 def test_a_column_that_is_part_of_a_larger_one_gives_only_its_own_words(rows, start, stop):
     column = pa.array(rows, pa.string())[start:stop]
     total = Counter()
-    for text, ends in module.column_pieces(column):
-        part = module.count_piece(text, ends)
+    for piece in module.column_pieces(column):
+        part = module.count_piece(piece)
         for word, count in zip(part["word"].to_pylist(), part["count"].to_pylist(), strict=True):
             total[word] += count
     assert total == sum((expected(row.encode()) for row in rows[start:stop] if row), Counter())
+
+
+def test_counting_a_frame_does_not_change_it():
+    column = pa.array(["a\nb\tc", "d\re"])
+    writable = pa.Array.from_buffers(
+        pa.string(), 2, [None, column.buffers()[1], pa.py_buffer(bytearray(column.buffers()[2]))]
+    )
+    for piece in module.column_pieces(writable):
+        module.count_piece(piece)
+    assert writable.to_pylist() == ["a\nb\tc", "d\re"]
 
 
 def test_equal_counts_are_listed_by_word(scratch):

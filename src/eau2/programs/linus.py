@@ -110,7 +110,9 @@ def linus(
     links = _links(commits, user_count, project_count, threads, progress)
     warning = ""
     if not 0 <= user < user_count:
-        warning = f"there is no user {user} among the {user_count:,} users, who are numbered from 0; so nothing is reached"
+        warning = (
+            f"there is no user {user} among the {user_count:,} users, who are numbered from 0; so nothing is reached"
+        )
     found = _walk(links, user, user_count, project_count, degrees, threads)
     return Degrees(user_count, project_count, links.rows, links.ignored, found, warning)
 

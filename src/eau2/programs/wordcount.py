@@ -17,7 +17,7 @@ import os
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -87,11 +87,17 @@ def wordcount(source: str | os.PathLike[str] | Frame, *, threads: int | None = N
     """
     threads = thread_count(threads)
     pieces = _file_pieces(Path(source), threads) if isinstance(source, (str, os.PathLike)) else _frame_pieces(source)
-    return _merged(in_order(lambda piece: count_piece(*piece), pieces, threads))
+    return _merged(in_order(count_piece, pieces, threads))
 
 
-# A piece is the text's bytes and where in them, beside white space, words end (the rows of a frame; None for a file).
-_Piece = tuple["NDArray[np.uint8]", "NDArray[np.int64] | None"]
+class Piece(NamedTuple):
+    """A part of a text that no word leaves."""
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64] | None = (
+        None  # ascending offsets at which words end even without white space: a frame's rows
+    )
+    ours: bool = False  # the text may be written to
 
 
 def _merged(parts: Iterable[pa.Table]) -> WordCount:
@@ -112,13 +118,12 @@ def _sum(parts: list[pa.Table]) -> pa.Table:
     return total.rename_columns({"count_sum": "count"}).select(["word", "count"])
 
 
-def count_piece(text: NDArray[np.uint8], ends: NDArray[np.int64] | None = None) -> pa.Table:
-    """Return (word: large_binary, count: int64) for `text`, a word once for each kind of white space after it.
+def count_piece(piece: Piece) -> pa.Table:
+    """Return (word: large_binary, count: int64) for a piece, a word once for each kind of white space after it.
 
-    `ends` are ascending offsets at which words end though there may be no white space. Keeps no part of `text`.
-    Releases the GIL nearly always.
+    Keeps no part of the text. Releases the GIL nearly always.
     """
-    offsets = _word_starts(text, ends)
+    text, offsets = piece.text, _word_starts(piece)
     words = len(offsets) - 1
     if not words:
         return pa.Table.from_batches([], _COUNTS)
@@ -130,12 +135,16 @@ def count_piece(text: NDArray[np.uint8], ends: NDArray[np.int64] | None = None) 
     return pa.table([_trimmed(counts["word"].chunk(0)), counts["count_all"]], schema=_COUNTS)
 
 
-def _word_starts(text: NDArray[np.uint8], ends: NDArray[np.int64] | None) -> NDArray[np.signedinteger]:
-    """Return where the words of `text` start, and its length."""
+def _word_starts(piece: Piece) -> NDArray[np.signedinteger]:
+    """Return where the words of a piece start, and its length."""
+    text, ends = piece.text, piece.ends
     found: list[NDArray[np.int64]] = []
     was_space = True
     for begin in range(0, len(text), _STRIDE_BYTES):
-        space = _is_space(text[begin : begin + _STRIDE_BYTES])
+        stride = text[begin : begin + _STRIDE_BYTES]
+        space = _is_space(stride)
+        if piece.ours:  # all white space becomes the blank, so that a word is not another one before a LF
+            np.maximum(stride, space.view(np.uint8) << 5, out=stride)
         starts = np.empty(len(space), bool)
         starts[0] = was_space and not space[0]
         np.greater(space[:-1], space[1:], out=starts[1:])
@@ -174,7 +183,7 @@ def _trimmed(words: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(words), buffers)
 
 
-def _file_pieces(path: Path, threads: int) -> Iterator[_Piece]:
+def _file_pieces(path: Path, threads: int) -> Iterator[Piece]:
     """Read `path` in pieces that end after white space, or at the end of the file.
 
     They lie in `threads` + 1 blocks of memory used in turn, since fresh memory costs as much as counting: a piece may
@@ -187,7 +196,7 @@ def _file_pieces(path: Path, threads: int) -> Iterator[_Piece]:
             while read := file.readinto(block[filled:].data):
                 fresh, filled = filled, filled + read
                 if cut := _cut(block, fresh, filled):
-                    yield block[:cut], None
+                    yield Piece(block[:cut], ours=True)
                     memory.rotate(-1)  # not before the yield: the next block may be in use until then
                     rest, block = block[cut:filled], memory[0]
                     if len(rest) >= len(block):
@@ -197,7 +206,7 @@ def _file_pieces(path: Path, threads: int) -> Iterator[_Piece]:
                 elif filled == len(block):  # all of it one word
                     _check_word_size(filled, path)
                     block = memory[0] = np.concatenate([block, np.empty_like(block)])
-            yield block[:filled], None
+            yield Piece(block[:filled], ours=True)
     except OSError as error:
         hint = "give the path of a text file" if isinstance(error, (FileNotFoundError, IsADirectoryError)) else ""
         raise LoadError(f"cannot read {path}: {error.strerror}", file=str(path), hint=hint) from error
@@ -224,7 +233,7 @@ def _cut(block: NDArray[np.uint8], start: int, stop: int) -> int:
     return 0
 
 
-def _frame_pieces(frame: Frame) -> Iterator[_Piece]:
+def _frame_pieces(frame: Frame) -> Iterator[Piece]:
     fields = list(frame.schema)
     if len(fields) != 1 or not _is_text(fields[0].type):
         found = ", ".join(f"{field.name} {field.type}" for field in fields) or "none"
@@ -234,7 +243,7 @@ def _frame_pieces(frame: Frame) -> Iterator[_Piece]:
         yield from column_pieces(batch.column(0))
 
 
-def column_pieces(column: pa.Array) -> Iterator[_Piece]:
+def column_pieces(column: pa.Array) -> Iterator[Piece]:
     """Cut a column of text into pieces of about BLOCK_BYTES, over its own memory when it is string or large_string."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         column = column.cast(pa.large_string())
@@ -253,7 +262,7 @@ def column_pieces(column: pa.Array) -> Iterator[_Piece]:
         piece = text[bounds[row] : bounds[stop]]
         if len(piece) > WORD_BYTES_MAX:
             raise ValueTooLarge(f"a row of the frame has {len(piece)} bytes of text, over {WORD_BYTES_MAX}")
-        yield piece, bounds[row:stop] - bounds[row]
+        yield Piece(piece, bounds[row:stop] - bounds[row])
         row = stop
 
 
