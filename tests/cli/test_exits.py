@@ -102,6 +102,8 @@ WRONG = [
     (2, ["sql", "select 1", "-o", "out.csv", "--format", "table"]),
     (2, ["sql", "select 1", "--format", "xml"]),
     (3, ["sql", "select 1", "-o", "absent/out.csv"]),
+    (3, ["sql", "select 1", "-o", "/proc/out.csv"]),
+    (3, ["--store", "/proc/store", "put", "a", "x"]),
     (3, ["sql", "select 1", "-o", ".", "--format", "csv"]),
     (1, ["wordcount", "absent"]),
     (3, ["wordcount", "."]),
