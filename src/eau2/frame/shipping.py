@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Staged
 
 IDLE_SECONDS = 30  # after which a worker process that has nothing to do ends
+_PARENT_SECONDS = 0.2  # a worker outlives a parent that was killed by this
 
 
 class Rows(NamedTuple):
@@ -184,7 +186,9 @@ class WorkerProcesses:
                 raise StoreClosed("the store was closed", hint="open it again")
             pool, self._idle = self._idle, None
             if pool is None:
-                pool = ProcessPoolExecutor(self._count, timeout=IDLE_SECONDS, initializer=_leave_interrupts)
+                pool = ProcessPoolExecutor(
+                    self._count, timeout=IDLE_SECONDS, initializer=_belong_to, initargs=(os.getpid(),)
+                )
             self._lent.add(pool)
             return pool
 
@@ -194,6 +198,17 @@ class WorkerProcesses:
             self._lent.discard(pool)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C goes to the whole process group; the parent hears it, and ends its workers."""
+def _belong_to(parent: int) -> None:
+    """In a worker process: leave Ctrl-C to `parent`, which hears it too and ends its workers; and end when it ends.
+
+    A parent that is killed can end nobody, and a worker would finish the caller's function first, however long it takes.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), name="eau2-parent", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # Asked for again and again, as the kernel's own notice (PR_SET_PDEATHSIG) comes when the *thread* that started us ends.
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
