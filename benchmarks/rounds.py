@@ -1,0 +1,62 @@
+"""put, get, read and delete of one frame, again and again: memory, disk, open files and threads stay what they were."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+import eau2
+from benchmarks.measure import scratch, sized
+
+COLUMNS = 5
+
+
+def run(rounds: int | None = None, frame_bytes: int | None = None) -> dict[str, object]:
+    """Return what the process holds at the start (after a tenth of the rounds), in the middle and at the end."""
+    rounds = rounds or sized(1000, 20)
+    frame_bytes = frame_bytes or sized(50_000_000, 2_000_000)
+    source = {
+        f"c{number}": np.random.default_rng(number).random(frame_bytes // 8 // COLUMNS) for number in range(COLUMNS)
+    }
+    held: dict[str, dict[str, int]] = {}
+    moments = {max(1, rounds // 10): "start", rounds // 2: "middle", rounds: "end"}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder, eau2.open(folder + "/store") as store:
+        store.put("kept", b"kept")
+        for number in range(1, rounds + 1):
+            source["c0"][0] = number  # each round's chunk is a new one
+            store.put("frame", source)
+            table = store.frame("frame").to_arrow()
+            if table.column("c0")[0].as_py() != number or pa.compute.sum(table.column("c1")).as_py() <= 0:
+                raise AssertionError(f"round {number} read something else")
+            store.delete("frame")
+            if number in moments:
+                del table
+                held[moments[number]] = _held(folder)
+    return {"rounds": rounds, "frame_bytes": frame_bytes, "seconds": time.perf_counter() - start, "held": held}
+
+
+def _held(folder: str) -> dict[str, int]:
+    gc.collect()
+    process = psutil.Process()
+    disk = sum(os.stat(f"{parent}/{name}").st_blocks * 512 for parent, _, names in os.walk(folder) for name in names)
+    return {
+        "resident_bytes": process.memory_info().rss,
+        "disk_bytes": disk,
+        "files": sum(len(names) for _, _, names in os.walk(folder)),
+        "descriptors": process.num_fds(),
+        "threads": threading.active_count(),
+        "mappings": Path("/proc/self/maps").read_text().count("\n"),
+    }
+
+
+if __name__ == "__main__":
+    print(run())

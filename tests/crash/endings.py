@@ -1,0 +1,73 @@
+"""Programs that are ended from outside: `python -m tests.crash.endings WHAT DIRECTORY` prints "ready" and goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import eau2
+
+
+def ready() -> None:
+    print("ready", flush=True)
+
+
+def wait(store) -> None:
+    ready()
+    store.wait("never", timeout_seconds=60)
+
+
+def wait_in_threads(store) -> None:
+    threads = [threading.Thread(target=store.wait, args=("never",), daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    ready()
+    time.sleep(60)
+
+
+def query(store) -> None:
+    """A join of 25 times 10^8 pairs, which takes minutes."""
+    ready()
+    print(store.sql("select count(*) from f a join f b on a.n % 7 <> b.n % 11 where a.n * b.n % 13 = 5").to_arrow())
+
+
+def slowly(table) -> int:
+    time.sleep(30)
+    return table.num_rows
+
+
+def map_in_processes(store) -> None:
+    threading.Timer(1.5, ready).start()  # the workers have started by then, and sleep
+    store.frame("f").map_chunks(slowly, workers="processes")
+
+
+def map_in_threads(store) -> None:
+    ready()
+    store.frame("f").map_chunks(slowly, workers="threads")
+
+
+def write(store) -> None:
+    ready()
+    for number in range(10**9):
+        store.put(f"k{number % 10}", b"%d" % number)
+        store.put("g", {"n": [number]})
+
+
+def put_stream(store) -> None:
+    def batches():
+        while True:
+            yield from store.frame("f").batches()
+
+    ready()
+    store.put("stream", batches())
+
+
+def idle(store) -> None:
+    ready()
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    with eau2.open(sys.argv[2]) as opened:
+        globals()[sys.argv[1]](opened)

@@ -1,0 +1,158 @@
+"""What happens in places that resist: run as `python -m tests.crash.places CASE DIRECTORY`, in a mount namespace of its own.
+
+Prints "right" when all was as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import eau2
+from eau2.errors import DiskFull, ReadOnly
+
+KEPT = pa.table({"n": np.arange(100_000)})
+
+
+def mount(*words) -> None:
+    subprocess.run(["mount", *map(str, words)], check=True)
+
+
+def big(megabytes: int) -> pa.Table:
+    return pa.table({"n": np.random.default_rng(megabytes).random(megabytes << 17)})
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return
+
+
+def refused(error, work) -> str:
+    try:
+        work()
+    except error as caught:
+        return str(caught)
+    raise SystemExit(f"no {error.__name__} from {work}")
+
+
+def unchanged(store) -> None:
+    assert store.keys() == ["bytes", "frame"], store.keys()
+    assert store.get("bytes") == b"kept"
+    assert store.frame("frame").to_arrow().equals(KEPT)
+    assert store.sql("select count(*) as n from frame").to_arrow()["n"].to_pylist() == [100_000]
+    assert [path for path in Path(os.getcwd()).rglob("staging/*/*") if path.name != "lock"] == []
+
+
+def full(place: Path) -> None:
+    """Every write fails with DiskFull and changes nothing, reads go on, and with space all is well again."""
+    source = place.parent / "source"
+    source.write_bytes(bytes(9 << 20))
+    rows = place.parent / "rows.csv"
+    rows.write_text("n\n" + "1234567\n" * 1_000_000)
+    mount("-t", "tmpfs", "-o", "size=24m", "tmpfs", place)
+    os.chdir(place)
+    store = eau2.open(place / "store")
+    store.put("frame", KEPT)
+    store.put("bytes", b"kept")
+    fill(place / "filler")
+    writes = [
+        lambda: store.put("frame", big(8)),
+        lambda: store.put("new", big(8)),
+        lambda: store.put("new", iter(big(30).to_batches(max_chunksize=1 << 17))),
+        lambda: store.put("bytes", bytes(8 << 20)),
+        lambda: store.put_many({"bytes": b"x", "new": big(8)}),
+        lambda: store.put_many({"bytes": b"x", "new": bytes(8 << 20)}),
+        lambda: store.put_file("new", source),
+        lambda: store.load("new", rows, progress=False),
+        lambda: store.create("new", bytes(8 << 20)),
+    ]
+    for _ in range(2):
+        for write in writes:
+            assert str(place) in refused(DiskFull, write)
+            unchanged(store)
+    with eau2.open(place / "store") as second:  # it can still be opened
+        unchanged(second)
+    assert store.check().faults == ()
+    (place / "filler").unlink()
+    store.put_many({"bytes": b"new", "new": big(2)})
+    assert store.frame("new").to_arrow().equals(big(2))
+    store.put_file("file", source)
+    fill(place / "filler")
+    refused(DiskFull, lambda: store.get_file("file", place / "copy"))
+    assert sorted(os.listdir(place)) == ["filler", "store"]
+    (place / "filler").unlink()
+    store.close()
+    with eau2.open(place / "store") as again:
+        assert again.check().faults == ()
+        assert again.get("bytes") == b"new"
+
+
+def room(place: Path) -> None:
+    """On a full disk space can be made: by deleting frames, as soon as a little is free for the log."""
+    mount("-t", "tmpfs", "-o", "size=40m", "tmpfs", place)
+    store = eau2.open(place / "store")
+    store.put("frame", big(16))
+    fill(place / "filler")
+    os.truncate(place / "filler", (place / "filler").stat().st_size - (64 << 10))
+    assert store.delete("frame")
+    store.put("other", big(12))
+    assert store.check().faults == ()
+
+
+def new_on_full(place: Path) -> None:
+    """A store cannot be made on a full disk, and nothing half-made is in the way afterwards."""
+    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", place)
+    (place / "folder").mkdir()
+    fill(place / "filler")
+    said = refused(DiskFull, lambda: eau2.open(place / "folder" / "store"))
+    assert str(place) in said, said
+    (place / "filler").unlink()
+    with eau2.open(place / "folder" / "store") as store:
+        assert store.put("a", b"1") == 1
+
+
+def read_only(place: Path) -> None:
+    """Reads work, writes are ReadOnly, a new store cannot be made."""
+    inside = place.parent / "writable"
+    with eau2.open(inside / "store") as store:
+        store.put("frame", KEPT)
+        store.put("bytes", b"kept")
+    mount("--bind", inside, place)
+    mount("-o", "remount,bind,ro", place)
+    os.chdir(place)
+    with eau2.open(place / "store") as store:
+        unchanged(store)
+        for write in (
+            lambda: store.put("bytes", b"x"),
+            lambda: store.put("new", KEPT),
+            lambda: store.delete("bytes"),
+            lambda: store.create("new", b""),
+            lambda: store.update("bytes", b""),
+            lambda: store.put_many({"a": b""}),
+            lambda: store.delete_many(["bytes"]),
+            lambda: store.put_file("a", __file__),
+        ):
+            assert str(place) in refused(ReadOnly, write)
+            unchanged(store)
+        assert store.check().faults == ()
+        assert store.statistics().keys == 2
+        with eau2.open(inside / "store") as writer:  # another process may well write
+            writer.put("later", b"1")
+            assert store.get("later") == b"1"
+            writer.delete("later")
+        unchanged(store)
+    assert str(place) in refused(ReadOnly, lambda: eau2.open(place / "new"))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))
+    print("right")
