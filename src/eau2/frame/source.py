@@ -46,6 +46,7 @@ class Source:
     buffers: Sequence[pa.Buffer]  # one a chunk
     node: Keeper | None  # None for rows that no key names
     _decoded: dict[int, pa.Table] = field(default_factory=dict, init=False, repr=False)
+    _faults: list[str] = field(default_factory=list, init=False, repr=False)
 
     @property
     def schema(self) -> pa.Schema:
@@ -76,6 +77,14 @@ class Source:
             self.node.verify(ids, data, key=self.key)
         except StoreClosed:
             return  # a held frame stays readable after close, and in a forked child; nobody is left to ask
+        except Corrupt as error:
+            self._faults[:] = [error.message]
+            raise
+
+    @property
+    def was_corrupt(self) -> bool:
+        """Whether a look at it has found damage: it is mapped anew then, as it may have been mended."""
+        return bool(self._faults)
 
     def chunk(self, index: int) -> pa.Table:
         """Return the rows of a chunk as views into its mapping. 0.1 ms the first time."""

@@ -9,10 +9,9 @@ from eau2.frame.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, writ
 from eau2.frame.frame import Frame
 from eau2.frame.ingest import read
 from eau2.frame.intake import batches_of
-from eau2.frame.source import Source
+from eau2.frame.opened import OpenSources
 from eau2.frame.writer import FrameWriter
 from eau2.store.nodes import Kind, Write
-from eau2.values.manifest import Manifest
 from eau2.values.schema import arrow_schema
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from eau2.frame.engine import Engine
     from eau2.frame.report import LoadReport
+    from eau2.frame.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
 
@@ -34,8 +34,10 @@ class FrameTables:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._opened = OpenSources()
 
     def stage(self, node: Node, value: object, schema: object) -> StagedFrame:
+        self._opened.drop_stale(node)
         if isinstance(value, Frame) and value.source is not None and schema is None:
             return _share(node, value.source)
         found, batches = batches_of(value, None if schema is None else arrow_schema(schema))
@@ -52,9 +54,7 @@ class FrameTables:
         return write_pieces(key, (cell.as_buffer() for batch in value.batches() for cell in batch.column(0)), path)
 
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
-        manifest = Manifest.decode(entry.payload)
-        buffers = node.map(manifest.chunk_ids, key=key)
-        return Frame.stored(Source(key, entry.version, manifest, buffers, node), self._engine)
+        return Frame.stored(self._opened.open(node, key, entry), self._engine)
 
     def sql(self, store: Store, query: str) -> Frame:
         def resolve(name: str) -> Source | None:
@@ -75,6 +75,7 @@ class FrameTables:
         return report
 
     def close(self) -> None:
+        self._opened.clear()
         self._engine.close()
 
 
