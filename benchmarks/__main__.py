@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks import charts, document
 from benchmarks.document import NAMES, RESULTS, load_results
-from benchmarks.measure import OTHER_CORES_MAX, Others, quick, scratch
+from benchmarks.measure import OTHER_CORES_MAX, Others, loop_milliseconds, quick, scratch
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = (
@@ -61,7 +61,7 @@ def _keep(name: str) -> bool:
     """Run one benchmark, print it and write its result. Its failure is printed, and the others still run."""
     console = Console()
     console.rule(f"[bold]{name}")
-    others, loaded, start = Others(), os.getloadavg(), time.monotonic()
+    loop, others, loaded, start = loop_milliseconds(), Others(), os.getloadavg(), time.monotonic()
     try:
         result = importlib.import_module(f"benchmarks.{name}").run()
     except Exception:
@@ -73,6 +73,7 @@ def _keep(name: str) -> bool:
         "commit": _commit(),
         "seconds": round(time.monotonic() - start, 1),
         "load_average": {"before": loaded, "after": os.getloadavg()},
+        "loop_ms": {"before": round(loop, 1), "after": round(loop_milliseconds(), 1)},
         "other_cores": round(others.cores(), 2),
         "machine": _machine(),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -99,6 +100,7 @@ def _print(console: Console, result: dict) -> None:
     before, after = (load[0] for load in result["load_average"].values())
     noise = " [red]others were busy: repeat[/]" if result["other_cores"] > OTHER_CORES_MAX else ""
     load = f"load average {before:.2f} before, {after:.2f} after; others used {result['other_cores']:.2f} cores"
+    load += "; a fixed loop took {before} ms before, {after} after".format(**result["loop_ms"])
     console.print(f"{result['seconds']:.0f} s; {load}{noise}\n", highlight=False)
 
 

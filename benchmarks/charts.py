@@ -24,7 +24,7 @@ COLOURS = {
     "diskcache": "#7a5195",
     "redis": "#c0392b",
 }
-SPARE = "#5b8c5a"
+SPARE = "#0b6e99"
 DOTS_PER_INCH = 110
 
 
@@ -48,10 +48,15 @@ def _bars(axes: Axes, groups: dict[str, dict[str, float]]) -> None:
         values = [group[peer] for group in groups.values() if peer in group]
         axes.barh(places, values, height, label=peer, color=COLOURS.get(peer, SPARE))
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(groups))], list(groups))
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.2, -height)  # the first group on top
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _legend_above(figure: plt.Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9, frameon=False)
 
 
 def _kv(figures: dict) -> plt.Figure:
@@ -59,9 +64,10 @@ def _kv(figures: dict) -> plt.Figure:
     for axes, (flush, operations) in zip(panels, figures.items(), strict=True):
         _bars(axes, {name: {peer: one["per_second"] for peer, one in row.items()} for name, row in operations.items()})
         axes.set_xscale("log")
+        axes.set_xlim(left=100)
         axes.set_title(f'flush="{flush}"', fontsize=10)
         axes.set_xlabel("operations a second, 100-byte values (more is better)")
-    panels[0].legend(fontsize=8, loc="lower right")
+    _legend_above(figure, panels[0])
     return figure
 
 
@@ -70,8 +76,9 @@ def _queries(figures: dict) -> plt.Figure:
     seconds = figures["seconds"]
     _bars(axes, {name: {peer: one["seconds"] * 1e3 for peer, one in row.items()} for name, row in seconds.items()})
     axes.set_xscale("log")
+    axes.set_xlim(left=1)
     axes.set_xlabel(f"milliseconds over {figures['rows']:,} rows (less is better)")
-    axes.legend(fontsize=8, loc="lower right")
+    _legend_above(figure, axes)
     return figure
 
 
@@ -86,7 +93,7 @@ def _frames(figures: dict) -> plt.Figure:
         },
     )
     put.set_xlabel("GB/s, writing a table (more is better)")
-    put.legend(fontsize=8)
+    _legend_above(figure, put)
     sizes = {key: f"{figures['bytes'][key] / 1e6:,.3g} MB" for key in figures["bytes"]}
     _bars(get, {sizes[key]: {"eau2": figures["get"]["first_ms"][key]} for key in sizes})
     get.axvline(5, color="black", linewidth=1, linestyle=":")
@@ -97,10 +104,9 @@ def _frames(figures: dict) -> plt.Figure:
 def _larger_than_memory(figures: dict) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8.4, 3.2), layout="constrained")
     rows = {name: one for name, one in figures.items() if "bytes" in one}
-    _bars(axes, {name: {"data": one["bytes"] / 1e6, "eau2": one["own_mb"]} for name, one in rows.items()})
-    axes.set_xscale("log")
-    axes.set_xlabel("MB: the data, and the memory of the process that worked on it")
-    axes.legend(["data", "memory"], fontsize=8)
+    _bars(axes, {name: {"data": one["bytes"] / 1e6, "memory": one["own_mb"]} for name, one in rows.items()})
+    axes.set_xlabel("MB: the data, and the own memory of the process that worked on it")
+    _legend_above(figure, axes)
     return figure
 
 

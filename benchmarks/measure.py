@@ -99,6 +99,17 @@ def _rounds(
     return times
 
 
+def loop_milliseconds() -> float:
+    """Processor time of a fixed loop: the same on a quiet machine, more when others share the core or its caches."""
+    times = []
+    for _ in range(3):
+        start, total = time.thread_time(), 0
+        for number in range(300_000):
+            total += number
+        times.append(time.thread_time() - start)
+    return min(times) * 1e3
+
+
 class Others:
     """Processors that others use from now on: the machine's busy time less that of this process and its children."""
 
