@@ -130,7 +130,7 @@ COLUMNS: dict[str, pa.Array] = {**_flat(), **_times(), **_nested(), **_encoded()
 
 
 def difference(found: pa.Table, expected: pa.Table) -> str:
-    """What differs between two tables, or ''. NaN equals NaN; how rows are cut and dictionaries coded does not matter."""
+    """What differs between two tables, or ''. NaN equals NaN; how rows are cut, and dictionaries coded, is free."""
     if not found.schema.equals(expected.schema, check_metadata=True):
         return f"schema\n{found.schema.to_string()}\nnot\n{expected.schema.to_string()}"
     if found.num_rows != expected.num_rows:

@@ -200,7 +200,7 @@ class BytesContract:
 
     def test_create_refuses_where_something_is(self, store):
         assert store.create("a", b"1") == 1
-        with pytest.raises(KeyExists, match="'a'.*version 1"):
+        with pytest.raises(KeyExists, match=r"'a'.*version 1"):
             store.create("a", b"2")
         assert (store.get("a"), store.version("a")) == (b"1", 1)
 

@@ -1,7 +1,7 @@
 """What several processes did to a few keys at once, and whether one order of it explains all they saw.
 
-Each write has its own value, so that a read says which write it saw. Times are of the machine's one monotonic clock. The
-rules are those that a linearizable store cannot break, each simple enough to be seen as right; together they are
+Each write has its own value, so that a read says which write it saw. Times are of the machine's one monotonic clock.
+The rules are those that a linearizable store cannot break, each simple enough to be seen as right; together they are
 necessary, not sufficient.
 """
 

@@ -1,8 +1,8 @@
 """A writer that is killed, and what must be found after it.
 
-The writer tells over a pipe what it is about to do, and when it is acknowledged. Each of its threads has keys of its own,
-so the order of what was done to a key is known: after a kill a key holds what its last acknowledged deed left, or what
-the one deed that was under way leaves, whole.
+The writer tells over a pipe what it is about to do, and when it is acknowledged. Each of its threads has keys of its
+own, so the order of what was done to a key is known: after a kill a key holds what its last acknowledged deed left, or
+what the one deed that was under way leaves, whole.
 """
 
 from __future__ import annotations

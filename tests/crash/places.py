@@ -1,4 +1,4 @@
-"""What happens in places that resist: run as `python -m tests.crash.places CASE DIRECTORY`, in a mount namespace of its own.
+"""Places that resist: run as `python -m tests.crash.places CASE DIRECTORY`, in a mount namespace of its own.
 
 Prints "right" when all was as it should be.
 """

@@ -93,7 +93,12 @@ def test_close_ends_threads_and_processes(tmp_path):
     store.put("f", {"n": range(200_000)})
     store.frame("f").map_chunks(lambda table: table.num_rows, workers="processes")
     store.sql("select sum(n) from f").to_arrow()
-    waiting = threading.Thread(target=lambda: pytest.raises(StoreClosed, store.wait, "never", timeout_seconds=60))
+
+    def wait_for_ever():
+        with pytest.raises(StoreClosed):
+            store.wait("never", timeout_seconds=60)
+
+    waiting = threading.Thread(target=wait_for_ever)
     waiting.start()
     started = [child for child in psutil.Process().children(recursive=True) if child.pid not in children]
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""kill -9 of a writer at any moment: what was acknowledged is there, the rest whole or not at all, and nothing is left."""
+"""kill -9 of a writer at any moment: what was acknowledged is there, the rest whole or not, and nothing is left."""
 
 import functools
 import os

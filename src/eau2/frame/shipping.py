@@ -201,14 +201,14 @@ class WorkerProcesses:
 def _belong_to(parent: int) -> None:
     """In a worker process: leave Ctrl-C to `parent`, which hears it too and ends its workers; and end when it ends.
 
-    A parent that is killed can end nobody, and a worker would finish the caller's function first, however long it takes.
+    A parent that is killed can end nobody, and a worker would first finish the caller's function, however long.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), name="eau2-parent", daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    # Asked for again and again, as the kernel's own notice (PR_SET_PDEATHSIG) comes when the *thread* that started us ends.
+    # Not PR_SET_PDEATHSIG: the kernel sends it when the *thread* ends that started us.
     while os.getppid() == parent:
         time.sleep(_PARENT_SECONDS)
     os._exit(1)
