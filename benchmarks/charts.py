@@ -23,6 +23,7 @@ COLOURS = {
     "lmdb": "#8a8f98",
     "diskcache": "#7a5195",
     "redis": "#c0392b",
+    "data": "#c8ccd1",
 }
 SPARE = "#0b6e99"
 DOTS_PER_INCH = 110
