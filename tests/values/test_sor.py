@@ -441,6 +441,23 @@ def test_a_long_line_is_a_row(size):
     assert len(fast_read(line, Sor()).rows[0][1]) == size
 
 
+@pytest.mark.parametrize(
+    "line", [b"<" + b" " * (4 << 20), b" " * (4 << 20) + b"x", b"<1>" + b"<\t" * (1 << 20), b'<"' * (1 << 20)]
+)
+def test_a_long_bad_line_takes_no_longer_than_a_good_one(line):
+    assert len(fast_read(b"<1>\n" + line + b"\n<2>\n", Sor()).bad) == 1
+
+
+def test_odd_lines_keep_their_place_among_plain_ones():
+    odd = [b"", b"<7>", b'<8><"a > b"><>', b"<x <y>", b"<+9> <>"]
+    data = b"".join(
+        b"<%d><t%d>\n" % (n, n) + (odd[n // 100 % 5] + b"\n" if n % 100 == 0 else b"") for n in range(2, 5000)
+    )
+    slow, fast = slow_read(data), fast_read(data, Sor())
+    assert same(fast.rows, slow.rows)
+    assert (fast.types, fast.blank, fast.bad, fast.widened) == (slow.types, slow.blank, slow.bad, slow.widened)
+
+
 def test_more_fields_than_the_limit_are_bad():
     out = fast_read(b"<1>" * (COLUMNS_MAX + 1), Sor())
     assert (out.types, out.bad) == ([], [(1, COLUMNS_MAX + 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from eau2.values.block import Block, Reject, Widening
@@ -18,14 +19,16 @@ from eau2.values.sor_lines import (
     Kind,
     cells_of,
     column_of,
+    evident_cells,
     is_utf8,
     kind_of,
     needs,
+    straightened,
 )
 from eau2.values.sor_plain import plain_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LINES_FOR_INFERENCE = 500
 PIECE_BYTES = 64 << 10  # what is read again line by line when one line of a block is odd
@@ -91,44 +94,88 @@ class Sor:
     def _parse_piece(self, data: bytes, block: Block) -> None:
         columns = plain_columns(data, block.schema.types)
         if columns is None:
-            _Rows(self, block).read(data)
+            self._parse_lines(split_lines(data), block)
             return
         batch = pa.RecordBatch.from_arrays(columns, schema=block.schema)
         block.lines += batch.num_rows
         block.rows += batch.num_rows
         block.batches.append(batch)
 
+    def _parse_lines(self, lines: list[bytes], block: Block) -> None:
+        """Read the odd lines one by one, and what is left of the piece without them as a plain one."""
+        schema, types = block.schema, tuple(block.schema.types)
+        plain, odd = straightened(lines, types)
+        rows = _Rows(self, block)
+        columns = plain_columns(b"\n".join(plain) + b"\n", types) if plain else None
+        if columns is not None:
+            rows.read(lines, odd)
+            block.lines += len(lines)
+            block.rows += len(plain)
+            if block.schema == schema:
+                batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+                block.batches.append(_interleaved(batch, rows.batch(), len(lines), odd, rows.places))
+            return
+        rows.read(lines, range(len(lines)))
+        block.lines += len(lines)
+        if block.schema == schema and rows.places:
+            block.batches.append(rows.batch())
+
+
+def _interleaved(
+    plain: pa.RecordBatch, rows: pa.RecordBatch, count: int, odd: Sequence[int], places: Sequence[int]
+) -> pa.RecordBatch:
+    """Return the rows of both in the order of their `count` lines: `rows` are the lines `places` of the `odd` ones."""
+    if not places:
+        return plain
+    order = np.full(count, -1, np.int64)
+    is_plain = np.ones(count, np.bool_)
+    is_plain[list(odd)] = False
+    order[is_plain] = np.arange(plain.num_rows)
+    order[list(places)] = plain.num_rows + np.arange(len(places))
+    both = pa.Table.from_batches([plain, rows]).combine_chunks()
+    return both.take(pa.array(order[order >= 0])).combine_chunks().to_batches()[0]
+
 
 class _Rows:
-    """Reads lines one by one and adds them to a block: exact, and some twenty times slower than plain_columns."""
+    """Reads lines one by one and adds them to a block's account: exact, and some twenty times slower than all at once.
+
+    `places` are the indices of the lines that became rows.
+    """
 
     def __init__(self, sor: Sor, block: Block) -> None:
         self._sor, self._block = sor, block
         self._kinds = [KIND_OF_TYPE[type_] for type_ in block.schema.types]
+        self._types = tuple(block.schema.types)
         self._rows: list[list[Cell]] = []
+        self._line = 0
+        self.places: list[int] = []
 
-    def read(self, data: bytes) -> None:
+    def read(self, lines: Sequence[bytes], indices: Sequence[int]) -> None:
+        """Take up the lines at `indices`. The block's schema changes when one of them needs it."""
         block = self._block
-        for line in split_lines(data):
-            block.lines += 1
+        for index in indices:
+            line, self._line = lines[index], block.lines + index + 1
             try:
                 cells = self._cells(line)
             except BadLine as bad:
-                block.rejects.append(Reject(block.lines, bad.column, bad.reason, line))
+                block.rejects.append(Reject(self._line, bad.column, bad.reason, line))
                 continue
             if cells:
                 block.rows += 1
                 self._rows.append(cells)
+                self.places.append(index)
             else:
                 block.blank += 1
-        names = self._names()
-        schema = _schema(names, self._kinds)
-        if schema == block.schema and self._rows:
-            width = len(self._kinds)
-            rows = (cells if len(cells) == width else cells + [None] * (width - len(cells)) for cells in self._rows)
-            columns = [column_of(cells, kind) for cells, kind in zip(zip(*rows, strict=True), self._kinds, strict=True)]
-            block.batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
-        block.schema = schema
+        block.schema = _schema(self._names(), self._kinds)
+
+    def batch(self) -> pa.RecordBatch:
+        """Return the rows, under the block's schema."""
+        width = len(self._kinds)
+        rows = (cells if len(cells) == width else cells + [None] * (width - len(cells)) for cells in self._rows)
+        columns = [column_of(cells, kind) for cells, kind in zip(zip(*rows, strict=True), self._kinds, strict=False)]
+        if not self._rows:
+            return pa.RecordBatch.from_pylist([], schema=self._block.schema)
+        return pa.RecordBatch.from_arrays(columns, schema=self._block.schema)
 
     def _names(self) -> tuple[str, ...]:
         known = self._block.schema.names
@@ -136,10 +183,13 @@ class _Rows:
 
     def _cells(self, line: bytes) -> list[Cell]:
         """Return the cells of `line`, all of which fit their columns: widened if need be."""
+        evident = evident_cells(line, self._types)
+        if evident is not None:
+            return evident
         cells = cells_of(without_return(line))
         if len(cells) > len(self._kinds) and not self._sor.may_grow:
             raise BadLine(len(self._kinds) + 1, f"{len(cells):,} fields, but {len(self._kinds):,} columns")
-        kinds, line_number = self._kinds, self._block.lines
+        kinds, line_number = self._kinds, self._line
         wider: list[tuple[int, Kind]] = []
         nulled: list[Reject] = []
         ascii_line = line.isascii()
@@ -162,7 +212,7 @@ class _Rows:
         return cells
 
     def _widen(self, width: int, wider: dict[int, Kind]) -> None:
-        line_number, known = self._block.lines, len(self._kinds)
+        line_number, known = self._line, len(self._kinds)
         for index, kind in wider.items():
             if index < known:
                 name = self._block.schema.field(index).name if index < len(self._block.schema) else f"c{index}"
@@ -173,6 +223,8 @@ class _Rows:
             kind = wider.get(index, Kind.BOOL)
             self._block.widened.append(Widening(f"c{index}", None, TYPE_OF_KIND[kind], line_number))
             self._kinds.append(kind)
+        if wider or width > known:
+            self._types = tuple(TYPE_OF_KIND[kind] for kind in self._kinds)
 
 
 def _why_bad(cell: bytes, kind: Kind, needed: Kind, *, may_widen: bool, ascii_line: bool) -> str:

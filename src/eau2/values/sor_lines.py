@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
 
 COLUMNS_MAX = 10_000  # fields of a line; more are a damaged file, and each would cost a column in every chunk
 Cell = bytes | None
+Types = tuple[pa.DataType, ...]
 
-_FIELD = re.compile(rb'[ \t]*<[ \t]*("[^"\n]*"|[^ \t"<>\n]*)[ \t]*>')
+# Possessive quantifiers (*+): megabytes of blanks would otherwise be tried in every division.
+_FIELD = re.compile(rb'[ \t]*+<[ \t]*+("[^"\n]*+"|[^ \t"<>\n]*+)[ \t]*+>')
 _BLANKS = re.compile(rb"[ \t]*")
 _BARE = re.compile(rb'[^ \t"<>\n]*')
 _INT = re.compile(rb"[+-]?[0-9]+")
 _FLOAT = re.compile(rb"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+)")
 _FLOAT_IN_FLOAT = re.compile(rb"[+-]?(?:nan|inf|(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+)")
 _INT_DIGITS_MAX = 19
+_PATTERN_FIELDS_MAX = 200  # a pattern of many fields takes long to compile
 
 
 class Kind(IntEnum):
@@ -147,6 +151,53 @@ def is_utf8(cell: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def straightened(lines: Sequence[bytes], types: Types) -> tuple[list[bytes], list[int]]:
+    """Return the lines that are evidently rows of `types`, short ones padded, and the indices of all others."""
+    plain: list[bytes] = []
+    odd: list[int] = []
+    width = len(types)
+    if width > _PATTERN_FIELDS_MAX:
+        return plain, list(range(len(lines)))
+    match = _row_pattern(types, _PLAIN, b"?:").fullmatch
+    for index, line in enumerate(lines):
+        if match(line) is None:
+            fields = line.count(b"<")
+            if not 0 < fields < width or _row_pattern(types[:fields], _PLAIN, b"?:").fullmatch(line) is None:
+                odd.append(index)
+                continue
+            line = line.removesuffix(b"\r") + b"<>" * (width - fields)
+        if line.isascii() or is_utf8(line):
+            plain.append(line)
+        else:
+            odd.append(index)
+    return plain, odd
+
+
+def evident_cells(line: bytes, types: Types) -> list[Cell] | None:
+    """Return the cells of a line that is evidently a row of `types`; None when a closer look is needed."""
+    if len(types) > _PATTERN_FIELDS_MAX:
+        return None
+    found = _row_pattern(types, _ANY, b"").fullmatch(line)
+    return list(found.groups()) if found is not None and (line.isascii() or is_utf8(line)) else None
+
+
+@lru_cache(maxsize=256)
+def _row_pattern(types: Types, quoted: bytes, group: bytes) -> re.Pattern[bytes]:
+    """The pattern of a line of `types`: `quoted` is what may stand between quotes, `group` what a value's group is."""
+    values = (_EVIDENT[KIND_OF_TYPE[type_]].replace(b"QUOTED", quoted) for type_ in types)
+    fields = (rb"[ \t]*+<[ \t]*+(" + group + value + rb")?[ \t]*+>" for value in values)
+    return re.compile(b"".join(fields) + rb"[ \t]*+\r?")
+
+
+_EVIDENT = {  # digits are few enough to be within 64 bits
+    Kind.BOOL: rb"[01]",
+    Kind.INT: rb"[+-]?[0-9]{1,18}",
+    Kind.FLOAT: rb"[+-]?(?:[0-9]{1,18}\.?[0-9]*|\.[0-9]+)",
+    Kind.STRING: rb'"QUOTED*+"|[^ \t"<>\r\n]++',
+}
+_PLAIN, _ANY = rb'[^"<>\r\n]', rb'[^"\n]'
 
 
 def column_of(cells: Sequence[Cell], kind: Kind) -> pa.Array:
