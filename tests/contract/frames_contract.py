@@ -238,6 +238,7 @@ class FramesContract:
         store.put("f", source)
         assert store.frame("f").to_arrow().equals(source)
 
+    @pytest.mark.slow
     def test_a_frame_of_several_chunks_comes_back_in_order(self, store):
         source = wide(150)
         store.put("f", source.to_batches(max_chunksize=7))
@@ -428,8 +429,16 @@ class FramesContract:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("size", [0, 1, 100_000, (32 << 20) - 1, 32 << 20, (32 << 20) + 1, 70 << 20])
+    @pytest.mark.parametrize("size", [0, 1, 100_000])
     def test_a_file_comes_back_as_it_was(self, store, tmp_path, size):
+        self.file_round(store, tmp_path, size)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("size", [(32 << 20) - 1, 32 << 20, (32 << 20) + 1, 70 << 20])
+    def test_a_file_of_pieces_comes_back_as_it_was(self, store, tmp_path, size):
+        self.file_round(store, tmp_path, size)
+
+    def file_round(self, store, tmp_path, size):
         source, target = tmp_path / "source", tmp_path / "target"
         content = np.random.default_rng(size).bytes(size)
         source.write_bytes(content)
@@ -438,7 +447,7 @@ class FramesContract:
         source.unlink()
         assert store.get_file("file", str(target)) == size
         assert target.read_bytes() == content
-        assert sorted(os.listdir(tmp_path)) == sorted({*os.listdir(tmp_path)} - {"source"})
+        assert [name for name in os.listdir(tmp_path) if name.endswith(".part")] == []
 
     def test_a_file_is_a_frame_and_has_versions(self, store, tmp_path):
         path = tmp_path / "file"

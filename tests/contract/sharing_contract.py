@@ -114,6 +114,7 @@ class SharingContract:
         assert sum(version > 0 for version in versions) == 50
         assert len(store.keys("lock/")) == 50
 
+    @pytest.mark.slow
     def test_threads_put_and_get_everything_at_once(self, store):
         def work(name):
             for number in range(40):

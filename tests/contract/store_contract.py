@@ -6,12 +6,16 @@ the same store each time it is called, in any process (so it can be pickled). No
 
 from __future__ import annotations
 
-import gc
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from tests.contract.bytes_contract import BytesContract
 from tests.contract.frames_contract import FramesContract
 from tests.contract.sharing_contract import SharingContract
+
+MEMORY_BYTES_FREE = 2 << 30
 
 
 class StoreContract(BytesContract, FramesContract, SharingContract):
@@ -19,15 +23,23 @@ class StoreContract(BytesContract, FramesContract, SharingContract):
         raise NotImplementedError
 
     @pytest.fixture
-    def opener(self, tmp_path):
-        return self.make_opener(tmp_path / "store")
+    def folder(self, tmp_path):
+        """Where stores are made: in memory when there is much, as hundreds are made. tests/crash uses the disk."""
+        if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > MEMORY_BYTES_FREE:
+            with tempfile.TemporaryDirectory(prefix="eau2-contract-", dir="/dev/shm") as folder:
+                yield Path(folder)
+        else:
+            yield tmp_path
 
     @pytest.fixture
-    def second_opener(self, tmp_path):
-        return self.make_opener(tmp_path / "second store")
+    def opener(self, folder):
+        return self.make_opener(folder / "store")
+
+    @pytest.fixture
+    def second_opener(self, folder):
+        return self.make_opener(folder / "second store")
 
     @pytest.fixture
     def store(self, opener):
         with opener() as store:
             yield store
-        gc.collect()

@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 from tests.contract.store_contract import StoreContract
 
 import eau2
@@ -12,6 +13,7 @@ class TestEmbedded(StoreContract):
         return functools.partial(eau2.open, str(folder))
 
 
+@pytest.mark.slow
 class TestEmbeddedFlushedToTheMedium(StoreContract):
     def make_opener(self, folder):
         return functools.partial(eau2.open, str(folder), flush="power")

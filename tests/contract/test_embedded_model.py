@@ -18,7 +18,7 @@ class EmbeddedModel(StoreModel):
 
 
 TestEmbeddedModel = pytest.mark.slow(EmbeddedModel.TestCase)
-TestEmbeddedModel.settings = settings(max_examples=40, stateful_step_count=40)
+TestEmbeddedModel.settings = settings(max_examples=25, stateful_step_count=30)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def store(tmp_path_factory):
 
 @pytest.mark.slow
 @given(table=tables())
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_table_comes_back(store, table):
     store.put("any", table)
     frame = store.frame("any")
