@@ -9,6 +9,7 @@ import tempfile
 import pyarrow as pa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.contract.store_contract import fast_folder
 
 from eau2.errors import KeyExists, KeyMissing, VersionConflict, WrongKind
 
@@ -34,7 +35,7 @@ class StoreModel(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(prefix="eau2-model-")
+        self.folder = tempfile.TemporaryDirectory(prefix="eau2-model-", dir=fast_folder())
         self.opener = self.make_opener(self.folder.name + "/store")
         self.handles = [self.opener(), self.opener()]
         self.values = {}  # what is there

@@ -18,18 +18,21 @@ from tests.contract.sharing_contract import SharingContract
 MEMORY_BYTES_FREE = 2 << 30
 
 
+def fast_folder() -> str | None:
+    """A folder in memory, or None when there is not enough of it."""
+    enough = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > MEMORY_BYTES_FREE
+    return "/dev/shm" if enough else None
+
+
 class StoreContract(BytesContract, FramesContract, SharingContract):
     def make_opener(self, folder):
         raise NotImplementedError
 
     @pytest.fixture
-    def folder(self, tmp_path):
+    def folder(self):
         """Where stores are made: in memory when there is much, as hundreds are made. tests/crash uses the disk."""
-        if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > MEMORY_BYTES_FREE:
-            with tempfile.TemporaryDirectory(prefix="eau2-contract-", dir="/dev/shm") as folder:
-                yield Path(folder)
-        else:
-            yield tmp_path
+        with tempfile.TemporaryDirectory(prefix="eau2-contract-", dir=fast_folder()) as folder:
+            yield Path(folder)
 
     @pytest.fixture
     def opener(self, folder):

@@ -18,7 +18,7 @@ class EmbeddedModel(StoreModel):
 
 
 TestEmbeddedModel = pytest.mark.slow(EmbeddedModel.TestCase)
-TestEmbeddedModel.settings = settings(max_examples=25, stateful_step_count=30)
+TestEmbeddedModel.settings = settings(max_examples=20, stateful_step_count=30)
 
 
 @pytest.fixture(scope="module")
