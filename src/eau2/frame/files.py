@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ def read_pieces(path: str | os.PathLike[str]) -> Iterator[pa.RecordBatch]:
 def write_pieces(key: str, pieces: Iterable[bytes | pa.Buffer], path: str | os.PathLike[str]) -> int:
     """Write `pieces` to `path`, which appears whole or not at all. Return its size in bytes."""
     target = Path(path)
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{target.name[:100]}.{os.urandom(4).hex()}.part")
     try:
         with part.open("xb") as file:
             for piece in pieces:

@@ -17,7 +17,6 @@ import fcntl
 import itertools
 import mmap
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # not Linux: trust nothing that another process has found whole
-        return secrets.token_hex(16)
+        return os.urandom(16).hex()
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -191,7 +190,7 @@ class Holder:
     def __init__(self, staging: Path) -> None:
         staging.mkdir(exist_ok=True)
         for _ in range(_HOLDER_TRIES_MAX):
-            self.directory = staging / f"{os.getpid()}-{secrets.token_hex(4)}"
+            self.directory = staging / f"{os.getpid()}-{os.urandom(4).hex()}"
             self.directory.mkdir()
             try:
                 self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

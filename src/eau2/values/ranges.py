@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eau2.values.key import prefix_end
 from eau2.values.manifest import ColumnRange
@@ -19,6 +18,8 @@ def column_range(column: pa.ChunkedArray) -> ColumnRange:
         return ColumnRange(nulls)
     if pa.types.is_float32(column.type) or pa.types.is_float64(column.type):
         return _float_range(column, nulls)
+    import pyarrow.compute as pc  # here: it takes 60 ms to import, a quarter of `import eau2`
+
     try:
         bounds = pc.min_max(column)
     except pa.ArrowNotImplementedError:  # nested, dictionary, half float, views, intervals
