@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import eau2
 from eau2.errors import QueryError, QueryOutOfMemory, StoreClosed, UnknownColumn, UnknownTable
 from eau2.frame.engine import Engine
 from eau2.frame.machine import memory_of_machine
@@ -384,3 +385,12 @@ def test_importing_frames_does_not_import_the_engine():
     with run_python(code) as process:
         _, error = process.communicate(timeout=30)
     assert process.returncode == 0, error
+
+
+def test_a_closed_store_leaves_no_thread(tmp_path):
+    before = {thread.name for thread in threading.enumerate()}
+    with eau2.open(tmp_path / "store") as store:
+        store.put("t", {"n": list(range(1000))})
+        assert store.sql("select sum(n) as n from t").to_arrow().column("n").to_pylist() == [499_500]
+        store.get("t")
+    assert {thread.name for thread in threading.enumerate()} <= before - {"eau2-query"}

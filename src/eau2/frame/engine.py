@@ -17,7 +17,7 @@ from eau2.frame.refusal import is_exhausted, typed
 from eau2.frame.shipping import WorkerProcesses
 from eau2.frame.source import joined, unnamed
 from eau2.frame.spill import SpillFolder
-from eau2.frame.waiting import interruptible
+from eau2.frame.waiting import end_idle, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,12 +74,13 @@ class Engine:
         self._counts = [0, 0, 0, 0]
 
     def close(self) -> None:
-        """Let go of the sessions and remove what was spilled. May be called again."""
+        """Let go of the sessions, end idle threads and processes, remove what was spilled. May be called again."""
         with self._lock:
             self._closed = True
             self._sessions = None
         self.workers.close()
         self.spill.remove()
+        end_idle()
 
     def statistics(self) -> EngineStatistics:
         with self._lock:

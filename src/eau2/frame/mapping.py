@@ -49,6 +49,7 @@ def map_chunks(
     workers: Workers,
     timeout_seconds: float | None,
 ) -> Any:
+    """As `Frame.map_chunks`, whose docstring is the contract."""
     source = _source(frame)
     if workers is None:
         workers = "processes" if source.manifest.size >= BYTES_FOR_PROCESSES else "threads"

@@ -43,6 +43,12 @@ class _Caller:
         )
         self.calls.put(_Call(lambda: None))  # wakes it, should it have been done just now
 
+    def end(self) -> None:
+        """Let the idle thread end, and wait for that."""
+        self._abandoned = True
+        self.calls.put(_Call(lambda: None))
+        self.thread.join(1.0)
+
     def _run(self) -> None:
         try:
             while not self._abandoned:
@@ -57,7 +63,24 @@ class _Caller:
             return  # abandoned between two calls
 
 
-_idle: list[_Caller] = []  # touched by the main thread only
+_idle: list[_Caller] = []  # the main thread's, and of those who close; `pop` and `append` are atomic
+
+
+def end_idle() -> None:
+    """End the threads that wait for a call, so that a closed store leaves none. The next query makes its own."""
+    while (caller := _take_idle()) is not None:
+        caller.end()
+
+
+def _take_idle() -> _Caller | None:
+    while _idle:
+        try:
+            caller = _idle.pop()
+        except IndexError:
+            return None
+        if caller.pid == os.getpid():  # in a forked child there is no such thread
+            return caller
+    return None
 
 
 def interruptible(function: Callable[[], Answer]) -> Answer:
@@ -68,9 +91,7 @@ def interruptible(function: Callable[[], Answer]) -> Answer:
     """
     if threading.current_thread() is not threading.main_thread():
         return function()
-    caller = _idle.pop() if _idle else _Caller()  # none idle: a signal handler that queries, within a query
-    if caller.pid != os.getpid():
-        caller = _Caller()
+    caller = _take_idle() or _Caller()  # none idle: the first query, or one within a signal handler within a query
     call = _Call(function)
     caller.calls.put(call)  # type: ignore[arg-type]  # a queue of calls of any kind
     try:
