@@ -55,6 +55,9 @@ class FrameTables:
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
         return Frame.stored(self._opened.open(node, key, entry), self._engine)
 
+    def drop_stale(self, node: Node) -> None:
+        self._opened.drop_stale(node)
+
     def sql(self, store: Store, query: str) -> Frame:
         def resolve(name: str) -> Source | None:
             try:

@@ -51,6 +51,9 @@ class Tables(Protocol):
 
     def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int: ...
 
+    def drop_stale(self, node: Node) -> None:
+        """Let go of what has been replaced or deleted, so that its disk space is free."""
+
     def close(self) -> None: ...
 
 
@@ -171,7 +174,9 @@ class Store:
         """Delete what is under `key`; return whether there was anything. With `if_version`, KeyMissing and
         VersionConflict as for `update`. Frames that are held stay readable."""
         write = Write(check_key(key), Kind.DELETED, expect=_expected(if_version, Expect.ANYTHING))
-        return self._apply([write])[0] > 0
+        deleted = self._apply([write])[0] > 0
+        self._tables.drop_stale(self._node)
+        return deleted
 
     def exists(self, key: str) -> bool:
         """Whether anything is under `key`."""
@@ -221,7 +226,9 @@ class Store:
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete all of `keys` at once; return how many there were."""
         writes = [Write(check_key(key), Kind.DELETED) for key in _several(keys)]
-        return sum(version > 0 for version in self._apply(writes))
+        deleted = sum(version > 0 for version in self._apply(writes))
+        self._tables.drop_stale(self._node)
+        return deleted
 
     # -- files and tables ---------------------------------------------------------------------------------------------
 
