@@ -57,3 +57,14 @@ def test_importing_eau2_imports_no_engine_no_other_dataframe_library_and_no_read
     code = f"import eau2, sys; print([name for name in {heavy!r}.split() if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_storing_and_reading_an_arrow_table_imports_no_other_dataframe_library(tmp_path):
+    code = """if True:
+        import io, sys, eau2, pyarrow.csv
+        with eau2.open(sys.argv[1]) as store:
+            store.put("trips", pyarrow.csv.read_csv(io.BytesIO(b"id,fare,vendor\\n1,2.5,a\\n2,nan,b\\n")))
+            store.put("again", store.frame("trips").to_arrow())
+        print([name for name in ("pandas", "polars") if name in sys.modules])"""
+    output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"

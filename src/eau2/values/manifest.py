@@ -11,14 +11,16 @@ Columns are numbered, not named: names may repeat in a frame.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 MANIFEST_FORMAT = b"1"
 _SCHEMA, _FORMAT = b"eau2:schema", b"eau2:manifest"
@@ -74,14 +76,14 @@ class Manifest:
     @classmethod
     def of(cls, schema: pa.Schema, chunks: Sequence[ChunkEntry]) -> Manifest:
         columns: dict[str, pa.Array] = {
-            "id": pa.array([chunk.id for chunk in chunks], pa.string()),
-            "rows": pa.array([chunk.rows for chunk in chunks], pa.int64()),
-            "bytes": pa.array([chunk.size for chunk in chunks], pa.int64()),
-            "homes": pa.array([chunk.homes for chunk in chunks], pa.list_(pa.string())),
+            "id": _texts([chunk.id for chunk in chunks]),
+            "rows": _numbers([chunk.rows for chunk in chunks]),
+            "bytes": _numbers([chunk.size for chunk in chunks]),
+            "homes": _lists([chunk.homes for chunk in chunks]),
         }
         for index, field in enumerate(schema):
             ranges = [chunk.columns[index] for chunk in chunks]
-            columns[f"nulls:{index}"] = pa.array([known.nulls for known in ranges], pa.int64())
+            columns[f"nulls:{index}"] = _numbers([known.nulls for known in ranges])
             if any(known.least is not None for known in ranges):
                 columns[f"min:{index}"] = _scalars([known.least for known in ranges], field.type)
                 columns[f"max:{index}"] = _scalars([known.most for known in ranges], field.type)
@@ -102,5 +104,28 @@ class Manifest:
         return cls(schema, table.replace_schema_metadata(None))
 
 
+# Arrays are made of buffers here, and not by `pa.array`: its first call in a process imports pandas where that is
+# installed, which takes longer than to put a gigabyte.
+
+
+def _numbers(values: Sequence[int]) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(array("q", values))])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    encoded = [value.encode() for value in values]
+    buffers = [None, _ends(map(len, encoded)), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def _lists(values: Sequence[Sequence[str]]) -> pa.Array:
+    children = [_texts([text for value in values for text in value])]
+    return pa.Array.from_buffers(pa.list_(pa.string()), len(values), [None, _ends(map(len, values))], children=children)
+
+
+def _ends(lengths: Iterable[int]) -> pa.Buffer:
+    return pa.py_buffer(array("i", accumulate(lengths, initial=0)))
+
+
 def _scalars(values: Sequence[pa.Scalar | None], type_: pa.DataType) -> pa.Array:
-    return pa.array(values, type_)
+    return pa.concat_arrays([pa.nulls(1, type_) if value is None else pa.repeat(value, 1) for value in values])

@@ -30,13 +30,14 @@ def column_range(column: pa.ChunkedArray) -> ColumnRange:
 def _float_range(column: pa.ChunkedArray, nulls: int) -> ColumnRange:
     """As `column_range`, NaN above every number as in the engine; Arrow's own kernel ignores NaN, and is slower."""
     parts = [
-        (chunk.drop_null() if chunk.null_count else chunk).to_numpy(zero_copy_only=False)
+        np.from_dlpack(chunk.drop_null() if chunk.null_count else chunk)  # to_numpy and pa.array would import pandas
         for chunk in column.chunks
         if chunk.null_count < len(chunk)
     ]
     most = np.max([part.max() for part in parts])  # NaN when there is one
     least = np.fmin.reduce([np.fmin.reduce(part) if np.isnan(most) else part.min() for part in parts])
-    return ColumnRange(nulls, pa.scalar(least, column.type), pa.scalar(most, column.type))
+    bounds = pa.py_buffer(np.array([least, most], parts[0].dtype))
+    return ColumnRange(nulls, *pa.Array.from_buffers(column.type, 2, [None, bounds]))
 
 
 def _short(nulls: int, least: pa.Scalar, most: pa.Scalar) -> ColumnRange:
