@@ -294,7 +294,7 @@ class BytesContract:
         ],
     )
     def test_a_prefix_selects_exactly_what_starts_with_it(self, store, edge):
-        around = ["\ud7fe", "\ue001", "b", "a0", "`", "é"]
+        around = ["\ud7fe", "\ue000", "\ue000a", "\ue001", "b", "a0", "`", "é"]
         names = sorted(
             {edge, edge + "a", edge + "\U0010ffff", edge + "\U0010ffffz", edge + edge, edge[:-1] + "q", *around}
         )

@@ -4,7 +4,7 @@ import functools
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.contract.arrow_types import COLUMNS, difference, tables
 from tests.contract.model import StoreModel
@@ -18,7 +18,11 @@ class EmbeddedModel(StoreModel):
 
 
 TestEmbeddedModel = pytest.mark.slow(EmbeddedModel.TestCase)
-TestEmbeddedModel.settings = settings(max_examples=20, stateful_step_count=30)
+TestEmbeddedModel.settings = settings(
+    max_examples=20,
+    stateful_step_count=30,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking takes minutes; run it by hand with Phase.shrink
+)
 
 
 @pytest.fixture(scope="module")
