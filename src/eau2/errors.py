@@ -33,6 +33,7 @@ and number; `error.hint` says what to do next, and may be empty.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -174,3 +175,8 @@ class FunctionFailed(Eau2Error, RuntimeError):
     def __init__(self, message: str, *, chunk: int = -1, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.chunk = chunk
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether `error`, of the system, says that the disk or the user's quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

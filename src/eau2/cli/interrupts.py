@@ -9,17 +9,15 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from eau2.frame.whole import unfinished
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import FrameType
 
 GRACE_SECONDS = 0.7  # for files to be removed and the store to be closed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = frozenset(128 + number for number in _SIGNALS)  # exit codes
-
-# Files that are half-written, of this process: removed also when it is ended in the midst of native code.
-unfinished: set[Path] = set()
 
 
 @contextmanager

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import secrets
-import stat
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +13,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from eau2.cli.interrupts import unfinished
 from eau2.cli.rows import as_json, plain
-from eau2.errors import DiskFull, InvalidOption, LoadError
-from eau2.store.nodes import is_disk_full
+from eau2.errors import DiskFull, InvalidOption, LoadError, is_disk_full
+from eau2.frame.whole import WholeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -110,11 +106,7 @@ def _opened(target: str | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     try:
-        if _is_special(target):  # /dev/null, a named pipe: nothing can take its place
-            with Path(target).open("wb") as file:
-                yield file
-            return
-        with _whole(Path(target)) as file:
+        with WholeFile(target) as file:
             yield file
     except OSError as error:
         if is_disk_full(error):
@@ -122,33 +114,6 @@ def _opened(target: str | None) -> Iterator[IO[bytes]]:
         if error.errno == errno.EPIPE or error.errno is None or isinstance(error, (DiskFull, LoadError)):
             raise
         raise LoadError(f"cannot write {target}: {error.strerror}", file=target) from error
-
-
-def _is_special(target: str) -> bool:
-    try:
-        mode = os.stat(target).st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`, which takes its place when all went well and is removed otherwise."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path = path.resolve()  # what a link points to is replaced, not the link
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        unfinished.add(part)
-        with part.open("xb") as file:
-            yield file
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    finally:
-        unfinished.discard(part)
 
 
 def _csv(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

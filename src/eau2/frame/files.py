@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from eau2.errors import DiskFull, LoadError, WrongKind
-from eau2.store.nodes import is_disk_full
+from eau2.errors import DiskFull, Eau2Error, LoadError, WrongKind, is_disk_full
+from eau2.frame.whole import WholeFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,21 +37,18 @@ def read_pieces(path: str | os.PathLike[str]) -> Iterator[pa.RecordBatch]:
 
 def write_pieces(key: str, pieces: Iterable[bytes | pa.Buffer], path: str | os.PathLike[str]) -> int:
     """Write `pieces` to `path`, which appears whole or not at all. Return its size in bytes."""
-    target = Path(path)
-    part = target.with_name(f".{target.name[:100]}.{os.urandom(4).hex()}.part")
+    name = os.fspath(path)
+    size = 0
     try:
-        with part.open("xb") as file:
+        with WholeFile(path) as file:
             for piece in pieces:
-                file.write(piece)
-            size = file.tell()
-        part.replace(target)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and is_disk_full(error):
-            raise DiskFull(f"no space to write {key!r} to {target}", hint="free some space and call again") from error
-        if isinstance(error, OSError):
-            raise LoadError(f"cannot write {target}: {error.strerror}", file=str(target)) from error
-        raise
+                size += file.write(piece)
+    except OSError as error:
+        if isinstance(error, Eau2Error):  # of the pieces
+            raise
+        if is_disk_full(error):
+            raise DiskFull(f"no space to write {key!r} to {name}", hint="free some space and call again") from error
+        raise LoadError(f"cannot write {name}: {error.strerror}", file=name) from error
     return size
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import LoadError
+from eau2.frame.whole import WholeFile
 from eau2.values.schema import type_name
 
 if TYPE_CHECKING:
-    from typing import IO
-
     from eau2.values.block import Reject, Widening
 
 REJECTS_IN_REPORT_MAX = 100  # the file given as rejects= has all of them
@@ -104,13 +101,11 @@ class Rejects:
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.first: list[BadLine] = []
         self.nulled = 0
-        self._target = None if path is None else Path(path)
-        self._file: IO[bytes] | None = None
-        if self._target is not None:
+        self._path = path
+        self._whole: WholeFile | None = None
+        if path is not None:
             try:
-                self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115  # closed by publish or discard
-                    dir=self._target.parent, prefix=f".{self._target.name[:100]}.", suffix=".part", delete=False
-                )
+                self._whole = WholeFile(path)
             except OSError as error:
                 raise self._unwritable(error) from error
 
@@ -119,38 +114,30 @@ class Rejects:
         if len(self.first) < REJECTS_IN_REPORT_MAX:
             text = reject.raw[:_TEXT_BYTES_MAX].decode(errors="replace")
             self.first.append(BadLine(line, reject.column, reject.reason, text))
-        if self._file is not None:
+        if self._whole is not None:
             found = {"line": line, "column": reject.column, "reason": reject.reason, **_raw(reject.raw)}
             try:
-                self._file.write(json.dumps(found, ensure_ascii=False).encode() + b"\n")
+                self._whole.file.write(json.dumps(found, ensure_ascii=False).encode() + b"\n")
             except OSError as error:
                 raise self._unwritable(error) from error
 
     def publish(self) -> None:
         """Put the file in its place; it is empty when no line was bad."""
-        if self._file is None or self._target is None:
-            return
-        try:
-            self._file.close()
-            mask = os.umask(0)  # a temporary file is private; the result has the rights of an ordinary new one
-            os.umask(mask)
-            Path(self._file.name).chmod(0o666 & ~mask)
-            Path(self._file.name).replace(self._target)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._file = None
+        if self._whole is not None:
+            try:
+                self._whole.publish()
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def discard(self) -> None:
         """Remove what was written, unless it was published."""
-        if self._file is not None:
-            self._file.close()
-            Path(self._file.name).unlink(missing_ok=True)
-            self._file = None
+        if self._whole is not None:
+            self._whole.discard()
 
     def _unwritable(self, error: OSError) -> LoadError:
         return LoadError(
-            f"cannot write the bad lines to {self._target}: {error.strerror}",
-            file=str(self._target),
+            f"cannot write the bad lines to {os.fspath(self._path or '')}: {error.strerror}",
+            file=os.fspath(self._path or ""),
             hint="give rejects= a path in a directory that can be written",
         )
 

@@ -21,7 +21,7 @@ import apsw
 import apsw.sqlite_extra
 import xxhash
 
-from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable
+from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable, is_disk_full
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def meaning(error: BaseException, path: Path, key: str = "") -> Eau2Error:
 
 def failed_call(error: OSError, path: str | os.PathLike[str]) -> Eau2Error:
     """Return the error of eau2 that a failed system call on the file `path` stands for."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return DiskFull(f"{os.fspath(path)}: the disk or quota is full, nothing was changed", hint="free some space")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnly(f"{os.fspath(path)} cannot be written: {error.strerror}")

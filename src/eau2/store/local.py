@@ -14,9 +14,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable
+from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable, is_disk_full
 from eau2.store.node import DirectoryNode
-from eau2.store.nodes import is_disk_full
 
 if TYPE_CHECKING:
     from eau2.store.database import Flush

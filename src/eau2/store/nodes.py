@@ -6,7 +6,6 @@ Everything that must be right on many nodes (placement, replication, repair) is 
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -181,11 +180,6 @@ def refusal(key: str, expect: int, found: int | None) -> Eau2Error | None:
     return VersionConflict(
         f"{key!r} has version {found}, not {expect}", found=found, hint="read it again, and update with its version"
     )
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether `error` says that the disk or the user's quota is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def closed(*, forked: bool = False) -> StoreClosed:
