@@ -14,6 +14,7 @@ import pytest
 from eau2.errors import KeyExists, KeyMissing, StoreClosed, VersionConflict, WaitTimeout, WrongKind
 
 THREADS = 4
+SEVERAL = 1000  # keys written and read at once: more than any store asks for in one piece
 
 
 def increment(store, key: str, times: int) -> int:
@@ -57,7 +58,7 @@ def put_many_elsewhere(opener, stop):
         number = 0
         while not stop.is_set():
             number += 1
-            store.put_many({f"k{place}": b"%d" % number for place in range(20)})
+            store.put_many({f"k{place}": b"%d" % number for place in range(SEVERAL)})
 
 
 def put_frames_elsewhere(opener, stop):
@@ -254,12 +255,12 @@ class SharingContract:
     @pytest.mark.slow
     def test_another_process_never_sees_a_part_of_put_many(self, store, opener, processes):
         stop = processes.Event()
-        store.put_many({f"k{place}": b"0" for place in range(20)})
+        store.put_many({f"k{place}": b"0" for place in range(SEVERAL)})
         with running(processes, 1, put_many_elsewhere, opener, stop):
             seen = []
             end = time.monotonic() + 1.5
             while time.monotonic() < end:
-                values = set(store.get_many([f"k{place}" for place in range(20)]).values())
+                values = set(store.get_many([f"k{place}" for place in range(SEVERAL)]).values())
                 assert len(values) == 1
                 seen.append(int(values.pop()))
             stop.set()
