@@ -1,8 +1,7 @@
 """The chunk files of a node: written where nobody sees them, moved to their names, removed.
 
     chunks/ab/ab12....arrow       named by the hash of its bytes, never changed, shared by all frames that have it
-    staging/<holder>/lock         held (flock) as long as the process that writes beside it lives
-    staging/<holder>/<id>.<n>     a chunk that no manifest names yet
+    staging/<holder>/<id>.<n>     a chunk that no manifest names yet; holder.py says whose
 
 Whether a file is still what was written is told by its **stamp**: boot, inode, size, and both times. Time stamps are
 coarse (4 ms), so each file's modification time is set to one fixed moment long ago when it has been written: any later
@@ -13,11 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import mmap
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +28,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from eau2.store.holder import Holder
+
 
 WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every file system can keep it
 _SUFFIX = ".arrow"
 _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
-_LOCK = "lock"
-_HOLDER_TRIES_MAX = 100
 
 Stamp = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
@@ -182,64 +179,6 @@ class ChunkFiles:
                 for file in os.scandir(folder.path):
                     if file.name.endswith(_SUFFIX):
                         yield file.name.removesuffix(_SUFFIX)
-
-
-class Holder:
-    """This process's own directory under staging/: who holds its lock is alive."""
-
-    def __init__(self, staging: Path) -> None:
-        staging.mkdir(exist_ok=True)
-        for _ in range(_HOLDER_TRIES_MAX):
-            self.directory = staging / f"{os.getpid()}-{os.urandom(4).hex()}"
-            self.directory.mkdir()
-            try:
-                self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except FileNotFoundError:  # another process has taken the empty directory for a dead one's
-                continue
-            with contextlib.suppress(BlockingIOError):  # another process looks whether we are alive
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._mine():
-                    return
-            os.close(self._lock)
-        raise StoreUnusable(f"{staging}: no directory of our own after {_HOLDER_TRIES_MAX} tries")
-
-    def _mine(self) -> bool:
-        """Whether the lock file is still the one at its path: another process may have removed it before we held it."""
-        try:
-            return os.stat(self.directory / _LOCK).st_ino == os.fstat(self._lock).st_ino
-        except FileNotFoundError:
-            return False
-
-    def close(self, *, keep: bool) -> None:
-        """Give the lock up, and remove the directory unless `keep`: then the next to open looks for what was left."""
-        if not keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        os.close(self._lock)
-
-    def abandon(self) -> None:
-        """In a forked child: the parent's lock outlives this copy of the descriptor, and the child must not hold it."""
-        os.close(self._lock)
-
-
-def dead_holders(staging: Path, own: Path | None) -> Iterator[tuple[Path, int]]:
-    """Yield each directory whose process has ended, with its lock, which the caller holds now and closes."""
-    for directory in sorted(staging.iterdir()):
-        if directory == own:
-            continue
-        try:
-            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # empty: its process ended, or will try again under another name
-            continue
-        except OSError:  # another user's, or no directory: not ours to sweep
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        yield directory, lock
 
 
 def flush_file(path: str | Path) -> None:

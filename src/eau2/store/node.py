@@ -2,7 +2,7 @@
 
 <directory>/entries.db  -wal  -shm     database.py
 <directory>/chunks/ab/ab12....arrow    chunks.py
-<directory>/staging/<holder>/          chunks.py
+<directory>/staging/<holder>/          holder.py
 <directory>/generation                 generation.py
 """
 
@@ -16,19 +16,20 @@ import shutil
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly
 from eau2.store import database, generation
 from eau2.store.audit import Audit
-from eau2.store.chunks import ChunkFiles, Holder, dead_holders, flush_file
+from eau2.store.chunks import ChunkFiles, flush_file
+from eau2.store.holder import Holder, dead_holders
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import NodeStatistics, closed
 from eau2.store.reading import Reader
 from eau2.store.writing import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
@@ -243,11 +244,11 @@ class DirectoryNode:
         if not self._database.exists():
             if counters.exists():  # it is made after the database
                 raise Corrupt(f"{self._database} is missing", hint="restore the file from a copy")
-            self._put(self._database, database.create)
+            self._make_file(self._database, database.create)
         if not counters.exists():
-            self._put(counters, generation.create)
+            self._make_file(counters, generation.create)
 
-    def _put(self, path: Path, create: Any) -> None:
+    def _make_file(self, path: Path, create: Callable[[Path], None]) -> None:
         holder = self._files.holder
         if holder is None:
             raise ReadOnly(f"{path} is missing, and {self.directory} cannot be written")
@@ -313,7 +314,7 @@ class DirectoryNode:
         if self._reader.rows("select 1 from chunk where refs = 0 limit 1"):
             self._writer.sweep_unnamed()
         own = self._files.holder.directory
-        dead = list(dead_holders(own.parent, own))
+        dead = list(dead_holders(own.parent, own=own))
         try:
             if dead:
                 self._writer.sweep_files()
