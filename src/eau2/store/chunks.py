@@ -18,8 +18,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import StoreUnusable
-from eau2.store.database import failed_call
+from eau2.errors import StoreUnusable, failed_call
 from eau2.store.nodes import Staged
 from eau2.values.chunk import identify
 

@@ -10,8 +10,6 @@ Every page has a checksum (SQLite's `cksumvfs`), and every entry has one of its 
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +19,7 @@ import apsw
 import apsw.sqlite_extra
 import xxhash
 
-from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable, is_disk_full
+from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
@@ -180,15 +178,6 @@ def meaning(error: BaseException, path: Path, key: str = "") -> Eau2Error:
     if isinstance(error, apsw.IOError) and extended in (apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS):
         return Corrupt(f"{where} is damaged: {error}", hint="run `eau2 check`, and restore the file from a copy")
     return StoreUnusable(f"{where} cannot be read or written: {error}", hint="see whether the disk is healthy")
-
-
-def failed_call(error: OSError, path: str | os.PathLike[str]) -> Eau2Error:
-    """Return the error of eau2 that a failed system call on the file `path` stands for."""
-    if is_disk_full(error):
-        return DiskFull(f"{os.fspath(path)}: the disk or quota is full, nothing was changed", hint="free some space")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnly(f"{os.fspath(path)} cannot be written: {error.strerror}")
-    return StoreUnusable(f"{os.fspath(path)} cannot be read or written: {error.strerror}")
 
 
 def wrong_checksum(key: str, path: Path) -> Corrupt:

@@ -25,7 +25,7 @@ def look_up(node: Node, tables: Tables, key: str, entry: Entry | None) -> bytes 
         if entry is None:
             return None
         try:
-            return _value(node, tables, key, entry)
+            return entry.payload if entry.kind is Kind.BYTES else tables.frame(node, key, entry)
         except FileNotFoundError as error:
             again = node.get(key)
             if again is not None and again.version == entry.version:
@@ -41,8 +41,11 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
     for _ in range(_TRIES_MAX):
         found: dict[str, bytes | Frame] = {}
         for key, entry in node.get_many(keys).items():
+            if entry.kind is Kind.BYTES:
+                found[key] = entry.payload
+                continue
             try:
-                found[key] = _value(node, tables, key, entry)
+                found[key] = tables.frame(node, key, entry)
             except FileNotFoundError as error:
                 if gone.get(key) == entry.version:
                     raise _missing(key, error) from error
@@ -51,10 +54,6 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
         else:
             return found
     raise StoreBusy(f"frames were replaced {_TRIES_MAX} times while they were opened", hint="try again")
-
-
-def _value(node: Node, tables: Tables, key: str, entry: Entry) -> bytes | Frame:
-    return entry.payload if entry.kind == Kind.BYTES else tables.frame(node, key, entry)
 
 
 def _missing(key: str, error: FileNotFoundError) -> Corrupt:

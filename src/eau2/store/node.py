@@ -18,7 +18,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly
+from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly, failed_call
 from eau2.store import database, generation
 from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, flush_file
@@ -67,7 +67,7 @@ class DirectoryNode:
             except OSError as error:
                 if isinstance(error, Eau2Error):
                     raise
-                raise database.failed_call(error, self.directory) from error
+                raise failed_call(error, self.directory) from error
             if self._files.holder is not None:
                 undo.callback(self._files.holder.close, keep=False)
             self._make()
@@ -262,7 +262,7 @@ class DirectoryNode:
         except database.DAMAGE as error:
             raise database.meaning(error, path) from error
         except OSError as error:
-            raise database.failed_call(error, path) from error
+            raise failed_call(error, path) from error
 
     def _keep_marks(self, marks: dict[str, str]) -> None:
         """Tell other processes which chunks were found whole. Not worth a wait, nor an error."""

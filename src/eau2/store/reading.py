@@ -89,7 +89,7 @@ class Reader:
                 for start in range(0, len(keys), _KEYS_A_QUERY):
                     some = keys[start : start + _KEYS_A_QUERY]
                     query = _GET_MANY if len(some) == _KEYS_A_QUERY else _get_several(len(some))
-                    for key, version, kind, stored, payload in run(query, some):
+                    for key, version, kind, stored, payload in run(query, some).fetchall():
                         if stored != digest(payload, digest(key.encode(), version << 2 | kind)) - SIGN:
                             raise wrong_checksum(key, self._path)
                         found[key] = new_entry(Entry, (version, KINDS[kind], payload))

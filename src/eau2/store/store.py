@@ -215,13 +215,15 @@ class Store:
 
         KeyMissing names the first absent key, unless `default`. About 1 us a key.
         """
-        names = [check_key(key) for key in _several(keys)]
+        names = _checked_cheaply(keys)
         found = look_up_many(self._node, self._tables, names)
-        if default is _REQUIRED:
+        if len(found) < len(names):
             for key in names:
+                if key not in found and default is _REQUIRED:
+                    raise self._missing(check_key(key))
                 if key not in found:
-                    raise self._missing(key)
-        return {key: found.get(key, default) for key in names}
+                    found[check_key(key)] = default  # type: ignore[assignment]
+        return {key: found[key] for key in names}
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete all of `keys` at once; return how many there were."""
@@ -354,6 +356,16 @@ def _expected(if_version: object, otherwise: Expect) -> int:
     if isinstance(if_version, bool) or not isinstance(if_version, int) or if_version < 1:
         raise InvalidOption(f"if_version is a version, from 1, not {if_version!r}", hint="put and version() return it")
     return if_version
+
+
+def _checked_cheaply(keys: Iterable[str]) -> list[str]:
+    """Return `keys` checked as far as reading needs: what is found under plain text was checked when it was put."""
+    names = list(_several(keys))
+    try:
+        plain = all(map(str.isascii, names))
+    except TypeError:  # not all text
+        plain = False
+    return names if plain else [check_key(key) for key in names]
 
 
 def _several(keys: Iterable[str]) -> Iterable[str]:

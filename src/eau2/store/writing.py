@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pyarrow as pa
 
-from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, checksum, connect, failed_call, meaning
+from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed, failed_call
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, checksum, connect, meaning
 from eau2.store.nodes import Kind, closed, refusal
 from eau2.values.manifest import Manifest
 
@@ -85,19 +85,21 @@ class Writer:
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply `writes`; see `Node.write`."""
         request = _Request(writes)
-        self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
-        while not request.done:
-            if not (self._lock.acquire(False) or self._lock.acquire(timeout=3 * BUSY_SECONDS_MAX)):
-                self._withdraw(request)
-                continue
-            try:
-                if not request.done:
-                    self._lead(request)
-            finally:
-                self._lock.release()
+        try:
+            self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
+            while not request.done:
+                if not (self._lock.acquire(False) or self._lock.acquire(timeout=3 * BUSY_SECONDS_MAX)):
+                    self._withdraw(request, StoreBusy(f"{self._path}: other threads have been writing for too long"))
+                    continue
+                try:
+                    if not request.done:
+                        self._lead(request)
+                finally:
+                    self._lock.release()
+        except BaseException as error:  # Ctrl-C: left in the queue, it would be written with whatever comes next
+            self._withdraw(request, error)
+            raise
         if request.failure is not None:
-            for write in writes:
-                self._files.discard(write.chunks)
             raise request.failure
         return request.outcomes
 
@@ -170,13 +172,16 @@ class Writer:
 
     # -- private, all under the lock ----------------------------------------------------------------------------------
 
-    def _withdraw(self, request: _Request) -> None:
-        try:
+    def _withdraw(self, request: _Request, error: BaseException) -> None:
+        """Take back a request that no leader has; the outcome of one that a leader has still comes."""
+        with contextlib.suppress(ValueError):
             self._queue.remove(request)
-        except ValueError:  # a leader has it: its outcome comes
-            return
-        request.done = True
-        request.failure = StoreBusy(f"{self._path}: other threads have been writing for too long")
+            self._fail(request, error)
+
+    def _fail(self, request: _Request, error: BaseException) -> None:
+        for write in request.writes:
+            self._files.discard(write.chunks)
+        request.failure, request.done = error, True
 
     def _lead(self, own: _Request) -> None:
         """Commit one batch: the first request, and those behind it that may share its transaction."""
@@ -194,11 +199,11 @@ class Writer:
         except Exception as error:
             for request in batch:
                 if not request.done:
-                    request.failure, request.done = error, True
-        except BaseException:  # Ctrl-C in this thread is not the others': they lead themselves
-            own.done = True
-            with contextlib.suppress(ValueError):
-                self._queue.remove(own)
+                    self._fail(request, error)
+        except BaseException as error:  # Ctrl-C in this thread is not the others': they lead themselves
+            self._withdraw(own, error)
+            if not own.done:  # it is in this batch
+                self._fail(own, error)
             self._queue.extendleft(request for request in reversed(batch) if not request.done)
             raise
 
@@ -208,7 +213,7 @@ class Writer:
             try:
                 self._commit_all([request])
             except Eau2Error as error:
-                request.failure, request.done = error, True
+                self._fail(request, error)
 
     def _commit_all(self, batch: list[_Request]) -> None:
         self._unnamed.clear()
