@@ -44,7 +44,8 @@ class Crashes:
 
     def round(self, seed: int) -> None:
         chance = random.Random(seed)
-        after = chance.choice([chance.uniform(0.002, 0.05), chance.uniform(0.05, 0.3), chance.uniform(0.3, 1.0) ** 2])
+        spans = [(0.002, 0.05), (0.05, 0.3), (0.3, 0.9)]  # opening, the first writes, and well under way
+        after = chance.uniform(*chance.choices(spans, [4, 3, 1])[0])
         reader, writer = self.processes.Pipe(duplex=False)
         process = self.processes.Process(target=write_until_killed, args=(self.opener, str(self.texts), seed, writer))
         process.start()
