@@ -34,6 +34,7 @@ and number; `error.hint` says what to do next, and may be empty.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -180,3 +181,12 @@ class FunctionFailed(Eau2Error, RuntimeError):
 def is_disk_full(error: OSError) -> bool:
     """Whether `error`, of the system, says that the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def failed_call(error: OSError, path: str | os.PathLike[str]) -> Eau2Error:
+    """Return the error of eau2 that a failed system call on the file `path` stands for."""
+    if is_disk_full(error):
+        return DiskFull(f"{os.fspath(path)}: the disk or quota is full, nothing was changed", hint="free some space")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnly(f"{os.fspath(path)} cannot be written: {error.strerror}")
+    return StoreUnusable(f"{os.fspath(path)} cannot be read or written: {error.strerror}")

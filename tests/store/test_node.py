@@ -194,6 +194,23 @@ def test_ctrl_c_in_the_thread_that_commits_for_others_is_not_theirs(node, monkey
     assert node.keys() == sorted(key for key, end in ends.items() if end == 1)
 
 
+def test_a_write_interrupted_while_it_waits_is_not_written_later_and_leaves_no_files(node, frames, monkeypatch):
+    class Held:
+        def acquire(self, blocking=True, timeout=-1):
+            if blocking:
+                raise KeyboardInterrupt
+            return False
+
+    chunks = frames.some_chunks(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(node._writer, "_lock", Held())
+        with pytest.raises(KeyboardInterrupt):
+            frames.put(node, "interrupted", chunks)
+    assert not frames.staged(node.directory)
+    node.write([Write("later", Kind.BYTES, b"1")])
+    assert node.keys() == ["later"]
+
+
 def test_one_write_too_large_for_the_disk_does_not_fail_those_that_would_share_its_transaction(node, monkeypatch):
     apply = node._writer._apply
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from eau2.errors import Eau2Error, failed_call
 from eau2.store.holder import Holder, dead_holders
 
 _PREFIX = "eau2-spill-"
@@ -25,13 +26,15 @@ class SpillFolder:
         self._holder: Holder | None = None
 
     def path(self) -> str:
-        """Return the folder's path, making it. OSError when that cannot be."""
+        """Return the folder's path, making it. StoreUnusable, ReadOnly and DiskFull when that cannot be."""
         with self._lock:
             if self._holder is None:
-                for left, lock in dead_holders(self._parent, prefix=_PREFIX):
-                    shutil.rmtree(left, ignore_errors=True)
-                    os.close(lock)
-                self._holder = Holder(self._parent, prefix=_PREFIX, mode=0o700)
+                try:
+                    self._holder = self._made()
+                except Eau2Error:
+                    raise
+                except OSError as error:
+                    raise failed_call(error, self._parent) from error
             return str(self._holder.directory)
 
     def remove(self) -> None:
@@ -40,3 +43,9 @@ class SpillFolder:
             if self._holder is not None:
                 self._holder.close(keep=False)
                 self._holder = None
+
+    def _made(self) -> Holder:
+        for left, lock in dead_holders(self._parent, prefix=_PREFIX):
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+        return Holder(self._parent, prefix=_PREFIX, mode=0o700)

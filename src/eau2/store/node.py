@@ -59,7 +59,7 @@ class DirectoryNode:
         self._database = self.directory / "entries.db"
         self._files = ChunkFiles(self.directory, durable=flush == "power")
         self._state = "open"
-        self._patience = database.Patience()
+        self._reader_patience, self._writer_patience = database.Patience(), database.Patience()
         self._swept = time.monotonic()
         with contextlib.ExitStack() as undo:
             try:
@@ -73,11 +73,11 @@ class DirectoryNode:
             self._make()
             self._generation = generation.Generation(self.directory / "generation", read_only=self.read_only)
             undo.callback(self._generation.close)
-            self._reader = Reader(self._database, self._generation, self._patience, read_only=self.read_only)
+            self._reader = Reader(self._database, self._generation, self._reader_patience, read_only=self.read_only)
             undo.callback(self._reader.close)
             self._writer: Writer | None = None
             if not self.read_only:
-                self._writer = Writer(self._database, self._generation, self._files, self._patience, flush=flush)
+                self._writer = Writer(self._database, self._generation, self._files, self._writer_patience, flush=flush)
                 undo.callback(self._writer.close, _CLOSE_SECONDS)
                 if not self._generation.settled:
                     self._writer.settle()
@@ -205,7 +205,8 @@ class DirectoryNode:
             return
         self._state = "closed"
         _open_nodes.discard(self)
-        self._patience.stop()
+        self._reader_patience.stop()
+        self._writer_patience.stop()
         self._waiting.close()
         if self._writer is not None:
             self._writer.close(_CLOSE_SECONDS)

@@ -74,7 +74,7 @@ class Reader:
             if stored == digest(payload, digest(key.encode(), version << 2 | kind)) - SIGN:
                 return new_entry(Entry, (version, KINDS[kind], payload))
         except DAMAGE as error:
-            self._after(error)
+            self._begin_anew()
             raise meaning(error, self._path, key) from error
         raise wrong_checksum(key, self._path)
 
@@ -138,10 +138,9 @@ class Reader:
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
             self._end()
+            self._closed = True
             self._run = _refuse_closed
-            self._kept = _NONE
             self._counters = _NO_COUNTERS
             self._connection.close()
             idle = self._idle
@@ -190,8 +189,8 @@ class Reader:
         if self._kept == _NONE and not self._closed and self._connection.in_transaction:
             self._run("rollback")
 
-    def _after(self, error: BaseException) -> None:
-        """A read failed: begin anew with the next one."""
+    def _begin_anew(self) -> None:
+        """A read failed: take another snapshot for the next one."""
         with self._lock:
             self._end()
 
