@@ -41,7 +41,21 @@ def run(rounds: int | None = None, frame_bytes: int | None = None) -> dict[str, 
             if number in moments:
                 del table
                 held[moments[number]] = _held(folder)
-    return {"rounds": rounds, "frame_bytes": frame_bytes, "seconds": time.perf_counter() - start, "held": held}
+    names = list(held["end"])
+    return {
+        "figures": {"rounds": rounds, "frame_bytes": frame_bytes, "seconds": time.perf_counter() - start, "held": held},
+        "targets": [],
+        "tables": [
+            {
+                "title": f"{rounds:,} rounds of a frame of {frame_bytes:,} bytes",
+                "columns": ["after", *(name.replace("_bytes", ", MB").replace("_", " ") for name in names)],
+                "rows": [
+                    [moment, *(size / 1e6 if name.endswith("_bytes") else size for name, size in sizes.items())]
+                    for moment, sizes in held.items()
+                ],
+            }
+        ],
+    }
 
 
 def _held(folder: str) -> dict[str, int]:
