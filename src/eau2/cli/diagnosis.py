@@ -13,8 +13,9 @@ from pathlib import Path
 import apsw
 
 from eau2.cli.screen import counted, seconds_text, size_text
-from eau2.cli.upkeep import versions
+from eau2.cli.versions import versions
 from eau2.errors import Eau2Error
+from eau2.frame.machine import container_memory_bytes, cores
 from eau2.opening import open as open_store
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.chunk import CHUNK_BYTES_MAX
@@ -69,8 +70,7 @@ def examine(store_path: str) -> Diagnosis:
 
 def _machine(findings: list[Finding]) -> dict[str, str]:
     memory, free = _memory()
-    limit = cgroup_memory_limit()
-    cores = len(os.sched_getaffinity(0))
+    limit = container_memory_bytes()
     usable = min(memory, limit) if limit else memory
     if usable < MEMORY_BYTES_MIN:
         findings.append(
@@ -80,12 +80,12 @@ def _machine(findings: list[Finding]) -> dict[str, str]:
         findings.append(
             Finding(
                 f"this container may use {size_text(limit)} of the machine's {size_text(memory)} of memory",
-                f"open with memory_bytes={limit // 2} so that queries spill before they are killed",
+                f"queries spill beyond {size_text(limit // 2)}; memory_bytes= sets another bound",
             )
         )
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": f"{cores} of {os.cpu_count()}",
+        "cores": f"{cores()} of {os.cpu_count()}",
         "memory": f"{size_text(memory)}, {size_text(free)} free",
         "memory limit": size_text(limit) if limit else "none",
     }
@@ -98,29 +98,6 @@ def _memory() -> tuple[int, int]:
         name, _, rest = line.partition(":")
         sizes[name] = int(rest.split()[0]) * 1024
     return sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"])
-
-
-def cgroup_memory_limit() -> int | None:
-    """Return the bytes that this process's control group may use, the least of it and its parents; None without one."""
-    limits = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root, name = (
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("/sys/fs/cgroup", "memory.max")
-        )
-        place = Path(root + group)
-        for directory in (place, *place.parents):
-            if not str(directory).startswith(root):
-                break
-            limits.append(_number(directory / name))
-    known = [limit for limit in limits if limit is not None and limit < 1 << 60]  # version 1 says "none" as 2**63
-    return min(known, default=None)
 
 
 def _number(path: Path) -> int | None:

@@ -1,10 +1,8 @@
 """check, doctor and version: the store itself, and what it stands on."""
 
 import dataclasses
-import platform
 import time
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -13,9 +11,12 @@ from rich.text import Text
 from eau2.cli.call import Call
 from eau2.cli.exits import NEGATIVE, printable
 from eau2.cli.screen import counted, facts, seconds_text, size_text
+from eau2.cli.versions import versions
 from eau2.store.nodes import NodeCheck
 
-PACKAGES = ("eau2", "pyarrow", "datafusion", "apsw", "numpy", "xxhash", "loky")
+if TYPE_CHECKING:
+    from eau2.cli.diagnosis import Finding
+
 FAULTS_SHOWN_MAX = 50
 
 
@@ -58,7 +59,7 @@ def doctor(call: Call) -> None:
         raise typer.Exit(NEGATIVE)
 
 
-def _diagnosed(console: Console, groups: dict[str, dict[str, str]], findings: list) -> RenderableType:  # type: ignore[type-arg]
+def _diagnosed(console: Console, groups: dict[str, dict[str, str]], findings: "list[Finding]") -> RenderableType:
     parts: list[RenderableType] = []
     for title, pairs in groups.items():
         parts += [Text(title, style="bold"), facts((f"  {name}", value) for name, value in pairs.items()), Text("")]
@@ -75,14 +76,3 @@ def version(call: Call) -> None:
     """Print the version; with --json also those of its parts."""
     found = versions()
     call.answer(found, lambda _: Text(f"eau2 {found['eau2']}"))
-
-
-def versions() -> dict[str, str]:
-    """Return the version of each of PACKAGES as installed, without importing it, and of Python."""
-    found = {"eau2": "", "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = installed(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

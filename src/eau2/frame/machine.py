@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
 
 def cores() -> int:
     """The number of cores this process may run on."""
@@ -15,12 +13,35 @@ def cores() -> int:
 
 def memory_of_machine() -> int:
     """The bytes of memory of the machine, or of the container when that has less."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CGROUP_LIMITS:
-        try:
-            text = Path(path).read_text().strip()
-        except OSError:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, container_memory_bytes() or machine)
+
+
+def container_memory_bytes() -> int | None:
+    """The bytes that this process's control group may use, the least of it and its parents; None without a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    limits = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
             continue
-        if text.isdigit():  # "max": no limit
-            limits.append(int(text))
-    return min(limits)
+        root, name = (
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("/sys/fs/cgroup", "memory.max")
+        )
+        place = Path(root + group)
+        for directory in (place, *place.parents):
+            if not str(directory).startswith(root):
+                break
+            limits.append(_bytes_in(directory / name))
+    known = [limit for limit in limits if limit is not None and limit < 1 << 60]  # version 1 says "none" as 2**63
+    return min(known, default=None)
+
+
+def _bytes_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not there (a container sees its own group as the root), or "max"
+        return None
