@@ -18,6 +18,7 @@ import typer
 from eau2.cli.exits import PipeClosed, StoreAbsent
 from eau2.cli.screen import screen
 from eau2.errors import Eau2Error, WaitTimeout
+from eau2.opening import open as open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,8 +67,6 @@ class Call:
     @contextmanager
     def making(self) -> Iterator[Store]:
         """Open the store, making it when there is none."""
-        from eau2.opening import open as open_store  # with pyarrow, 0.3 s: `eau2 version` and --help do without
-
         with open_store(self.store_path) as store:
             try:
                 yield store

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import pyarrow as pa
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -14,10 +15,9 @@ from eau2.cli.exits import printable
 from eau2.cli.screen import counted, grid, is_piped, screen, seconds_text, size_text
 from eau2.cli.values import KeyArgument
 from eau2.errors import InvalidOption
+from eau2.frame.files import is_file
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from eau2.frame.frame import Frame
     from eau2.frame.report import LoadReport
 
@@ -166,8 +166,7 @@ def show(
     rows: Annotated[int, typer.Option("--rows", "-n", metavar="N", help="How many rows to show.", min=0)] = 10,
 ) -> None:
     """Describe a key: schema, sizes, statistics, first rows."""
-    from eau2.cli.description import file_size, show_frame, show_whole  # with pyarrow: `eau2 version` does without
-    from eau2.frame.files import is_file
+    from eau2.cli.description import file_size, show_frame, show_whole  # with Arrow's kernels: `eau2 keys` does without
 
     with call.reading() as store:
         value = store.get(key)
@@ -180,7 +179,7 @@ def show(
             show_frame(call, key, value, rows=rows)
 
 
-def _first(frame: "Frame") -> "list[pa.RecordBatch]":
+def _first(frame: "Frame") -> list[pa.RecordBatch]:
     for batch in frame.batches():
         if batch.num_rows:
             return [batch]
@@ -217,7 +216,7 @@ def sql(
 
     Keys are table names; those with / or blanks go in double quotes. A result larger than memory goes to a file.
     """
-    from eau2.cli.output import format_of  # with pyarrow: `eau2 version` does without
+    from eau2.cli.output import format_of  # with Arrow's kernels: `eau2 keys` does without
 
     to_file = output not in (None, "-")
     chosen = format_ or (format_of(output) if to_file and output else "json" if call.json else "table")
@@ -241,9 +240,7 @@ def sql(
 
 def _show_rows(frame: "Frame", rows_max: int) -> None:
     """Print the first rows of the answer, and how many there are: all of it is computed, little is held."""
-    import pyarrow as pa  # `eau2 version` does without
-
-    from eau2.cli.description import rows_shown
+    from eau2.cli.description import rows_shown  # with Arrow's kernels: `eau2 keys` does without
 
     schema, kept, rows, begun = frame.schema, [], 0, time.monotonic()
     for batch in frame.batches():
@@ -260,7 +257,7 @@ def _show_rows(frame: "Frame", rows_max: int) -> None:
 
 
 def _write(call: Call, frame: "Frame", target: str | None, format_: str) -> None:
-    from eau2.cli.output import write_rows  # with pyarrow: `eau2 version` does without
+    from eau2.cli.output import write_rows  # with Arrow's kernels: `eau2 keys` does without
 
     begun = time.monotonic()
     rows, size = write_rows(target, format_, frame.schema, frame.batches())

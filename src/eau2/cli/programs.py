@@ -13,8 +13,8 @@ from rich.text import Text
 from eau2.cli.call import Call
 from eau2.cli.exits import printable
 from eau2.cli.screen import counted, grid, seconds_text
-from eau2.cli.values import is_path
 from eau2.errors import InvalidOption, KeyMissing
+from eau2.frame.files import is_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def wordcount(
     A text is a file, or what is under a key: bytes, a file, or a frame with one column of text. Words are split at
     white space; case and punctuation are kept.
     """
-    from eau2.programs.wordcount import wordcount as count  # with pyarrow: `eau2 version` does without
+    from eau2.programs.wordcount import wordcount as count  # with Arrow's kernels: `eau2 keys` does without
 
     begun = time.monotonic()
     with _text(call, source) as text:
@@ -79,13 +79,11 @@ def wordcount(
 @contextmanager
 def _text(call: Call, source: str) -> "Iterator[str | Frame]":
     """Give the path of the text that `source` names, or the frame that holds it."""
-    if is_path(source):
+    if _is_path(source):
         yield source
         return
     if not call.store_exists():
         raise _no_source(source)
-    from eau2.frame.files import is_file  # with pyarrow: `eau2 version` does without
-
     with call.reading() as store:
         if not store.exists(source):
             raise _no_source(source)
@@ -97,6 +95,14 @@ def _text(call: Call, source: str) -> "Iterator[str | Frame]":
             path = str(Path(folder, "text"))
             store.get_file(source, path)
             yield path
+
+
+def _is_path(text: str) -> bool:
+    """Whether `text` names something in the file system: such a name is a file before it is a key."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL
+        return False
 
 
 def _no_source(source: str) -> KeyMissing:
@@ -133,7 +139,7 @@ def linus(
 
     For each degree: the projects that a new user is an author of, and then the authors of the new projects.
     """
-    from eau2.programs.linus import linus as reach  # with pyarrow: `eau2 version` does without
+    from eau2.programs.linus import linus as reach  # with Arrow's kernels: `eau2 keys` does without
 
     begun = time.monotonic()
     with ExitStack() as stack:
@@ -147,7 +153,7 @@ def linus(
 
 def _tables(call: Call, stack: ExitStack, sources: list[str]) -> "Iterator[str | Frame]":
     """Yield for each source its path, or the frame under the key when there is no such file."""
-    keys = [source for source in sources if not is_path(source)]
+    keys = [source for source in sources if not _is_path(source)]
     store = stack.enter_context(call.reading()) if keys and call.store_exists() else None
     for source in sources:
         if source not in keys:
@@ -217,7 +223,7 @@ def sor(
     source = path if path is not None else file
     if source is None or (path is not None and file is not None):
         raise InvalidOption("a SoR file is needed, as FILE or as -f FILE", hint="eau2 sor FILE --print-col-type 0")
-    from eau2.cli import sor_answer  # with pyarrow: `eau2 version` does without
+    from eau2.cli import sor_answer  # with Arrow's kernels: `eau2 keys` does without
 
     document: dict[str, object]
     if print_col_type is not None:

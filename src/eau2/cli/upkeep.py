@@ -2,20 +2,17 @@
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from eau2.cli.call import Call
+from eau2.cli.diagnosis import Finding, examine
 from eau2.cli.exits import NEGATIVE, printable
 from eau2.cli.screen import counted, facts, seconds_text, size_text
 from eau2.cli.versions import versions
 from eau2.store.nodes import NodeCheck
-
-if TYPE_CHECKING:
-    from eau2.cli.diagnosis import Finding
 
 FAULTS_SHOWN_MAX = 50
 
@@ -51,15 +48,13 @@ def doctor(call: Call) -> None:
 
     Prints versions, limits, disk and memory, and a hint for each finding. Exit 1 when something is broken.
     """
-    from eau2.cli import diagnosis  # it asks the engine and the database: `eau2 version` does without
-
-    found = diagnosis.examine(call.store_path)
+    found = examine(call.store_path)
     call.answer(found.to_dict(), lambda console: _diagnosed(console, found.groups, found.findings))
     if any(finding.broken for finding in found.findings):
         raise typer.Exit(NEGATIVE)
 
 
-def _diagnosed(console: Console, groups: dict[str, dict[str, str]], findings: "list[Finding]") -> RenderableType:
+def _diagnosed(console: Console, groups: dict[str, dict[str, str]], findings: list[Finding]) -> RenderableType:
     parts: list[RenderableType] = []
     for title, pairs in groups.items():
         parts += [Text(title, style="bold"), facts((f"  {name}", value) for name, value in pairs.items()), Text("")]

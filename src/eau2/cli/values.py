@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.text import Text
 from eau2.cli.call import Call
 from eau2.cli.screen import counted, grid, is_piped, screen, size_text, text_or_base64
 from eau2.errors import InvalidOption, ValueTooLarge, WrongKind
+from eau2.frame.files import is_file
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.key import check_key
 
@@ -86,7 +86,7 @@ def _value(key: str, value: str | None) -> bytes:
 
 
 def _file_size(frame: "Frame") -> int:
-    from eau2.cli.description import file_size  # with pyarrow: `eau2 version` does without
+    from eau2.cli.description import file_size  # with Arrow's kernels: `eau2 keys` does without
 
     return file_size(frame)
 
@@ -102,9 +102,6 @@ def get(call: Call, key: KeyArgument, output: OutputOption = None) -> None:
 
 def show_value(call: Call, store: "Store", key: str, value: "bytes | Frame", output: str | None) -> None:
     """Print or write what is under `key`, as `eau2 get` does."""
-    from eau2.cli.description import show_frame  # with pyarrow: `eau2 version` does without
-    from eau2.frame.files import is_file
-
     whole = isinstance(value, bytes) or is_file(value.schema)
     if not whole and output is not None:
         raise WrongKind(
@@ -116,6 +113,8 @@ def show_value(call: Call, store: "Store", key: str, value: "bytes | Frame", out
     elif isinstance(value, bytes) or whole:
         _give_file(call, store, key, value, output)
     else:
+        from eau2.cli.description import show_frame  # with Arrow's kernels: bytes do without
+
         show_frame(call, key, value, rows=10)
 
 
@@ -178,7 +177,7 @@ def keys(
     with call.reading() as store:
         names = store.keys(prefix)
         if long:
-            from eau2.cli.description import described  # with pyarrow: `eau2 version` does without
+            from eau2.cli.description import described  # with Arrow's kernels: `eau2 keys` does without
 
             _list(call, [row for row in (described(store, name) for name in names) if row is not None])
             return
@@ -225,11 +224,3 @@ def wait(
     with call.reading() as store:
         value = store.wait(key, timeout_seconds=max(0.0, deadline - time.monotonic()))
         show_value(call, store, key, value, output)
-
-
-def is_path(text: str) -> bool:
-    """Whether `text` names something in the file system: such a name is a file before it is a key."""
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # longer than a path may be, or with a NUL
-        return False
