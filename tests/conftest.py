@@ -10,6 +10,7 @@ pytest.register_assert_rewrite("tests.contract", "tests.crash")
 settings.register_profile(
     "eau2", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+settings.register_profile("fast", settings.get_profile("eau2"), max_examples=20)  # make check
 settings.register_profile("long", settings.get_profile("eau2"), max_examples=2000)  # HYPOTHESIS_PROFILE=long, by hand
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "eau2"))
 

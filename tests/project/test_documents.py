@@ -21,7 +21,6 @@ SNIPPETS = [
 @pytest.mark.parametrize("code", SNIPPETS)
 def test_the_code_in_the_documents_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "commits.sor").write_text("<0><4967><4967>\n<1><12><4967>\n<1><4967><12>\n")
     exec(compile(code, "document", "exec"), {"__name__": "__main__"})
 
 
