@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from eau2.errors import WrongKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +86,8 @@ class Column:
         return values
 
     def to_pandas(self) -> pd.Series[Any]:
-        return self.to_arrow().to_pandas().rename(self._name)
+        """The values as a Series of the caller's own, which may be written to."""
+        return self.to_arrow().to_pandas().rename(self._name).copy()  # it may be a view of the file
 
     def to_polars(self) -> pl.Series:
         import polars  # here: optional, and heavy
@@ -97,8 +100,16 @@ class Column:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
-    def __iter__(self) -> None:
-        raise TypeError("a column is not iterated value by value; to_arrow(), to_numpy() or to_pylist() reads it whole")
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        import numpy  # here: `import eau2` does without
+
+        return numpy.array(self.to_numpy(), dtype, copy=copy)
+
+    def __bool__(self) -> NoReturn:
+        raise WrongKind("a column is neither true nor false", hint="join conditions with & and |, not `and` and `or`")
+
+    def __iter__(self) -> NoReturn:
+        raise WrongKind("a column is not iterated value by value", hint="to_numpy() or to_pylist() reads it whole")
 
     def __getitem__(self, key: object) -> Expr:
         return self.expression[key]

@@ -65,6 +65,8 @@ def size_text(size: int) -> str:
 
 def text_table(rows: pa.Table, schema: pa.Schema) -> str:
     """Return `rows` laid out under the names and types of `schema`; columns that do not fit are counted."""
+    if not len(schema):
+        return ""
     columns = [
         [field.name, type_text(field.type), *(cell(value) for value in rows.column(index).to_pylist())]
         for index, field in enumerate(schema)

@@ -65,7 +65,7 @@ def format_of(path: str, given: str | None) -> tuple[str, bool]:
     compressed = name.endswith(".gz")
     extension = Path(name.removesuffix(".gz")).suffix.removeprefix(".")
     if given is not None:
-        wanted = given.lower().removeprefix(".")
+        wanted = str(given).lower().removeprefix(".")
         if wanted not in EXTENSIONS:
             raise InvalidOption(f"there is no format {given!r}", hint=f"the formats are {', '.join(FORMATS)}")
         return EXTENSIONS[wanted], compressed

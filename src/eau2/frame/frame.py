@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -12,7 +11,7 @@ from eau2.errors import InvalidOption, WrongKind
 from eau2.frame import display, mapping
 from eau2.frame.column import Column
 from eau2.frame.description import described
-from eau2.frame.operations import Operations, checked_count
+from eau2.frame.operations import Operations, checked_count, whole_number
 from eau2.frame.source import Source, unnamed
 
 if TYPE_CHECKING:
@@ -128,8 +127,11 @@ class Frame(Operations):
     def __iter__(self) -> NoReturn:
         raise WrongKind(
             "a frame is not iterated row by row",
-            hint="batches() gives record batches, to_arrow().to_pylist() rows, map_rows() runs a function on each",
+            hint="to_pandas() gives all rows, batches() some at a time, map_rows() runs a function on each",
         )
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.columns
 
     def __reduce__(self) -> NoReturn:
         raise WrongKind(
@@ -198,8 +200,7 @@ class Frame(Operations):
         UnknownColumn; InvalidOption when there is no such row.
         """
         index = self._index(column)
-        row = operator.index(row)
-        if not 0 <= row < self.rows:
+        if not 0 <= (row := whole_number(row, "row")) < self.rows:
             raise InvalidOption(f"row is from 0 to {self.rows - 1} in {self._title()}, not {row!r}")
         if self._source is None:
             return self.to_arrow().column(index)[row].as_py()
@@ -336,11 +337,12 @@ class Frame(Operations):
         """The first `count` rows; no chunk or batch after them is read."""
         with self._lock:
             kept = self._kept
-        if kept is not None:
-            return kept.slice(0, count)
+        whole = kept
         if self._source is not None:
             self._source.verify()
-            return self._source.table.slice(0, count)
+            whole = self._source.table
+        if whole is not None:
+            return whole.slice(0, min(count, whole.num_rows))  # beyond its end, a table without columns would grow
         found: list[pa.RecordBatch] = []
         batches = self.batches() if self._engine.is_row_wise(self._recipe()) else self.limit(count).batches()
         for batch in batches:

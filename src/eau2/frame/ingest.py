@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from eau2.errors import InvalidOption, LoadError
 from eau2.frame.blocks import BLOCK_BYTES, lines_of, records_of
@@ -70,12 +70,12 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_range(byte_range: tuple[int, int] | None, format_: str, *, compressed: bool) -> None:
+def _check_range(byte_range: Any, format_: str, *, compressed: bool) -> None:
     if byte_range is None:
         return
-    start, end = byte_range
-    if not 0 <= start <= end:
-        raise InvalidOption(f"byte_range=({start}, {end}) is no range", hint="0 <= start <= end")
+    numbers = isinstance(byte_range, (tuple, list)) and len(byte_range) == 2
+    if not numbers or not all(type(each) is int for each in byte_range) or not 0 <= byte_range[0] <= byte_range[1]:
+        raise InvalidOption(f"byte_range={byte_range!r:.80} is no range", hint="(start, end) with 0 <= start <= end")
     if format_ not in TEXT_FORMATS or compressed:
         raise InvalidOption("byte_range= is for text files that are not compressed")
 

@@ -64,9 +64,9 @@ def _hint(value: object, package: str) -> str:
 def _from_pandas(value: object, schema: pa.Schema | None) -> pa.Table:
     try:
         return pa.Table.from_pandas(value, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidValue(
-            f"the pandas frame has a column that is no Arrow column: {_text(error)}", hint="give the column one type"
+            f"the pandas frame is no Arrow table: {_text(error)}", hint="give each column its own name, and one type"
         ) from error
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from eau2.errors import InvalidOption, QueryError, WrongKind
 from eau2.frame.column import Column, column_expression
-from eau2.frame.refusal import unknown_column
+from eau2.frame.refusal import check_query, unknown_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Expression: TypeAlias = Expr | Column | str
 
 JoinHow = Literal["inner", "left", "right", "full", "semi", "anti"]
+ROWS_MAX = 2**63 - 1  # the engine and Arrow count in 64 bits
 
 
 class Operations(ABC):
@@ -56,6 +58,8 @@ class Operations(ABC):
 
     def sort(self, *by: Expression | SortExpr) -> Frame:
         """Ordered by columns or expressions; `col("x").sort(ascending=False)` for the other way."""
+        if not by:
+            raise QueryError("sort needs a column or expression to sort by")
         return self._then(lambda frame: frame.sort(*self._expressions(by)))
 
     def limit(self, count: int, offset: int = 0) -> Frame:
@@ -69,7 +73,7 @@ class Operations(ABC):
     def with_column(self, name: str, expression: Expression) -> Frame:
         """One more column, or another in its place."""
         (value,) = self._expressions([expression])
-        return self._then(lambda frame: frame.with_column(name, value))
+        return self._then(lambda frame: frame.with_column(_text(name), value))
 
     def with_columns(self, *expressions: Expression, **named: Expression) -> Frame:
         """More columns: expressions with an `alias`, or by keyword."""
@@ -87,10 +91,18 @@ class Operations(ABC):
         """With columns renamed: `{"old": "new"}`. UnknownColumn."""
         for name in names:
             self._index(name)
+        steps = [(_quoted(old), _text(new)) for old, new in names.items()]
+        if any(new in names for new in names.values()):  # two that change places: by way of names that are not there
+            kept = {*self.schema.names, *names.values()}
+            free = [f"eau2_renamed_{number}" for number in range(len(kept) + len(names))]
+            free = [name for name in free if name not in kept]
+            steps = [(old, between) for (old, _), between in zip(steps, free, strict=False)] + [
+                (between, new) for (_, new), between in zip(steps, free, strict=False)
+            ]
 
         def rename(frame: DataFrame) -> DataFrame:
-            for old, new in names.items():
-                frame = frame.with_column_renamed(_quoted(old), new)
+            for old, new in steps:
+                frame = frame.with_column_renamed(old, new)
             return frame
 
         return self._then(rename)
@@ -101,7 +113,7 @@ class Operations(ABC):
 
     def alias(self, name: str) -> Frame:
         """The same rows under another table name: for joining a frame with itself."""
-        return self._then(lambda frame: frame.alias(name))
+        return self._then(lambda frame: frame.alias(_text(name)))
 
     def join(
         self,
@@ -156,6 +168,9 @@ class Operations(ABC):
         return int(names.index(name))
 
     def _expressions(self, values: Sequence[object], *, as_column: bool = True) -> list[Any]:
+        from datafusion import Expr  # here: the engine takes 0.3 s to import
+        from datafusion.expr import SortExpr
+
         names = self.schema.names
         found: list[Any] = []
         for value in values:
@@ -165,8 +180,13 @@ class Operations(ABC):
                 found.append(column_expression(value))
             elif isinstance(value, str) and as_column:
                 raise unknown_column(value, names)
-            else:
+            elif isinstance(value, str):
+                check_query(value)
                 found.append(value)
+            elif isinstance(value, (Expr, SortExpr)):
+                found.append(value)
+            else:
+                raise _no_expression(value)
         return found
 
 
@@ -199,14 +219,40 @@ def _several(values: object) -> Sequence[Any]:
 
 
 def _names(names: str | Sequence[str] | None) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
+    if isinstance(names, (list, tuple)) or names is None:
+        return list(names or ())
+    return [_text(names)]
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _text(name: object) -> str:
+    if not isinstance(name, str):
+        raise WrongKind(f"a name is text, not {type(name).__name__}: {name!r:.80}")
+    return name
+
+
+def _no_expression(value: object) -> WrongKind:
+    hint = "eau2.col('x') is a column, eau2.lit(3) a value, eau2.functions has the rest"
+    if isinstance(value, (list, tuple)):
+        hint = "pass several as several arguments, with a * before the list"
+    elif callable(value):
+        hint = "filter_rows() and map_rows() run a function on each row"
+    return WrongKind(f"an expression or the name of a column is expected, not {type(value).__name__}", hint=hint)
+
+
 def checked_count(count: object) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InvalidOption(f"a number of rows is at least 0, not {count!r}")
-    return count
+    """Return `count`; InvalidOption unless it is a number of rows."""
+    number = whole_number(count, "a number of rows")
+    if not 0 <= number <= ROWS_MAX:
+        raise InvalidOption(f"a number of rows is from 0 to {ROWS_MAX:,}, not {number:,}")
+    return number
+
+
+def whole_number(value: object, what: str) -> int:
+    """Return `value` as int; InvalidOption for what is none. NumPy's integers are."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidOption(f"{what} is a whole number, not {value!r:.80}")
+    return operator.index(value)

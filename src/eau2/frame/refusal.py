@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TEXT_LENGTH_MAX = 600
 NAMES_SHOWN_MAX = 20
+OPERATORS_MAX = 2000  # one after the other: each nests the plan deeper, and at 6000 the engine overflows its stack
 _NO_TABLE = re.compile(r"table '(?:datafusion\.)?(?:public\.)?(.*?)' not found", re.DOTALL)
 _NO_COLUMN = re.compile(r"No field named (.+?)\.(?= Did you mean|\s|$)", re.DOTALL)
 _VALID = re.compile(r"Valid fields are (.+?)\.?\s*$", re.DOTALL)
@@ -28,7 +29,26 @@ _LABELS = (
     "Invalid argument error: ",
 )
 _PARSER = re.compile(r'SQL error: ParserError\("(.*)"\)', re.DOTALL)
+_LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
+_SYMBOL = re.compile(r"[-+*/%|&^<>=!~]+")
+_WORD = re.compile(r"\b(?:and|or|union|intersect|except|join)\b", re.IGNORECASE)
 _BUG = re.compile(r"\.?\s*This issue was likely caused by a bug in DataFusion's code.*", re.DOTALL)
+
+
+def check_query(query: str) -> None:
+    """Raise QueryError for what is no text, and for what would end the process: the engine's parser and planner are
+    recursive, and do not notice the end of their stack."""
+    if not isinstance(query, str):
+        raise QueryError(f"a query is text, not {type(query).__name__}", hint="frame.filter() takes expressions")
+    if len(query) < 2 * OPERATORS_MAX:
+        return
+    plain = _LITERAL.sub("", query)
+    longest = max(len(_SYMBOL.findall(part)) for part in plain.split(","))
+    if max(longest, len(_WORD.findall(plain))) > OPERATORS_MAX:
+        raise QueryError(
+            f"the query has over {OPERATORS_MAX:,} operators in a row",
+            hint="use `in (...)`, or put the values as a frame and join with it",
+        )
 
 
 def is_exhausted(error: BaseException) -> bool:

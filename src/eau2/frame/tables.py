@@ -9,6 +9,7 @@ from eau2.frame.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, writ
 from eau2.frame.frame import Frame
 from eau2.frame.intake import batches_of
 from eau2.frame.opened import OpenSources
+from eau2.frame.refusal import check_query
 from eau2.frame.writer import FrameWriter
 from eau2.store.nodes import Kind, Write
 from eau2.values.schema import arrow_schema
@@ -65,6 +66,7 @@ class FrameTables:
             except (KeyMissing, WrongKind):
                 return None
 
+        check_query(query)
         return Frame.derived(self._engine.sql(query, resolve, store.keys), self._engine)
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from eau2.errors import InvalidValue
 from eau2.values.chunk import CHUNK_BYTES_MAX, encode
 from eau2.values.manifest import ChunkEntry, Manifest
 from eau2.values.ranges import column_range
@@ -128,7 +129,13 @@ class FrameWriter:
         batches.clear()  # their rows were copied into one batch: do not hold both until the chunk is written
         if self._plain_schema is not self.schema:
             table = _with_views(table, self.schema)
-        chunk = encode(table)
+        try:
+            chunk = encode(table)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
+            raise InvalidValue(
+                f"Arrow cannot write these rows to a file: {error}",
+                hint="columns nested more than 60 deep cannot be stored, nor one row of over 2 GiB",
+            ) from error
         columns = tuple(column_range(column) for column in table.columns)
         entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns)
         return entry, self._node.stage(chunk)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, overload
 
-from eau2.errors import Eau2Error, InvalidKey, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
+from eau2.errors import Eau2Error, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
+from eau2.store.arguments import checked_path, checked_prefix, checked_seconds, checked_values, several
 from eau2.store.lookup import look_up, look_up_many
 from eau2.store.nodes import Entry, Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
 from eau2.values.key import check_key
@@ -87,6 +88,11 @@ class Store:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise WrongKind(
+            "a store is not pickled: it belongs to this process", hint="pass its path, and open it in the other process"
+        )
+
     def close(self) -> None:
         """End the store's threads and processes. Frames that are held stay readable. May be called again."""
         self._tables.close()
@@ -154,9 +160,7 @@ class Store:
         Wakes within milliseconds of a put in this process and within 20 ms of one in another.
         """
         check_key(key)
-        if not timeout_seconds >= 0:
-            raise InvalidOption(f"timeout_seconds is at least 0, not {timeout_seconds!r}")
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + checked_seconds(timeout_seconds)
         while True:
             generation = self._node.generation()  # before the look, so that no write is slept through
             found = look_up(self._node, self._tables, key, self._node.get(key))
@@ -184,9 +188,7 @@ class Store:
 
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that start with `prefix`, sorted by code point, as they are now. About 1 us a key."""
-        if not isinstance(prefix, str):
-            raise InvalidKey(f"a prefix is text, not {type(prefix).__name__}: {prefix!r:.80}", hint="pass a str")
-        return self._node.keys(prefix)
+        return self._node.keys(checked_prefix(prefix))
 
     # -- many keys ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class Store:
         """
         writes: list[Write] = []
         try:
-            for key, value in values.items():
+            for key, value in checked_values(values).items():
                 writes.append(self._change(check_key(key), value, Expect.ANYTHING, None))
         except BaseException:
             self._node.discard([staged for write in writes for staged in write.chunks])
@@ -227,7 +229,7 @@ class Store:
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete all of `keys` at once; return how many there were."""
-        writes = [Write(check_key(key), Kind.DELETED) for key in _several(keys)]
+        writes = [Write(check_key(key), Kind.DELETED) for key in several(keys)]
         deleted = sum(version > 0 for version in self._apply(writes))
         self._tables.drop_stale(self._node)
         return deleted
@@ -236,7 +238,7 @@ class Store:
 
     def put_file(self, key: str, path: str | os.PathLike[str]) -> int:
         """Store the file at `path`, text or binary, of any size, under `key`; return the new version. LoadError."""
-        payload, chunks = self._tables.stage_file(self._node, check_key(key) and path)
+        payload, chunks = self._tables.stage_file(self._node, check_key(key) and checked_path(path))
         return self._apply([Write(key, Kind.FRAME, payload, chunks)])[0]
 
     def get_file(self, key: str, path: str | os.PathLike[str]) -> int:
@@ -244,7 +246,7 @@ class Store:
 
         KeyMissing; WrongKind for a frame that is no file; LoadError when `path` cannot be written.
         """
-        return self._tables.write_file(key, self.get(key), path)
+        return self._tables.write_file(key, self.get(key), checked_path(path))
 
     def load(
         self,
@@ -271,7 +273,7 @@ class Store:
         return self._tables.load(
             self,
             check_key(key),
-            path,
+            checked_path(path),
             format=format,
             schema=schema,
             on_error=on_error,
@@ -360,15 +362,9 @@ def _expected(if_version: object, otherwise: Expect) -> int:
 
 def _checked_cheaply(keys: Iterable[str]) -> list[str]:
     """Return `keys` checked as far as reading needs: what is found under plain text was checked when it was put."""
-    names = list(_several(keys))
+    names = list(several(keys))
     try:
         plain = all(map(str.isascii, names))
     except TypeError:  # not all text
         plain = False
     return names if plain else [check_key(key) for key in names]
-
-
-def _several(keys: Iterable[str]) -> Iterable[str]:
-    if isinstance(keys, (str, bytes)):
-        raise InvalidKey(f"a list of keys was expected, not the text {keys!r:.80}", hint="pass [key]")
-    return keys

@@ -1,0 +1,175 @@
+"""Calls that cannot be right are answered with an error of eau2 that says what to do, and never with a crash."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import eau2
+from eau2.errors import InvalidKey, InvalidOption, InvalidValue, QueryError, WrongKind
+
+
+@pytest.fixture
+def store(tmp_path):
+    with eau2.open(tmp_path / "store") as store:
+        store.put("t", {"a": [1, 2, None], "b c": ["x", "ü", None]})
+        yield store
+
+
+@pytest.fixture
+def frame(store):
+    return store.frame("t")
+
+
+@pytest.mark.parametrize("value", [3, None, ["a"], lambda row: True])
+def test_what_is_no_expression_is_refused_with_a_hint(frame, value):
+    for verb in (frame.filter, frame.select, frame.sort):
+        with pytest.raises(WrongKind, match="an expression or the name of a column") as refused:
+            verb(value)
+        assert refused.value.hint
+
+
+def test_a_sort_by_nothing_is_refused(frame):
+    with pytest.raises(QueryError, match="sort needs a column"):
+        frame.sort()
+
+
+@pytest.mark.parametrize("count", [-1, 2**63, 2**100, 1.5, "1", None, True])
+def test_a_count_of_rows_that_is_none_is_refused(frame, count):
+    for verb in (frame.limit, frame.head, frame.tail, lambda count: frame.limit(1, count)):
+        with pytest.raises(InvalidOption, match="a number of rows is"):
+            verb(count)
+
+
+def test_numpy_integers_count_rows(frame):
+    assert frame.limit(np.int64(2)).rows == frame.head(np.int64(2)).rows == 2
+
+
+@pytest.mark.parametrize("row", ["x", 1.0, None])
+def test_a_row_is_a_whole_number(frame, row):
+    with pytest.raises(InvalidOption, match="row is a whole number"):
+        frame.value("a", row=row)
+
+
+def test_names_that_are_no_text_are_refused(frame):
+    for call in (
+        lambda: frame.rename({"a": 3}),
+        lambda: frame.alias(3),
+        lambda: frame.with_column(3, eau2.lit(1)),
+        lambda: frame.join(frame, 3),
+    ):
+        with pytest.raises(WrongKind, match="text, not int"):
+            call()
+
+
+def test_columns_can_change_places(frame):
+    swapped = frame.rename({"a": "b c", "b c": "a"}).to_arrow()
+    assert swapped.column_names == ["b c", "a"]
+    assert swapped["b c"].to_pylist() == [1, 2, None]
+
+
+def test_a_column_is_an_array_for_numpy_and_no_truth_value(frame):
+    assert np.asarray(frame["a"], dtype=float)[:2].tolist() == [1.0, 2.0]
+    with pytest.raises(WrongKind, match="neither true nor false"):
+        frame.filter(frame["a"] and frame["b c"])
+
+
+def test_a_series_of_a_column_is_the_callers_own(frame):
+    series = frame["a"].to_pandas()
+    series.iloc[0] = 9
+    assert frame["a"].to_pylist()[0] == 1
+
+
+def test_a_frame_completes_its_columns(frame):
+    assert frame._ipython_key_completions_() == ["a", "b c"]
+
+
+def test_a_frame_without_columns_has_only_the_rows_it_has(store):
+    store.put("none", {})
+    store.put("three", pa.table({"a": [1, 2, 3]}).select([]))
+    for key, rows in (("none", 0), ("three", 3)):
+        frame = store.frame(key)
+        assert frame.head(5).rows == frame.tail(5).rows == frame.rows == rows
+        assert "\n" not in repr(frame).strip()
+        assert frame._repr_html_().count("<tr></tr>") == 1 + rows
+
+
+@pytest.mark.parametrize("query", [None, 3, b"select 1"])
+def test_a_query_that_is_no_text_is_refused(store, query):
+    with pytest.raises(QueryError, match="a query is text"):
+        store.sql(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select " + "1+" * 20_000 + "1",
+        "select * from t where " + " or ".join(f"a = {number}" for number in range(20_000)),
+        " union all ".join(["select a from t"] * 20_000),
+    ],
+)
+def test_a_query_too_deep_for_the_engines_stack_is_refused_and_the_process_lives(store, query):
+    with pytest.raises(QueryError, match="operators in a row"):
+        store.sql(query)
+
+
+def test_a_long_query_that_is_not_deep_runs(store):
+    columns = ", ".join(f"a + {number} as c{number}" for number in range(1000))
+    assert store.sql(f"select {columns} from t").to_arrow().num_columns == 1000
+    minus = ", ".join(f"-{number}" for number in range(5000))
+    assert store.sql(f"select a from t where a in (1, {minus}) or 'x' = '{'-+' * 5000}'").rows == 1
+
+
+def test_a_pandas_frame_with_one_name_twice_is_refused(store):
+    with pytest.raises(InvalidValue, match="Duplicate column names"):
+        store.put("p", pd.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_columns_nested_deeper_than_a_file_takes_are_refused(store):
+    type_, value = pa.int64(), 1
+    for _ in range(80):
+        type_, value = pa.list_(type_), [value]
+    with pytest.raises(InvalidValue, match="nested"):
+        store.put("deep", pa.table({"a": pa.array([value], type_)}))
+    assert not store.exists("deep")
+
+
+def test_arguments_of_the_wrong_type_are_named(store, tmp_path):
+    for path in (None, 3, "", "a\0b"):
+        for verb in (store.put_file, store.get_file, store.load):
+            with pytest.raises(InvalidOption, match="a path is text"):
+                verb("t", path)
+    for keys in (None, 3, "abc"):
+        for verb in (store.get_many, store.delete_many):
+            with pytest.raises(InvalidKey, match="a list of keys"):
+                verb(keys)
+    for values in (None, [("a", b"")]):
+        with pytest.raises(InvalidValue, match="put_many takes a dict"):
+            store.put_many(values)
+    for seconds in (-1, float("nan"), "1", None):
+        with pytest.raises(InvalidOption, match="timeout_seconds"):
+            store.wait("t", timeout_seconds=seconds)
+    with pytest.raises(InvalidKey, match="lone surrogate"):
+        store.keys("\ud800")
+    for byte_range in (3, (1,), ("a", "b"), (2, 1)):
+        with pytest.raises(InvalidOption, match="is no range"):
+            store.load("t", tmp_path / "x.sor", byte_range=byte_range)
+    with pytest.raises(InvalidOption, match="there is no format"):
+        store.load("t", tmp_path / "x.sor", format=3)
+
+
+def test_a_store_says_how_another_process_gets_at_it(store):
+    with pytest.raises(WrongKind, match="not pickled") as refused:
+        pickle.dumps(store)
+    assert "open it in the other process" in refused.value.hint
+
+
+@pytest.mark.parametrize("text", [b"null\n", b" null\n", b"null\nnull\n", b'{"a": 1}\nnull\n'])
+def test_a_line_of_null_is_a_bad_line_and_no_crash(store, tmp_path, text):
+    (tmp_path / "f.ndjson").write_bytes(text)
+    report = store.load("l", tmp_path / "f.ndjson")
+    assert report.lines == text.count(b"\n")
+    assert report.bad == text.count(b"null")
+    assert {line.reason for line in report.rejects} == {"not a JSON object"}
