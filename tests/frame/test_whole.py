@@ -65,3 +65,17 @@ def test_a_pipe_is_written_and_stays_a_pipe(store, tmp_path, verb):
     reader.join(10)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert read == [b"new"] if verb == "get_file" else b'"line": 2' in read[0]
+
+
+def test_a_load_whose_rejects_cannot_be_put_in_their_place_leaves_no_chunks_behind(store, tmp_path, monkeypatch):
+    (tmp_path / "bad.sor").write_bytes(b"<1>\n<\n")
+
+    def refused(self, target):
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr("pathlib.Path.replace", refused)
+    with pytest.raises(eau2.LoadError, match="Permission denied"):
+        store.load("bad", tmp_path / "bad.sor", rejects=tmp_path / "rejects")
+    assert not [path for path in (tmp_path / "store/node-0/staging").rglob("*.*") if path.is_file()]
+    assert not store.exists("bad")
+    assert sorted(os.listdir(tmp_path)) == ["bad.sor", "store"]

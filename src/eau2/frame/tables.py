@@ -73,9 +73,19 @@ class FrameTables:
         from eau2.frame.ingest import read  # here: Arrow's readers of CSV, JSON and Parquet take 30 ms to import
 
         node = store.node
-        staged, report = read(path, **options).run(lambda schema, batches: _stage(node, schema, batches), key=key)
-        payload, chunks = staged
-        for outcome in node.write([Write(key, Kind.FRAME, payload, chunks)]):
+        staged: list[Staged] = []
+
+        def stage(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> bytes:
+            payload, chunks = _stage(node, schema, batches)
+            staged.extend(chunks)
+            return payload
+
+        try:
+            payload, report = read(path, **options).run(stage, key=key)
+        except BaseException:  # the rejects could not be put in their place, after all was staged
+            node.discard(staged)
+            raise
+        for outcome in node.write([Write(key, Kind.FRAME, payload, tuple(staged))]):
             if isinstance(outcome, Exception):
                 raise outcome
         return report
