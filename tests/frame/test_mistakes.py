@@ -1,6 +1,8 @@
 """Calls that cannot be right are answered with an error of eau2 that says what to do, and never with a crash."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -158,6 +160,26 @@ def test_arguments_of_the_wrong_type_are_named(store, tmp_path):
             store.load("t", tmp_path / "x.sor", byte_range=byte_range)
     with pytest.raises(InvalidOption, match="there is no format"):
         store.load("t", tmp_path / "x.sor", format=3)
+
+
+@pytest.mark.parametrize("seconds", ["1", 0, -1, float("nan")])
+def test_a_map_is_given_seconds_above_zero(frame, seconds):
+    with pytest.raises(InvalidOption, match="timeout_seconds is"):
+        frame.map_chunks(len, timeout_seconds=seconds)
+
+
+def test_a_function_that_did_not_end_in_time_does_not_keep_the_process(store, tmp_path):
+    code = (
+        "import eau2, time\n"
+        f"frame = eau2.open({str(tmp_path / 'store')!r}).frame('t')\n"
+        "try:\n"
+        "    frame.map_chunks(lambda table: time.sleep(600), timeout_seconds=0.2)\n"
+        "except eau2.WaitTimeout:\n"
+        "    print('late')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "late\n"
+    assert done.stderr == ""
 
 
 def test_a_store_says_how_another_process_gets_at_it(store):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import pyarrow as pa
@@ -125,8 +128,8 @@ def _run(
     """Return what `task` makes of each of `parts`, in order, a few ahead. A failure stops the others."""
     if workers not in ("threads", "processes"):
         raise InvalidOption(f"workers is 'threads', 'processes' or None, not {workers!r}")
-    if timeout_seconds is not None and not timeout_seconds > 0:
-        raise InvalidOption(f"timeout_seconds is above 0, not {timeout_seconds!r}")
+    if timeout_seconds is not None and not _is_above_zero(timeout_seconds):
+        raise InvalidOption(f"timeout_seconds is a number above 0, not {timeout_seconds!r}")
     if not callable(task.function):
         raise QueryError(f"a function is expected, not {type(task.function).__name__}", hint="pass a function")
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -136,6 +139,10 @@ def _run(
     if deadline is None and (len(parts) <= 1 or task.kind != "chunk" or engine.threads == 1):
         return _here(source, parts, task)
     return _in_threads(engine, source, parts, task, deadline)
+
+
+def _is_above_zero(seconds: object) -> bool:
+    return isinstance(seconds, (int, float)) and seconds > 0
 
 
 def _here(source: Source, parts: Sequence[Rows], task: Task) -> Iterator[Any]:
@@ -154,11 +161,45 @@ def _in_threads(
     def run(part: Rows) -> Any:
         return task.run(part.of(source.chunk(part.chunk)))
 
-    pool = ThreadPoolExecutor(engine.threads, thread_name_prefix="eau2-map")
+    threads = _Threads(run, min(engine.threads, len(parts)))
     try:
-        yield from _in_order(source, ((part, pool.submit(run, part)) for part in parts), engine.threads, deadline)
+        yield from _in_order(source, ((part, threads.submit(part)) for part in parts), engine.threads, deadline)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a thread cannot be stopped, but need not be waited for
+        threads.end()
+
+
+class _Threads:
+    """Threads that run `function` on parts. A thread cannot be stopped, but need not be waited for: these are daemons,
+    where those of ThreadPoolExecutor keep the process from ending as long as the caller's function takes."""
+
+    def __init__(self, function: Callable[[Rows], Any], count: int) -> None:
+        self._function = function
+        self._count = count
+        self._parts: SimpleQueue[tuple[Rows, Future[Any]] | None] = SimpleQueue()
+        for number in range(count):
+            threading.Thread(target=self._run, name=f"eau2-map_{number}", daemon=True).start()
+
+    def submit(self, part: Rows) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._parts.put((part, future))
+        return future
+
+    def end(self) -> None:
+        """Start no part more, and let each thread end with the part it is at."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._parts.get_nowait()
+        for _ in range(self._count):
+            self._parts.put(None)
+
+    def _run(self) -> None:
+        while (item := self._parts.get()) is not None:
+            part, future = item
+            try:
+                future.set_result(self._function(part))
+            except BaseException as error:  # handed to the caller, who raises it
+                future.set_exception(error)
+            del item, future
 
 
 def _in_processes(
