@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from benchmarks.measure import interleaved, scratch, sized, target
-from eau2.frame.ingest import read
+from eau2.ingest.reading import read
 
 RATIO_MIN = 0.6
 BYTES = 128_000_000

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.tables import make_tables, shared_engine, tables  # noqa: F401  # fixtures
 
 pytest.register_assert_rewrite("tests.contract", "tests.crash")
 

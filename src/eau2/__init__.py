@@ -30,7 +30,7 @@ from eau2.errors import (
     WrongKind,
 )
 from eau2.frame.frame import Frame
-from eau2.frame.report import LoadReport
+from eau2.ingest.report import LoadReport
 from eau2.opening import open  # `eau2.open` is what users type
 from eau2.store.store import Store
 

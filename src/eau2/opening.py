@@ -6,8 +6,8 @@ import os
 from typing import Literal
 
 from eau2.errors import InvalidOption
-from eau2.frame.engine import Engine
 from eau2.frame.tables import FrameTables
+from eau2.query.engine import Engine
 from eau2.store.local import LocalNodes
 from eau2.store.store import Store
 

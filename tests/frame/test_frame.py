@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from eau2.errors import Corrupt, InvalidOption, QueryError, UnknownColumn, WrongKind
 from eau2.frame.frame import Frame
-from eau2.frame.source import Source, unnamed
+from eau2.query.source import Source, unnamed
 
 if TYPE_CHECKING:
-    from eau2.frame.engine import Engine
+    from eau2.query.engine import Engine
 
 
 def trips():

@@ -11,7 +11,7 @@ from rich.text import Text
 from eau2.cli.exits import printable
 from eau2.cli.rows import as_json, column_bounds, preview
 from eau2.cli.screen import counted, facts, grid, size_text, text_or_base64
-from eau2.frame.files import is_file
+from eau2.ingest.files import is_file
 from eau2.store.nodes import Kind
 from eau2.values.manifest import Manifest
 from eau2.values.schema import type_name
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from eau2.cli.call import Call
     from eau2.frame.frame import Frame
-    from eau2.frame.source import Source
+    from eau2.query.source import Source
     from eau2.store.store import Store
 
 COLUMNS_SHOWN_MAX = 60  # of a wide frame, on a screen; --json has all

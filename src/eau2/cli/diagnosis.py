@@ -15,7 +15,7 @@ import apsw
 from eau2.cli.screen import counted, seconds_text, size_text
 from eau2.cli.versions import versions
 from eau2.errors import Eau2Error
-from eau2.frame.machine import container_memory_bytes, cores
+from eau2.machine import container_memory_bytes, cores
 from eau2.opening import open as open_store
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.chunk import CHUNK_BYTES_MAX

@@ -15,11 +15,11 @@ from eau2.cli.exits import printable
 from eau2.cli.screen import counted, grid, is_piped, screen, seconds_text, size_text
 from eau2.cli.values import KeyArgument
 from eau2.errors import InvalidOption
-from eau2.frame.files import is_file
+from eau2.ingest.files import is_file
 
 if TYPE_CHECKING:
     from eau2.frame.frame import Frame
-    from eau2.frame.report import LoadReport
+    from eau2.ingest.report import LoadReport
 
 ROWS_SHOWN = 20
 RATE_BYTES_MIN = 1 << 20  # below, a rate says how long starting took

@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from eau2.frame.whole import unfinished
+from eau2.ingest.whole import unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from eau2.cli.rows import as_json, plain
 from eau2.errors import DiskFull, InvalidOption, LoadError, is_disk_full
-from eau2.frame.whole import WholeFile
+from eau2.ingest.whole import WholeFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

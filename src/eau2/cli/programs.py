@@ -14,7 +14,7 @@ from eau2.cli.call import Call
 from eau2.cli.exits import printable
 from eau2.cli.screen import counted, grid, seconds_text
 from eau2.errors import InvalidOption, KeyMissing
-from eau2.frame.files import is_file
+from eau2.ingest.files import is_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from eau2.errors import InvalidOption
-from eau2.frame.ingest import read
+from eau2.ingest.reading import read
 from eau2.values.schema import type_name
 
 if TYPE_CHECKING:

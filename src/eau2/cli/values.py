@@ -10,7 +10,7 @@ from rich.text import Text
 from eau2.cli.call import Call
 from eau2.cli.screen import counted, grid, is_piped, screen, size_text, text_or_base64
 from eau2.errors import InvalidOption, ValueTooLarge, WrongKind
-from eau2.frame.files import is_file
+from eau2.ingest.files import is_file
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.key import check_key
 

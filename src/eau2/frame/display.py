@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from eau2.frame.engine import Reading
+    from eau2.query.engine import Reading
 
 WIDTH_MAX = 120  # characters of a line
 CELL_WIDTH_MAX = 32

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 import pyarrow as pa
 
 from eau2.errors import InvalidOption, WrongKind
-from eau2.frame import display, mapping
+from eau2.frame import display
 from eau2.frame.column import Column
 from eau2.frame.description import described
 from eau2.frame.operations import Operations, checked_count, whole_number
-from eau2.frame.source import Source, unnamed
+from eau2.query import mapping
+from eau2.query.source import Source, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     import polars as pl
     from datafusion import DataFrame
 
-    from eau2.frame.engine import Engine
-    from eau2.frame.recipe import Recipe
+    from eau2.query.engine import Engine
+    from eau2.query.recipe import Recipe
 
 KEPT_BYTES_MAX = 16 << 20  # an answer up to this stays with its frame
 PREVIEW_ROWS = 5

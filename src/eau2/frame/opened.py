@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from eau2.frame.source import Source
+from eau2.query.source import Source
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:

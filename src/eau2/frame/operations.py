@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from eau2.errors import InvalidOption, QueryError, WrongKind
 from eau2.frame.column import Column, column_expression
-from eau2.frame.refusal import check_query, unknown_column
+from eau2.query.engine_errors import check_query, unknown_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import KeyMissing, WrongKind
-from eau2.frame.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, write_pieces
 from eau2.frame.frame import Frame
-from eau2.frame.intake import batches_of
 from eau2.frame.opened import OpenSources
-from eau2.frame.refusal import check_query
-from eau2.frame.writer import FrameWriter
+from eau2.ingest.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, write_pieces
+from eau2.ingest.intake import batches_of
+from eau2.ingest.writer import FrameWriter
+from eau2.query.engine_errors import check_query
 from eau2.store.nodes import Kind, Write
 from eau2.values.schema import arrow_schema
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from eau2.frame.engine import Engine
-    from eau2.frame.report import LoadReport
-    from eau2.frame.source import Source
+    from eau2.ingest.report import LoadReport
+    from eau2.query.engine import Engine
+    from eau2.query.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
 
@@ -70,7 +70,7 @@ class FrameTables:
         return Frame.derived(self._engine.sql(query, resolve, store.keys), self._engine)
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:
-        from eau2.frame.ingest import read  # here: Arrow's readers of CSV, JSON and Parquet take 30 ms to import
+        from eau2.ingest.reading import read  # here: Arrow's readers of CSV, JSON and Parquet take 30 ms to import
 
         node = store.node
         staged: list[Staged] = []

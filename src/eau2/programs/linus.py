@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eau2.errors import InvalidOption, InvalidValue
-from eau2.frame.ingest import read
+from eau2.ingest.reading import read
 from eau2.programs.parallel import in_order, thread_count
 
 if TYPE_CHECKING:

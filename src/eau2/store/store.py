@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.frame.frame import Frame
-    from eau2.frame.report import LoadReport
+    from eau2.ingest.report import LoadReport
     from eau2.store.nodes import Node, Nodes, Staged
 
 VALUE_BYTES_MAX = 64 << 20  # bytes values are read and written whole; larger things are files or frames, in chunks

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from eau2.errors import DiskFull
-from eau2.frame.writer import FrameWriter
+from eau2.ingest.writer import FrameWriter
 from eau2.store.local import LocalNodes
 from eau2.values.chunk import decode
 from eau2.values.manifest import Manifest

@@ -15,14 +15,14 @@ from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOpti
 from datafusion.catalog import SchemaProvider, Table
 
 from eau2.errors import QueryError
-from eau2.frame.recipe import Recipe
+from eau2.query.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from datafusion import DataFrame
 
-    from eau2.frame.source import Source
+    from eau2.query.source import Source
 
     Resolve = Callable[[str], Source | None]
 
@@ -224,7 +224,7 @@ class Sessions:
 
 
 class _Planning:
-    """`eau2.frame.recipe.Planning` over the tables of `sessions`."""
+    """`eau2.query.recipe.Planning` over the tables of `sessions`."""
 
     def __init__(self, sessions: Sessions, chosen: Mapping[Source, Sequence[int]]) -> None:
         self._sessions = sessions

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from eau2.errors import DiskFull, Eau2Error, LoadError, WrongKind, is_disk_full
-from eau2.frame.whole import WholeFile
+from eau2.ingest.whole import WholeFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

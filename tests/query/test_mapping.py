@@ -233,9 +233,9 @@ SCRIPT = """
     import os, sys, time
     import numpy as np, pyarrow as pa
     from dataclasses import replace
-    from eau2.frame.engine import Engine
+    from eau2.query.engine import Engine
     from eau2.frame.frame import Frame
-    from eau2.frame.source import unnamed
+    from eau2.query.source import unnamed
     engine = Engine()
     table = pa.table({"id": np.arange(400_000)})
     source = replace(unnamed(table.schema, [table.slice(i, 100_000) for i in range(0, 400_000, 100_000)]), key="t")

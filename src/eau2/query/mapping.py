@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import pyarrow as pa
 
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, WaitTimeout
-from eau2.frame.shipping import ChunkFiles, Rows, Task, run_shipped
-from eau2.frame.source import joined, unnamed
+from eau2.query.shipping import ChunkFiles, Rows, Task, run_shipped
+from eau2.query.source import joined, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from eau2.frame.engine import Engine
-    from eau2.frame.recipe import Recipe
-    from eau2.frame.source import Source
+    from eau2.query.engine import Engine
+    from eau2.query.recipe import Recipe
+    from eau2.query.source import Source
 
 Workers = Literal["threads", "processes"] | None
 Answer = TypeVar("Answer")

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import eau2
-from eau2.frame.whole import WholeFile, unfinished
+from eau2.ingest.whole import WholeFile, unfinished
 
 
 def test_a_file_appears_when_it_is_whole_and_leaves_nothing_beside_it(tmp_path):

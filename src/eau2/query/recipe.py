@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame
     from datafusion.plan import LogicalPlan
 
-    from eau2.frame.source import Source
+    from eau2.query.source import Source
 
 
 class Planning(Protocol):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eau2.errors import InvalidOption, LoadError
-from eau2.frame import ingest
-from eau2.frame.ingest import read
+from eau2.ingest import reading as reading_module
+from eau2.ingest.reading import read
 
 
 def whole(schema, batches):
@@ -77,7 +77,7 @@ def test_a_file_without_rows_is_a_frame_without_columns(write, data):
 
 
 def test_a_late_widening_loses_no_text_and_reads_less_than_three_times(write, monkeypatch):
-    monkeypatch.setattr(ingest, "REREAD_BYTES", 0)
+    monkeypatch.setattr(reading_module, "REREAD_BYTES", 0)
     lines = [b"<007><1>"] * 3000
     lines[1000], lines[2000], lines[2500], lines[2900] = b"<1.50><1>", b"<2><2>", b"<x><1>", b"<1><1.5>"
     path = write("a.sor", b"\n".join(lines))
@@ -264,7 +264,7 @@ def test_a_csv_column_is_widened_when_a_late_value_needs_it(write, monkeypatch):
     path = write("a.csv", b"id,t,n\n" + b"\n".join(rows) + b"\n")
     reading = read(path)
     reading.block_bytes = 4096
-    monkeypatch.setattr("eau2.frame.formats.HEAD_BYTES", 4096)
+    monkeypatch.setattr("eau2.ingest.formats.HEAD_BYTES", 4096)
     table, report = reading.run(whole)
     assert table.schema.types == [pa.string(), pa.string(), pa.int64()]
     assert table["id"].to_pylist()[1999:2002] == ["1999", "1.5", "2001"]
@@ -338,7 +338,7 @@ def test_ndjson_with_bad_lines(write):
 
 
 def test_ndjson_widens_and_grows(write, monkeypatch):
-    monkeypatch.setattr("eau2.frame.formats.HEAD_BYTES", 512)
+    monkeypatch.setattr("eau2.ingest.formats.HEAD_BYTES", 512)
     rows = [{"a": n} for n in range(1000)]
     rows[700] = {"a": 1.5, "z": [1]}
     rows[900] = {"a": "t"}

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 
 from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
-from eau2.frame.machine import cores, memory_of_machine
-from eau2.frame.recipe import plan_node
-from eau2.frame.refusal import is_exhausted, typed
-from eau2.frame.shipping import WorkerProcesses
-from eau2.frame.source import joined, unnamed
-from eau2.frame.spill import SpillFolder
-from eau2.frame.waiting import end_idle, interruptible
+from eau2.machine import cores, memory_of_machine
+from eau2.query.engine_errors import is_exhausted, typed
+from eau2.query.recipe import plan_node
+from eau2.query.shipping import WorkerProcesses
+from eau2.query.source import joined, unnamed
+from eau2.query.spill import SpillFolder
+from eau2.query.waiting import end_idle, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from datafusion import DataFrame
 
-    from eau2.frame.recipe import Recipe
-    from eau2.frame.sessions import Sessions
-    from eau2.frame.source import Source
+    from eau2.query.recipe import Recipe
+    from eau2.query.sessions import Sessions
+    from eau2.query.source import Source
 
 KEPT_BYTES_MAX = 16 << 20  # of an answer that is handed on in batches; a larger one goes through a file
 MEMORY_BYTES_MIN = 16 << 20
@@ -176,7 +176,7 @@ class Engine:
                 raise StoreClosed("the store was closed", hint="open it again; to_arrow() still reads a stored frame")
             if self._sessions is None:
                 # Here and not at the top: the engine takes 0.3 s to import, and `import eau2` less.
-                from eau2.frame.sessions import Sessions
+                from eau2.query.sessions import Sessions
 
                 _refuse_fork()
                 self._sessions = Sessions(self.memory_bytes, self.spill.path(), self.threads)
@@ -199,7 +199,7 @@ class Engine:
         return self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
 
     def _prune(self, recipe: Recipe) -> dict[Source, list[int]]:
-        from eau2.frame.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
+        from eau2.query.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
 
         return chunks_to_read(recipe)
 

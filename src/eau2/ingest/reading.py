@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from eau2.errors import InvalidOption, LoadError
-from eau2.frame.blocks import BLOCK_BYTES, lines_of, records_of
-from eau2.frame.columnar import open_table
-from eau2.frame.formats import TEXT_FORMATS, Options, Text, array_as_lines, format_of, open_text, understand, unreadable
-from eau2.frame.progress import Bar
-from eau2.frame.report import LoadReport, Rejects, Widened
+from eau2.ingest.blocks import BLOCK_BYTES, lines_of, records_of
+from eau2.ingest.columnar import open_table
+from eau2.ingest.formats import (
+    TEXT_FORMATS,
+    Options,
+    Text,
+    array_as_lines,
+    format_of,
+    open_text,
+    understand,
+    unreadable,
+)
+from eau2.ingest.progress import Bar
+from eau2.ingest.report import LoadReport, Rejects, Widened
 from eau2.values.schema import Wanted, type_name, wanted
 
 if TYPE_CHECKING:

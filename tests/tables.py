@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from eau2.frame.engine import Engine
 from eau2.frame.frame import Frame
-from eau2.frame.source import Source, unnamed
+from eau2.query.engine import Engine
+from eau2.query.source import Source, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from eau2.errors import InvalidValue
-from eau2.frame.intake import batches_of
+from eau2.ingest.intake import batches_of
 
 TABLE = pa.table({"n": [1, 2, None], "s": ["a", None, "c"]})
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from loky.process_executor import ProcessPoolExecutor
 
-    from eau2.frame.source import Source
-    from eau2.frame.spill import SpillFolder
+    from eau2.query.source import Source
+    from eau2.query.spill import SpillFolder
     from eau2.store.nodes import Staged
 
 IDLE_SECONDS = 30  # after which a worker process that has nothing to do ends

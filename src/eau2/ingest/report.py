@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import LoadError
-from eau2.frame.whole import WholeFile
+from eau2.ingest.whole import WholeFile
 from eau2.values.schema import type_name
 
 if TYPE_CHECKING:

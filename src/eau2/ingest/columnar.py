@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eau2.errors import LoadError
-from eau2.frame.formats import unreadable
+from eau2.ingest.formats import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datafusion import Expr
 
-from eau2.frame.recipe import plan_node
+from eau2.query.recipe import plan_node
 from eau2.values.key import prefix_end
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from datafusion.plan import LogicalPlan
 
-    from eau2.frame.recipe import Recipe
-    from eau2.frame.source import Source
+    from eau2.query.recipe import Recipe
+    from eau2.query.source import Source
 
     May = npt.NDArray[np.bool_] | None  # a flag a chunk: whether it may hold a row; None: nothing is known
 

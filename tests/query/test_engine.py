@@ -18,10 +18,10 @@ import pytest
 
 import eau2
 from eau2.errors import QueryError, QueryOutOfMemory, StoreClosed, UnknownColumn, UnknownTable
-from eau2.frame.engine import Engine
-from eau2.frame.machine import memory_of_machine
-from eau2.frame.refusal import readable
-from eau2.frame.spill import SpillFolder
+from eau2.machine import memory_of_machine
+from eau2.query.engine import Engine
+from eau2.query.engine_errors import readable
+from eau2.query.spill import SpillFolder
 
 
 def numbers(rows=1000):
@@ -312,9 +312,9 @@ SETUP = """
     import os, sys, time
     import numpy as np, pyarrow as pa
     from dataclasses import replace
-    from eau2.frame.engine import Engine
+    from eau2.query.engine import Engine
     from eau2.frame.frame import Frame
-    from eau2.frame.source import unnamed
+    from eau2.query.source import unnamed
     engine = Engine()
     table = pa.table({"k": np.zeros(200_000, np.int64), "v": np.arange(200_000)})
     source = replace(unnamed(table.schema, [table]), key="t", version=1)
@@ -377,8 +377,8 @@ def test_a_query_in_a_forked_child_is_refused_and_does_not_hang():
 def test_importing_frames_does_not_import_the_engine():
     code = """
     import sys
-    import eau2.frame.frame, eau2.frame.engine
-    eau2.frame.engine.Engine().close()
+    import eau2.frame.frame, eau2.query.engine
+    eau2.query.engine.Engine().close()
     heavy = {"datafusion", "loky", "pandas", "polars"} & set(sys.modules)
     assert not heavy, heavy
     """

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eau2.frame.source import unnamed
+from eau2.query.source import unnamed
 
 if TYPE_CHECKING:
-    from eau2.frame.engine import Engine
+    from eau2.query.engine import Engine
 
 UTC = dt.UTC
 FLOATS = [float("nan"), -float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.5, -2.25, 1e300, 5e-324, 3.0]
