@@ -302,7 +302,7 @@ def test_closing_wakes_waiters_ends_threads_and_may_be_repeated(directory):
     for waiter in waiters:
         waiter.join(2)
     assert len(raised) == 5
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("eau2")]
+    assert not {thread.name for thread in threading.enumerate()} & {"eau2-wait", "eau2-idle"}
     for use in (
         lambda: node.get("a"),
         lambda: node.get_many(["a"]),
