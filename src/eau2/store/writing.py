@@ -76,7 +76,6 @@ class Writer:
         self._run = self._connection.cursor().execute
         self._unnamed: list[str] = []  # chunks that the transaction under way has left without a reference
         self._named: list[str] = []  # and those it has given files
-        self._committed: Sequence[_Request] = ()  # the batch, from its COMMIT until the next begins
         self._closed = False
         self.left_over = False  # files may be there that no row names, and that we could not remove
         self.writes = 0
@@ -202,9 +201,6 @@ class Writer:
                 if not request.done:
                     self._fail(request, error)
         except BaseException as error:  # Ctrl-C in this thread is not the others': they lead themselves
-            if self._committed:  # it came after COMMIT: what was applied must not be applied again
-                for request in self._committed:
-                    request.done = True
             self._withdraw(own, error)
             if not own.done:  # it is in this batch
                 self._fail(own, error)
@@ -221,8 +217,7 @@ class Writer:
 
     def _commit_all(self, batch: list[_Request]) -> None:
         self._unnamed.clear()
-        self._committed = []
-        self._commit(lambda: self._apply_all(batch), batch)
+        self._commit(lambda: self._apply_all(batch))
         for request in batch:
             request.done = True
             self.writes += len(request.writes)
@@ -237,8 +232,8 @@ class Writer:
         for request in batch:
             request.outcomes = [self._apply(write) for write in request.writes]
 
-    def _commit(self, change: Callable[[], Any], batch: Sequence[_Request] = ()) -> Any:
-        """Run `change`, which applies `batch`, between BEGIN and COMMIT. A failure changes nothing, and is typed."""
+    def _commit(self, change: Callable[[], Any]) -> Any:
+        """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
         if self._closed:
             raise closed()
         started = 0
@@ -249,7 +244,6 @@ class Writer:
             result = change()
             started = self._generation.start()
             run("commit")
-            self._committed = batch or self._committed
         except BaseException as error:
             self._roll_back()
             if isinstance(error, DAMAGE):
