@@ -284,6 +284,7 @@ def test_the_damaged_log_of_a_killed_process_gives_a_state_that_was_or_an_error(
     assert len(shown) > 5
 
 
+@pytest.mark.slow
 def test_the_whole_log_of_a_killed_process_is_read(tmp_path, processes):
     ready = processes.Queue()
     process = processes.Process(target=write_and_hang, args=(str(tmp_path / "store"), ready))

@@ -131,6 +131,7 @@ def test_a_program_that_never_closes_ends(tmp_path):
         assert len(os.listdir(tmp_path / "store" / "node-0" / "staging")) == 1
 
 
+@pytest.mark.slow
 def test_a_forked_child_is_told_to_open_for_itself(tmp_path):
     code = """
 import os, sys, warnings

@@ -88,6 +88,7 @@ class Crashes:
             self.held = [*self.held[-9:], (store.frame(key), table(number))]
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing(tmp_path, processes):
     crashes = Crashes(tmp_path, processes, "process")
     for number in range(6):

@@ -33,6 +33,7 @@ def frame(tables):
     return tables.hold("t", numbers(), rows_per_chunk=100)
 
 
+@pytest.mark.slow
 @BOTH
 def test_results_come_in_chunk_order(frame, workers):
     def slow_first(table):
@@ -138,6 +139,7 @@ def test_the_node_is_named_where_there_is_one(tables):
         Frame.stored(source, tables.engine).map_rows(lambda row: row["nope"])
 
 
+@pytest.mark.slow
 def test_a_worker_process_that_dies_is_a_failure_and_no_hang(frame):
     def die(table):
         if table["id"][0].as_py() == 300:
@@ -195,6 +197,7 @@ def test_rows_in_worker_processes_come_from_the_file_and_not_through_a_pipe(tabl
     assert max(sent) < 10_000
 
 
+@pytest.mark.slow
 def test_two_maps_in_processes_at_once_do_not_end_each_other(frame):
     failed = []
 

@@ -87,6 +87,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_create_one_store_at_once_all_succeed(tmp_path, frames):
     running = [frames.run_python(CREATE, tmp_path, f"k{index}") for index in range(3)]
     try:

@@ -80,6 +80,7 @@ print("right")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_writes_changes_nothing_and_heals(tmp_path, frames, namespace):
     assert run(frames, namespace, FULL, tmp_path) == "right\n"
 
@@ -152,6 +153,7 @@ print("right")
 """
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_written_is_read(tmp_path, frames, namespace):
     original, place = tmp_path / "original", tmp_path / "place"
     original.mkdir()

@@ -123,6 +123,7 @@ def kill_rounds(directory, frames, rounds):
             node.close()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing_it_acknowledged_and_leaves_nothing_behind(directory, frames):
     kill_rounds(directory, frames, 2)
 

@@ -321,6 +321,7 @@ files = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(files, st.sampled_from([1 << 20, 40]))
 @example(b"<0>\n" * 600 + b"<7><+007>\n<x><1.5>", 1 << 20)
@@ -345,6 +346,7 @@ def test_with_given_types_what_does_not_fit_is_bad(data, types):
     assert (fast.blank, fast.bad, fast.widened) == (slow.blank, slow.bad, [])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(files)
 def test_without_widening_what_does_not_fit_is_bad(tail):
@@ -354,6 +356,7 @@ def test_without_widening_what_does_not_fit_is_bad(tail):
     assert (fast.types, fast.blank, fast.bad, fast.widened) == (slow.types, slow.blank, slow.bad, [])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(files)
 def test_widening_after_the_lines_that_decide_loses_no_text(tail):
