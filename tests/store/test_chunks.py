@@ -407,7 +407,7 @@ def test_a_thousand_rounds_of_a_frame_leave_disk_and_memory_flat(node, directory
     disk, memory = sizes()
     rounds(900, 1000)
     disk_after, memory_after = sizes()
-    assert disk_after < disk + (20 << 20)  # the log may be anywhere between empty and full
+    assert disk_after < disk + (36 << 20)  # the log, up to 33 MB, may be anywhere between empty and full
     assert memory_after < memory + (64 << 20)
     assert frames.files(directory) == set()
 
