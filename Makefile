@@ -21,14 +21,15 @@ demo: .venv/core ## make the environment, load a GitHub-like data set, ask it qu
 	@$(BIN)/python -m eau2.demo
 
 test: .venv/dev ## make the environment, run all tests
-	@$(BIN)/python -m pytest --numprocesses auto
+	@$(BIN)/python -m pytest --numprocesses auto -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 check: .venv/dev ## format, lint, strict types, floors, fast tests
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses auto -m "not slow" -q
+	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses auto -m "not slow and not alone" -q
 
 bench: .venv/dev ## run the benchmarks and write benchmarks/results
 	@$(BIN)/python -m benchmarks

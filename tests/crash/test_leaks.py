@@ -3,6 +3,8 @@
 import pytest
 from benchmarks.rounds import run
 
+pytestmark = pytest.mark.alone
+
 MEGABYTE = 1 << 20
 
 
