@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SIZE = 16
-_POLL_SECONDS = 0.004  # a put in another process wakes a waiter this late, at most; 0.5 % of a core
+_POLL_SECONDS = 0.008  # a put in another process wakes a waiter this late, at most; half a hundredth of a core
 _UNSETTLED_SECONDS = 0.02  # a commit takes less; then its writer may be dead
-_LINGER_POLLS = 25  # the poller outlives its last waiter for 0.1 s: starting a thread costs more than a look
+_LINGER_POLLS = 12  # the poller outlives its last waiter for 0.1 s: starting a thread costs more than a look
 
 
 class Generation:
