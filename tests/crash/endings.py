@@ -48,6 +48,8 @@ def map_in_threads(store) -> None:
 
 
 def write(store) -> None:
+    # pyarrow imports pandas for the first dict, and numpy.random loses a Ctrl-C that comes while it is imported
+    store.put("g", {"n": [0]})
     ready()
     for number in range(10**9):
         store.put(f"k{number % 10}", b"%d" % number)
