@@ -32,8 +32,9 @@ class Holder:
 
     def __init__(self, parent: Path, *, prefix: str = "", mode: int = 0o777) -> None:
         parent.mkdir(exist_ok=True)
+        self._process = os.getpid()
         for _ in range(_TRIES_MAX):
-            self.directory = parent / f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
+            self.directory = parent / f"{prefix}{self._process}-{os.urandom(4).hex()}"
             self.directory.mkdir(mode)
             try:
                 self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -53,14 +54,13 @@ class Holder:
         except FileNotFoundError:
             return False
 
-    def close(self, *, keep: bool) -> None:
-        """Give the lock up, and remove the directory unless `keep`: then the next to open looks for what was left."""
-        if not keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        os.close(self._lock)
+    def close(self, *, keep: bool = False) -> None:
+        """Give the lock up, and remove the directory unless `keep`: then the next to open looks for what was left.
 
-    def abandon(self) -> None:
-        """In a forked child: the parent's lock outlives this copy of the descriptor, and the child must not hold it."""
+        In a forked child the directory and the lock stay the parent's: the child gives up its copy of the descriptor.
+        """
+        if not keep and os.getpid() == self._process:
+            shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._lock)
 
 

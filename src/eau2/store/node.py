@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import errno
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _SWEEP_SECONDS = 60.0  # writes of frames look this often for what dead processes left
 _CLOSE_SECONDS = 0.9  # close() ends within a second
 
-_open_nodes: weakref.WeakSet[DirectoryNode] = weakref.WeakSet()  # for a fork's child, which must leave them alone
+_open_nodes: weakref.WeakSet[DirectoryNode] = weakref.WeakSet()  # closed at exit; a fork's child leaves them alone
 
 
 class DirectoryNode:
@@ -48,6 +49,7 @@ class DirectoryNode:
 
     flush: "process", a write that has returned survives the end of any process; "power", also the loss of power.
     In a directory that cannot be written it reads, and writes raise ReadOnly. In a forked child it raises StoreClosed.
+    What nobody closes is closed when nobody holds it, and when the interpreter ends.
     Raises StoreUnusable, ReadOnly (nothing there, and nothing can be made), Corrupt, FormatTooNew, DiskFull.
     """
 
@@ -69,7 +71,7 @@ class DirectoryNode:
                     raise
                 raise failed_call(error, self.directory) from error
             if self._files.holder is not None:
-                undo.callback(self._files.holder.close, keep=False)
+                undo.callback(self._files.holder.close)
             self._make()
             self._generation = generation.Generation(self.directory / "generation", read_only=self.read_only)
             undo.callback(self._generation.close)
@@ -84,7 +86,11 @@ class DirectoryNode:
                 self._sweep()
             undo.pop_all()
         self._mappings = Mappings(self._files)
-        self._waiting = generation.Waiting(self._generation, self._settle)
+        # Not a method of ours: the node would hold itself, and outlive the last who holds it.
+        settle = _nothing if self._writer is None else self._writer.settle
+        self._waiting = generation.Waiting(self._generation, settle)
+        self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
+        self._forgotten.atexit = False  # closed whole then
         _track(self)
 
     def __repr__(self) -> str:
@@ -211,8 +217,7 @@ class DirectoryNode:
         if self._writer is not None:
             self._writer.close(_CLOSE_SECONDS)
         self._reader.close()
-        if self._files.holder is not None:
-            self._files.holder.close(keep=self._writer is not None and self._writer.left_over)
+        self._forgotten()
         self._generation.close()
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -295,10 +300,6 @@ class DirectoryNode:
         found: list[str] = self._writer.transaction(change)
         return found
 
-    def _settle(self) -> None:
-        if self._writer is not None:
-            self._writer.settle()
-
     def _sweep(self) -> None:
         """Remove what dead processes left. Cheap when there is nothing: one look at an index, one at a directory.
 
@@ -335,19 +336,37 @@ class DirectoryNode:
         for owned in left:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(owned))
         self._mappings.abandon()
-        if self._files.holder is not None:
-            self._files.holder.abandon()
+        self._forgotten()
+
+
+def _let_go(holder: Holder | None, writer: Writer | None) -> None:
+    """Give up what would outlive a node that nobody holds: its connections and its map go with the last reference.
+
+    May run in any thread, in the middle of anything: it takes no lock and waits for nobody.
+    """
+    if holder is not None:
+        holder.close(keep=writer is not None and writer.left_over)
+
+
+def _nothing() -> None:
+    """What a node that only reads can do about a writer that died."""
+
+
+_tracking = False
 
 
 def _track(node: DirectoryNode) -> None:
     global _tracking
     if not _tracking:
         os.register_at_fork(after_in_child=_abandon_all)
+        atexit.register(_close_all)
         _tracking = True
     _open_nodes.add(node)
 
 
-_tracking = False
+def _close_all() -> None:
+    for node in list(_open_nodes):
+        node.close()
 
 
 def _abandon_all() -> None:
