@@ -225,6 +225,55 @@ def test_a_file_that_was_touched_but_not_changed_is_hashed_once_and_used(node, o
     assert len(mapped) == len(again)
 
 
+def test_a_link_that_comes_and_goes_makes_nobody_hash_the_chunk_again(node, other, directory, frames):
+    chunks = frames.some_chunks(3)
+    frames.put(node, "f", chunks)
+    mapped, of_other = node.map(ids(chunks)), other.map(ids(chunks))
+    staged = [node.stage_again(chunk.id, data) for chunk, data in zip(chunks, mapped, strict=True)]
+    assert all(Path(each.path).samefile(file_of(directory, chunk)) for each, chunk in zip(staged, chunks, strict=True))
+    node.verify(ids(chunks), mapped)
+    node.discard(staged)
+    node.verify(ids(chunks), mapped)
+    other.verify(ids(chunks), of_other)
+    with DirectoryNodes(directory) as fresh:
+        fresh.map(ids(chunks))
+        assert [each.statistics().chunks_verified for each in (node, other, fresh)] == [0, 0, 0]
+
+
+def test_a_frame_put_under_another_key_makes_nobody_hash_its_chunks_again(node, other, frames):
+    chunks = frames.some_chunks(3)
+    frames.put(node, "f", chunks)
+    mapped, of_other = node.map(ids(chunks)), other.map(ids(chunks))
+    staged = tuple(node.stage_again(chunk.id, data) for chunk, data in zip(chunks, mapped, strict=True))
+    assert node.write([Write("g", Kind.FRAME, frames.manifest_of(chunks), staged)]) == [1]
+    node.verify(ids(chunks), mapped)
+    other.verify(ids(chunks), of_other)
+    assert [each.statistics().chunks_verified for each in (node, other)] == [0, 0]
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+@pytest.mark.parametrize("when", ["before the link", "between", "after"])
+def test_a_flipped_bit_is_found_also_when_the_file_is_linked_meanwhile(
+    node, other, directory, frames, when, keep_times
+):
+    (chunk,) = frames.some_chunks(1)
+    frames.put(node, "f", [chunk])
+    (mapped,), (of_other,) = node.map([chunk.id]), other.map([chunk.id])
+    for moment in ("before the link", "between", "after"):
+        if moment == when:
+            time.sleep(0.02)  # the clock of files ticks every 4 ms, and the times are kept
+            flip(file_of(directory, chunk), keep_times=keep_times)
+        if moment == "before the link":
+            staged = node.stage_again(chunk.id, mapped)
+        elif moment == "between":
+            node.discard([staged])
+    for each, data in ((node, mapped), (other, of_other)):
+        with pytest.raises(Corrupt):
+            each.verify([chunk.id], [data])
+    with DirectoryNodes(directory) as fresh, pytest.raises(Corrupt):
+        fresh.map([chunk.id])
+
+
 def test_after_a_restart_of_the_machine_chunks_are_hashed_before_their_first_use(directory, frames, monkeypatch):
     chunks = frames.some_chunks(3)
     with DirectoryNodes(directory) as node:

@@ -14,6 +14,7 @@ import mmap
 import os
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ from eau2.store.chunks import file_id, stamp_of
 from eau2.values.chunk import identify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from eau2.store.chunks import ChunkFiles, Stamp
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +85,7 @@ class Mappings:
         self._at: weakref.WeakValueDictionary[int, Mapping] = weakref.WeakValueDictionary()  # all, by their address
         self.count = 0
         self.verified = 0
+        self._linking = threading.Lock()  # one link at a time, or each would look like a change to the other
 
     def shared(self, chunk_id: str) -> Mapping | None:
         """Return the mapping of the file that now has the chunk's name, if there is one here that is known as whole."""
@@ -117,9 +121,22 @@ class Mappings:
             self._mapped[chunk_id] = self._at[mapping.address] = mapping
         return mapping, renewed
 
-    def verify(self, chunk_id: str, data: pa.Buffer, key: str) -> bool:
+    @contextmanager
+    def linking(self, chunk_id: str) -> Iterator[Mapping | None]:
+        """While a link to the chunk's file is made or removed, with what `shared` returns.
+
+        That changes the file's ctime and nothing else: what was trusted before is trusted with the new one.
+        """
+        with self._linking:
+            mapping = self.shared(chunk_id)
+            yield mapping
+            now = self._files.stat(chunk_id)
+            if mapping is not None and now is not None and now[:3] == mapping.stamp[:3]:
+                mapping.stamp = now
+
+    def verify(self, chunk_id: str, data: pa.Buffer, key: str, mark_of: Callable[[str], str]) -> bool:
         """Raise Corrupt unless `data`, what was mapped of the chunk, is still what was written. Return whether it was
-        hashed for that. 1.5 us.
+        hashed for that. 1.5 us. `mark_of` is asked for the mark in the chunk's row when the file has another stamp.
 
         The chunk's file may be another one by now: what is asked of is `data`, which may be of the one before.
         """
@@ -139,9 +156,11 @@ class Mappings:
         if stamp[1] != mapping.size:  # touching what was cut off would end the process
             self._forget(chunk_id, mapping)
             raise Corrupt(_named(key, f"chunk {path} has {stamp[1]:,} bytes, not {mapping.size:,}"), hint=_HINT)
-        self._hash(chunk_id, mapping, key)
+        known = self._files.mark(stamp) == mark_of(chunk_id)  # another process has linked it, or hashed it since
+        if not known:
+            self._hash(chunk_id, mapping, key)
         mapping.stamp = stamp
-        return True
+        return not known
 
     def whole(self, chunk_id: str) -> bool:
         """Hash the file as it is now, for `check`. FileNotFoundError."""
@@ -164,7 +183,7 @@ class Mappings:
 
     def abandon(self) -> None:
         """In a forked child: mappings stay readable there, the lock may not."""
-        self._lock = threading.Lock()
+        self._lock, self._linking = threading.Lock(), threading.Lock()
 
 
 def _named(key: str, sentence: str) -> str:

@@ -113,6 +113,9 @@ class DirectoryNode:
     def keys(self, prefix: str = "", *, limit: int | None = None) -> list[str]:
         return self._reader.keys(prefix, limit)
 
+    def frames(self) -> list[str]:
+        return [key for (key,) in self._reader.rows("select key from entry where kind = 2 order by key")]
+
     def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
         if not writes:
             return []
@@ -143,12 +146,20 @@ class DirectoryNode:
 
     def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
         self._writing()
-        shared = self._mappings.shared(chunk_id)
-        trusted = None if shared is None or shared.address != data.address else shared.stamp
-        return self._files.stage_again(chunk_id, data, trusted)
+        with self._mappings.linking(chunk_id) as shared:
+            trusted = None if shared is None or shared.address != data.address else shared.stamp
+            return self._files.stage_again(chunk_id, data, trusted)
 
     def discard(self, staged: Sequence[Staged]) -> None:
-        self._files.discard(staged)
+        renewed: dict[str, str] = {}
+        for chunk in staged:
+            with self._mappings.linking(chunk.id) as shared:
+                before = None if shared is None else shared.stamp
+                self._files.discard([chunk])
+            if shared is not None and shared.stamp != before:  # a link to the chunk's file
+                renewed[chunk.id] = self._files.mark(shared.stamp)
+        if renewed:
+            self._keep_marks(renewed)
 
     def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
         """As `Node.map`. 40 us a chunk that is trusted; one that is not is read and hashed at 15 GB/s."""
@@ -169,7 +180,7 @@ class DirectoryNode:
     def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
         self._check_open()
         for chunk_id, mapped in zip(chunk_ids, data, strict=True):
-            self._mappings.verify(chunk_id, mapped, key)
+            self._mappings.verify(chunk_id, mapped, key, self._mark_of)
 
     # -- the node itself ----------------------------------------------------------------------------------------------
 
@@ -269,6 +280,13 @@ class DirectoryNode:
             raise database.meaning(error, path) from error
         except OSError as error:
             raise failed_call(error, path) from error
+
+    def _mark_of(self, chunk_id: str) -> str:
+        """Return the mark in the chunk's row: under which some process has found it whole."""
+        with contextlib.suppress(Eau2Error):  # what is mapped can be hashed without the database
+            (row,) = self._reader.chunk_rows([chunk_id])
+            return "" if row is None else row[2]
+        return ""
 
     def _keep_marks(self, marks: dict[str, str]) -> None:
         """Tell other processes which chunks were found whole. Not worth a wait, nor an error."""
