@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import eau2
-from eau2.errors import InvalidKey, InvalidOption, InvalidValue, QueryError, WrongKind
+from eau2.errors import InvalidKey, InvalidOption, InvalidValue, QueryError, UnknownTable, WrongKind
 
 
 @pytest.fixture
@@ -122,6 +122,18 @@ def test_a_long_query_that_is_not_deep_runs(store):
     assert store.sql(f"select {columns} from t").to_arrow().num_columns == 1000
     minus = ", ".join(f"-{number}" for number in range(5000))
     assert store.sql(f"select a from t where a in (1, {minus}) or 'x' = '{'-+' * 5000}'").rows == 1
+
+
+def test_the_hint_for_an_unknown_table_names_frames_only(store):
+    store.put("trip.bytes", b"x")
+    for query, hint in (("select * from trap", "the store has t"), ('select * from "trip.bytes"', "the store has t")):
+        with pytest.raises(UnknownTable) as refused:
+            store.sql(query)
+        assert refused.value.hint == hint
+    store.delete("t")
+    with pytest.raises(UnknownTable) as refused:
+        store.sql("select * from trip")
+    assert refused.value.hint == "the store has no frames"
 
 
 def test_a_pandas_frame_with_one_name_twice_is_refused(store):

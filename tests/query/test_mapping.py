@@ -232,6 +232,17 @@ def test_a_closed_engine_has_no_processes_left(make_tables):
         frame.map_chunks(len, workers="processes")
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.5])  # while the processes start, and while they run
+def test_closing_during_a_map_in_processes_is_that_and_no_failure_of_the_function(make_tables, seconds):
+    own = make_tables()
+    frame = own.hold("t", numbers(), rows_per_chunk=100)
+    closer = threading.Timer(seconds, own.engine.close)
+    closer.start()
+    with pytest.raises(StoreClosed, match="was closed while the function ran"):
+        frame.map_chunks(lambda table: time.sleep(20), workers="processes")
+    closer.join(10)
+
+
 SCRIPT = """
     import os, sys, time
     import numpy as np, pyarrow as pa

@@ -67,7 +67,7 @@ class FrameTables:
                 return None
 
         check_query(query)
-        return Frame.derived(self._engine.sql(query, resolve, store.keys), self._engine)
+        return Frame.derived(self._engine.sql(query, resolve, store.node.frames), self._engine)
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:
         from eau2.ingest.reading import read  # here: Arrow's readers of CSV, JSON and Parquet take 30 ms to import

@@ -155,12 +155,17 @@ class WorkerProcesses:
 
     @contextmanager
     def lease(self) -> Iterator[ProcessPoolExecutor]:
-        """Lend a pool. When the block is left by an error its processes are ended, whatever they run: promptly."""
+        """Lend a pool. When the block is left by an error its processes are ended, whatever they run: promptly.
+
+        StoreClosed when that was the end of the processes, by `close`.
+        """
         pool = self._take()
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             self._end(pool)
+            if self._closed and isinstance(error, Exception):
+                raise StoreClosed("the store was closed while the function ran", hint="open it again") from error
             raise
         with self._lock:
             self._lent.discard(pool)

@@ -114,6 +114,9 @@ class Node(Protocol):
     def keys(self, prefix: str = "", *, limit: int | None = None) -> list[str]:
         """Return the keys that start with `prefix`, sorted by code point; at most the first `limit` of them."""
 
+    def frames(self) -> list[str]:
+        """Return the keys that hold frames, sorted. Looks at all: 10 ms for 100,000 keys."""
+
     def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
         """Apply `writes` in order in one transaction. Return for each its new version, or the error that refused it.
 
