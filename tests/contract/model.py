@@ -115,6 +115,10 @@ class StoreModel(RuleBasedStateMachine):
         for key, value in values.items():
             self.wrote(key, value, versions[key])
 
+    @rule(values=st.lists(BYTES, min_size=len(NAMES), max_size=len(NAMES)), which=st.booleans())
+    def put_bytes_under_all(self, values, which):
+        self.put_many.__wrapped__(self, dict(zip(NAMES, values, strict=True)), which)
+
     @rule(keys=st.lists(KEYS, max_size=4), which=st.booleans())
     def delete_many(self, keys, which):
         assert self.handles[which].delete_many(keys) == len({*keys} & {*self.values})

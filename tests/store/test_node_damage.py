@@ -96,33 +96,6 @@ def test_a_missing_database_is_not_taken_for_a_new_node(directory):
         DirectoryNode(directory)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "update entry set payload = x'00' where key = 'k0007'",
-        "update entry set version = version + 1 where key = 'k0007'",
-        "update entry set kind = 2 where key = 'k0007'",
-        "update entry set checksum = checksum + 1 where key = 'k0007'",
-        "update entry set payload = (select payload from entry where key = 'k0008'), "
-        "checksum = (select checksum from entry where key = 'k0008') where key = 'k0007'",
-    ],
-)
-def test_a_row_that_is_not_what_was_written_is_found_even_if_its_page_is_right(directory, change):
-    filled(directory, 20)
-    node = DirectoryNode(directory)
-    node._writer.transaction(lambda: node._writer.execute(change))
-    with pytest.raises(Corrupt, match="'k0007'"):
-        node.get("k0007")
-    with pytest.raises(Corrupt, match="'k0007'"):
-        node.get_many(["k0006", "k0007"])
-    assert node.get("k0006").payload == b"6" * 40
-    assert [fault.key for fault in node.check().faults] == ["k0007"]
-    node.write([Write("k0007", Kind.BYTES, b"mended")])
-    assert node.get("k0007").payload == b"mended"
-    assert node.check().faults == ()
-    node.close()
-
-
 def test_a_database_of_a_later_version_is_refused(directory):
     filled(directory, 1)
     node = DirectoryNode(directory)

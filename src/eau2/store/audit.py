@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from eau2.errors import Eau2Error, StoreUnusable
-from eau2.store.database import DAMAGE, Patience, checksum, connect, meaning
+from eau2.store.database import DAMAGE, Patience, connect, meaning
 from eau2.store.nodes import Fault, Kind, NodeCheck
 from eau2.values.manifest import Manifest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eau2.store.mapping import Mappings
 
-_ROW = "select version, kind, checksum, payload from entry where key = ?"
+_ROW = "select kind, payload from entry where key = ?"
 _FAULTS_A_KIND_MAX = 1000  # pages of one damaged database can be very many
 
 
@@ -98,16 +98,13 @@ class Audit:
             if row is None:
                 self._faults.append(Fault("its row is not where it should be", key=key, file=str(self._path)))
                 return
-            version, kind, stored, payload = row
-            good = stored == checksum(key, version, kind, payload)
+            kind, payload = row
         except DAMAGE as error:
             self._faults.append(Fault(meaning(error, self._path).message, key=key, file=str(self._path)))
             return
         self._keys += 1
         self._bytes += len(payload)
-        if not good:
-            self._faults.append(Fault("its value is not what was written", key=key, file=str(self._path)))
-        elif kind == Kind.FRAME:
+        if kind == Kind.FRAME:
             self._manifest(key, payload)
 
     def _manifest(self, key: str, payload: bytes) -> None:

@@ -1,11 +1,11 @@
 """The database of a node: how it is opened, its tables, its checksums, and what its errors mean.
 
-    entry     a key with a value: its version, kind, checksum and payload (a frame's payload is its manifest)
+    entry     a key with a value: its version, kind and payload (a frame's payload is its manifest)
     gone      the last version of a deleted key, so that versions only ever grow; the oldest are forgotten
     chunk     a chunk file: its size, how many manifests name it, and the stamp under which it was last found whole
     meta      version_floor: the highest version that was forgotten with a `gone` row; new keys start above it
 
-Every page has a checksum (SQLite's `cksumvfs`), and every entry has one of its own.
+Every page has a checksum (SQLite's `cksumvfs`), which is looked at whenever the page is read, from the file or its log.
 """
 
 from __future__ import annotations
@@ -17,31 +17,27 @@ from urllib.parse import quote
 
 import apsw
 import apsw.sqlite_extra
-import xxhash
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable
-from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Flush = Literal["process", "power"]
-Row = tuple[int, int, int, bytes]  # version, kind, checksum, payload
+Row = tuple[int, int, bytes]  # version, kind, payload
 
 BUSY_SECONDS_MAX = 30.0  # a writer waits this long for writers of other processes
-KINDS = (Kind.DELETED, Kind.BYTES, Kind.FRAME)  # Kind(n) costs five times as much
-SIGN = 1 << 63
 USER_VERSION = 1  # of the tables; pragma user_version
 _CHECKSUM_VFS = "cksmvfs"
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
-_WAL_PAGES = 8000  # 32 MB between checkpoints: a page that many writes change is copied back once
+_WAL_PAGES = 16000  # 32 MB between checkpoints: a page that many writes change is copied back once
 
 # The payload is last: what is before it is read without following the pages that a large one overflows to.
 _SCHEMA = f"""
 create table entry(
-    key text primary key not null, version integer not null, kind integer not null, checksum integer not null,
-    payload blob not null) without rowid;
+    key text primary key not null, version integer not null, kind integer not null, payload blob not null)
+    without rowid;
 create table gone(id integer primary key, key text not null unique, version integer not null);
 create table chunk(
     id text primary key not null, size integer not null, refs integer not null, stamp text not null) without rowid;
@@ -51,7 +47,6 @@ insert into meta values('version_floor', 0);
 pragma user_version = {USER_VERSION};
 """
 
-digest = xxhash.xxh3_64_intdigest  # (bytes, seed)
 _vfs_lock = threading.Lock()
 
 
@@ -77,16 +72,11 @@ class Patience:
         return True
 
 
-def checksum(key: str, version: int, kind: int, payload: bytes) -> int:
-    """Return the checksum of a row as SQLite keeps integers: signed. 0.3 us, and 15 GB/s."""
-    return digest(payload, digest(key.encode(), version << 2 | kind)) - SIGN
-
-
 def create(path: Path) -> None:
     """Make an empty database at `path`, where nothing is. The caller moves it to its place, whole."""
     connection = apsw.Connection(str(path), vfs=_checksum_vfs())
     try:
-        connection.execute("pragma page_size = 4096")
+        connection.execute("pragma page_size = 2048")
         connection.execute("pragma synchronous = off")  # the caller flushes it, once
         connection.reserve_bytes(None, _CHECKSUM_BYTES)
         connection.execute("vacuum")  # only so do the bytes become part of the file
@@ -178,8 +168,3 @@ def meaning(error: BaseException, path: Path, key: str = "") -> Eau2Error:
     if isinstance(error, apsw.IOError) and extended in (apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS):
         return Corrupt(f"{where} is damaged: {error}", hint="run `eau2 check`, and restore the file from a copy")
     return StoreUnusable(f"{where} cannot be read or written: {error}", hint="see whether the disk is healthy")
-
-
-def wrong_checksum(key: str, path: Path) -> Corrupt:
-    """Return the error for a row under `key` whose checksum does not hold."""
-    return Corrupt(f"{key!r}: its value in {path} is not what was written", hint="put it again")

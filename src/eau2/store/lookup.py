@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Entry, Node
     from eau2.store.store import Tables
 
+_BYTES = int(Kind.BYTES)
 _TRIES_MAX = 100  # each try means that another process wrote meanwhile
 
 
@@ -25,7 +26,7 @@ def look_up(node: Node, tables: Tables, key: str, entry: Entry | None) -> bytes 
         if entry is None:
             return None
         try:
-            return entry.payload if entry.kind is Kind.BYTES else tables.frame(node, key, entry)
+            return entry.payload if entry.kind == _BYTES else tables.frame(node, key, entry)
         except FileNotFoundError as error:
             again = node.get(key)
             if again is not None and again.version == entry.version:
@@ -39,10 +40,14 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
     again."""
     gone: dict[str, int] = {}  # frames of which a chunk was gone, with their version
     for _ in range(_TRIES_MAX):
-        found: dict[str, bytes | Frame] = {}
-        for key, entry in node.get_many(keys).items():
-            if entry.kind is Kind.BYTES:
-                found[key] = entry.payload
+        entries = node.get_many(keys)
+        found: dict[str, bytes | Frame] = {
+            key: payload for key, (_, kind, payload) in entries.items() if kind == _BYTES
+        }
+        if len(found) == len(entries):
+            return found
+        for key, entry in entries.items():
+            if entry.kind == _BYTES:
                 continue
             try:
                 found[key] = tables.frame(node, key, entry)
@@ -52,7 +57,7 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
                 gone[key] = entry.version
                 break
         else:
-            return found
+            return {key: found[key] for key in entries}
     raise StoreBusy(f"frames were replaced {_TRIES_MAX} times while they were opened", hint="try again")
 
 

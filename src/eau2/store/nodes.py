@@ -30,10 +30,10 @@ class Kind(IntEnum):
 
 
 class Entry(NamedTuple):  # a get makes one: half the cost of a dataclass
-    """What is stored under a key, its checksum verified."""
+    """What is stored under a key."""
 
     version: int
-    kind: Kind
+    kind: int  # Kind.BYTES or Kind.FRAME, as the database gives it
     payload: bytes
 
 
@@ -106,10 +106,10 @@ class Node(Protocol):
     """One place that stores. Thread-safe. Errors are those of `eau2.errors`; after close(), StoreClosed."""
 
     def get(self, key: str) -> Entry | None:
-        """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its checksum is wrong. About 3 us."""
+        """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its page is. About 3 us."""
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Return what is under those of `keys` that have a value: one snapshot. About 1 us a key."""
+        """Return what is under those of `keys` that have a value, in their order: one snapshot. About 1 us a key."""
 
     def keys(self, prefix: str = "", *, limit: int | None = None) -> list[str]:
         """Return the keys that start with `prefix`, sorted by code point; at most the first `limit` of them."""

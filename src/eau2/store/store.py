@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, overload
 
 from eau2.errors import Eau2Error, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
-from eau2.store.arguments import checked_path, checked_prefix, checked_seconds, checked_values, several
+from eau2.store.arguments import check_keys, checked_path, checked_prefix, checked_seconds, checked_values, several
 from eau2.store.lookup import look_up, look_up_many
 from eau2.store.nodes import Entry, Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
 from eau2.values.key import check_key
@@ -33,6 +33,9 @@ class _Required:
 
 
 _REQUIRED = _Required()
+
+_new_write = tuple.__new__  # what Write() calls in the end
+_BYTES, _ANYTHING = Kind.BYTES, Expect.ANYTHING  # looked up once: an enumeration's members cost 0.1 us
 
 
 class Tables(Protocol):
@@ -195,12 +198,16 @@ class Store:
     def put_many(self, values: Mapping[str, object]) -> dict[str, int]:
         """Put all of `values` at once: every reader sees all of them or none. Return each key's new version.
 
-        About 3 us a value. Raises as `put`, and then none was put.
+        About 8 us for bytes under keys in random order, 4 in their order. Raises as `put`, and then none was put.
         """
+        check_keys(checked_values(values))
         writes: list[Write] = []
         try:
-            for key, value in checked_values(values).items():
-                writes.append(self._change(check_key(key), value, Expect.ANYTHING, None))
+            for key, value in values.items():
+                if type(value) is bytes and len(value) <= VALUE_BYTES_MAX:  # as `_change` does, at half the cost
+                    writes.append(_new_write(Write, (key, _BYTES, value, (), _ANYTHING)))
+                else:
+                    writes.append(self._change(key, value, Expect.ANYTHING, None))
         except BaseException:
             self._node.discard([staged for write in writes for staged in write.chunks])
             raise
@@ -217,15 +224,15 @@ class Store:
 
         KeyMissing names the first absent key, unless `default`. About 1 us a key.
         """
-        names = _checked_cheaply(keys)
+        names = list(several(keys))
+        check_keys(names)
         found = look_up_many(self._node, self._tables, names)
-        if len(found) < len(names):
-            for key in names:
-                if key not in found and default is _REQUIRED:
-                    raise self._missing(check_key(key))
-                if key not in found:
-                    found[check_key(key)] = default  # type: ignore[assignment]
-        return {key: found[key] for key in names}
+        if len(found) == len(names):
+            return found
+        absent = [key for key in names if key not in found]
+        if absent and default is _REQUIRED:
+            raise self._missing(absent[0])
+        return {key: found.get(key, default) for key in names}
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Delete all of `keys` at once; return how many there were."""
@@ -358,13 +365,3 @@ def _expected(if_version: object, otherwise: Expect) -> int:
     if isinstance(if_version, bool) or not isinstance(if_version, int) or if_version < 1:
         raise InvalidOption(f"if_version is a version, from 1, not {if_version!r}", hint="put and version() return it")
     return if_version
-
-
-def _checked_cheaply(keys: Iterable[str]) -> list[str]:
-    """Return `keys` checked as far as reading needs: what is found under plain text was checked when it was put."""
-    names = list(several(keys))
-    try:
-        plain = all(map(str.isascii, names))
-    except TypeError:  # not all text
-        plain = False
-    return names if plain else [check_key(key) for key in names]

@@ -18,7 +18,7 @@ import apsw
 import pyarrow as pa
 
 from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed, failed_call
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, checksum, connect, meaning
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, connect, meaning
 from eau2.store.nodes import Kind, closed, refusal
 from eau2.values.manifest import Manifest
 
@@ -36,10 +36,16 @@ _GONE_STEP = 1_000  # how many are forgotten at once
 _SWEEP_SECONDS_MAX = 1.0  # to get the write lock: a sweep can be put off
 
 _FIND = "select version, kind from entry where key = ?"
-_INSERT = "insert into entry(key, version, kind, checksum, payload) values(?, ?, ?, ?, ?)"
-_UPDATE = "update entry set version = ?2, kind = ?3, checksum = ?4, payload = ?5 where key = ?1"
+_INSERT = "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)"
+_UPDATE = "update entry set version = ?2, kind = ?3, payload = ?4 where key = ?1"
 _LAST_VERSION = """select max((select value from meta where name = 'version_floor'),
                               coalesce((select version from gone where key = ?), 0))"""
+# The last version and the kind under each key, in the order asked for; kind is null where nothing is.
+_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), entry.kind
+                 from carray(?) as asked left join entry on entry.key = asked.value"""
+_PUT_MANY = """insert into entry(key, version, kind, payload) values(?, ?, ?, ?) on conflict(key) do
+               update set version = excluded.version, kind = excluded.kind, payload = excluded.payload"""
+_TOGETHER_MIN = 8  # so many puts of bytes at least: two statements for all cost less than two for each
 _NAME_CHUNK = """insert into chunk(id, size, refs, stamp) values(?1, ?2, 1, ?3)
                  on conflict(id) do update set refs = refs + 1, size = ?2, stamp = ?3"""
 
@@ -74,8 +80,10 @@ class Writer:
         self._lock = threading.Lock()  # held by the thread that commits; guards everything below
         self._connection = connect(path, flush=flush, patience=patience)
         self._run = self._connection.cursor().execute
+        self._run_many = self._connection.cursor().executemany
         self._unnamed: list[str] = []  # chunks that the transaction under way has left without a reference
         self._named: list[str] = []  # and those it has given files
+        self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
         self.left_over = False  # files may be there that no row names, and that we could not remove
         self.writes = 0
@@ -166,7 +174,7 @@ class Writer:
 
     def abandon(self) -> list[object]:
         """In a forked child: forget all without touching it. Return what must never be freed here."""
-        left: list[object] = [self._connection, self._run]
+        left: list[object] = [self._connection, self._run, self._run_many]
         self._lock, self._closed = threading.Lock(), True
         return left
 
@@ -217,7 +225,15 @@ class Writer:
 
     def _commit_all(self, batch: list[_Request]) -> None:
         self._unnamed.clear()
-        self._commit(lambda: self._apply_all(batch))
+        try:
+            self._commit(lambda: self._apply_all(batch))
+        finally:
+            if self._committed:  # also when Ctrl-C came right after: what is written must not be written again
+                self._note_done(batch)
+        if self._unnamed:
+            self._remove_unnamed(list(self._unnamed))
+
+    def _note_done(self, batch: list[_Request]) -> None:
         for request in batch:
             request.done = True
             self.writes += len(request.writes)
@@ -225,27 +241,33 @@ class Writer:
                 for write, outcome in zip(request.writes, request.outcomes, strict=True):
                     if isinstance(outcome, Eau2Error):
                         self._files.discard(write.chunks)
-        if self._unnamed:
-            self._remove_unnamed(list(self._unnamed))
+
+    @property
+    def _committed(self) -> bool:
+        """Whether the last `_commit` came through. Asked of SQLite: Ctrl-C may come between it and any note of ours."""
+        return self._started != 0 and not self._connection.in_transaction
 
     def _apply_all(self, batch: list[_Request]) -> None:
         for request in batch:
-            request.outcomes = [self._apply(write) for write in request.writes]
+            together = self._put_together(request.writes) if len(request.writes) >= _TOGETHER_MIN else None
+            request.outcomes = together or [self._apply(write) for write in request.writes]
 
     def _commit(self, change: Callable[[], Any]) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
         if self._closed:
             raise closed()
-        started = 0
+        self._started, failed = 0, False
         self._named.clear()
         run = self._run
         try:
             run("begin immediate")
             result = change()
-            started = self._generation.start()
+            self._started = self._generation.start()
             run("commit")
         except BaseException as error:
-            self._roll_back()
+            failed = isinstance(error, Exception) or not self._committed
+            if failed:
+                self._roll_back()
             if isinstance(error, DAMAGE):
                 if self._patience.stopped and isinstance(error, apsw.BusyError):
                     raise StoreClosed("the store was closed while it was written; nothing was changed") from error
@@ -254,8 +276,10 @@ class Writer:
                 raise failed_call(error, str(error.filename or self._path)) from error
             raise
         finally:
-            if started:
-                self._generation.finish(started)
+            if self._started:
+                self._generation.finish(self._started)
+            if failed:
+                self._started = 0
         self.commits += 1
         return result
 
@@ -275,6 +299,24 @@ class Writer:
                 if self._connection.in_transaction:
                     self._run("rollback")
 
+    def _put_together(self, writes: Sequence[Write]) -> list[Outcome] | None:
+        """As `_apply` for each of `writes`, if they are plain puts of bytes under different keys; else None."""
+        keys = [write.key for write in writes]
+        plain = all(write.kind == Kind.BYTES and not write.expect for write in writes)
+        if not plain or len(set(keys)) < len(keys):
+            return None
+        found: Any = self._run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
+        for key, (_, kind) in zip(keys, found, strict=True):
+            if kind == Kind.FRAME:
+                self._release(key)
+        versions: list[Outcome] = [version + 1 for version, _ in found]
+        rows = [
+            (write.key, version, write.kind, write.payload) for write, version in zip(writes, versions, strict=True)
+        ]
+        rows.sort()  # so that each page is visited once
+        self._run_many(_PUT_MANY, rows)
+        return versions
+
     def _apply(self, write: Write) -> Outcome:
         key, kind = write.key, write.kind
         found = self._run(_FIND, (key,)).get
@@ -288,12 +330,12 @@ class Writer:
             self._publish(write)
         if found is None:
             version = self._run(_LAST_VERSION, (key,)).get + 1
-            self._run(_INSERT, (key, version, kind, checksum(key, version, kind, write.payload), write.payload))
+            self._run(_INSERT, (key, version, kind, write.payload))
         else:
             version = found[0] + 1
             if found[1] == Kind.FRAME:
                 self._release(key)
-            self._run(_UPDATE, (key, version, kind, checksum(key, version, kind, write.payload), write.payload))
+            self._run(_UPDATE, (key, version, kind, write.payload))
         return int(version)
 
     def _delete(self, key: str, found: tuple[int, int]) -> int:
@@ -327,12 +369,8 @@ class Writer:
 
     def _release(self, key: str) -> None:
         """Take one reference from each chunk of the frame that is about to go."""
-        version, kind, stored, payload = self._run(
-            "select version, kind, checksum, payload from entry where key = ?", (key,)
-        ).get
+        payload = self._run("select payload from entry where key = ?", (key,)).get
         try:
-            if stored != checksum(key, version, kind, payload):
-                return  # it can still be replaced; its chunks stay counted, and `check` says so
             ids = dict.fromkeys(Manifest.decode(payload).chunk_ids)
         except (pa.ArrowInvalid, KeyError):
             return
