@@ -11,6 +11,8 @@ import pytest
 
 import eau2
 from eau2.errors import InvalidKey, InvalidOption, InvalidValue, QueryError, UnknownTable, WrongKind
+from eau2.query.engine_errors import OPERATORS_MAX
+from eau2.query.recipe import STEPS_MAX
 
 
 @pytest.fixture
@@ -115,6 +117,61 @@ def test_a_query_that_is_no_text_is_refused(store, query):
 def test_a_query_too_deep_for_the_engines_stack_is_refused_and_the_process_lives(store, query):
     with pytest.raises(QueryError, match="operators in a row"):
         store.sql(query)
+
+
+@pytest.mark.parametrize(
+    "grown",
+    [
+        lambda value: ~value,
+        lambda value: eau2.functions.abs(value),
+        lambda value: value.alias("x"),
+        pytest.param(lambda value: value + eau2.lit(1), marks=pytest.mark.slow),
+        pytest.param(lambda value: eau2.lit(1) + value, marks=pytest.mark.slow),
+        pytest.param(lambda value: value | (eau2.col("a") == eau2.lit(1)), marks=pytest.mark.slow),
+    ],
+    ids=["not", "abs", "alias", "sum", "sum to the right", "or"],
+)
+def test_an_expression_too_deep_for_the_engines_stack_is_refused(frame, grown):
+    value = eau2.col("a")
+    for _ in range(OPERATORS_MAX):
+        value = grown(value)
+    for verb in (
+        frame.filter,
+        frame.select,
+        lambda value: frame.with_column("b", value),
+        lambda value: frame.aggregate([], [eau2.functions.sum(value)]),
+        lambda value: frame.sort(value.sort()),
+        lambda value: frame.alias("l").join_on(frame.alias("r"), value),
+    ):
+        with pytest.raises(QueryError, match="2,000 operators within one another"):
+            verb(value)
+
+
+def test_an_expression_of_many_operands_that_is_not_deep_runs(frame):
+    values = [eau2.lit(number) for number in range(2, 3000)]
+    assert frame.filter(eau2.functions.in_list(eau2.col("a"), values)).rows == 1
+    deep = eau2.col("a")
+    for _ in range(300):
+        deep = deep + eau2.lit(1)
+    assert frame.select(deep.alias("a"))["a"].to_pylist() == [301, 302, None]
+
+
+def test_a_frame_made_in_so_many_steps_that_the_engines_stack_would_overflow_is_refused(frame):
+    for _ in range(STEPS_MAX):
+        frame = frame.limit(2)
+    assert frame.rows == 2
+    for verb in (lambda: frame.limit(2), lambda: frame.union(frame), lambda: frame.head(1).union(frame)):
+        with pytest.raises(QueryError, match="in over 1,000 steps"):
+            verb()
+
+
+def test_a_frame_of_many_steps_is_built_again_over_the_chunks_it_needs(tables):
+    frame = tables.hold("t", pa.table({"a": range(1000)}), rows_per_chunk=100)
+    kept = frame.filter(eau2.col("a") > eau2.lit(997))
+    for _ in range(STEPS_MAX - 1):
+        kept = kept.limit(10)
+    assert kept.to_arrow()["a"].to_pylist() == [998, 999]
+    assert kept.explain().chunks_read == 1
 
 
 def test_a_long_query_that_is_not_deep_runs(store):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from eau2.errors import InvalidOption, QueryError, WrongKind
 from eau2.frame.column import Column, column_expression
-from eau2.query.engine_errors import check_query, unknown_column
+from eau2.query.engine_errors import check_expression, check_query, unknown_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -137,7 +137,8 @@ class Operations(ABC):
 
     def join_on(self, right: Frame, *on: Expr, how: JoinHow = "inner") -> Frame:
         """Rows of both for which all expressions are true."""
-        return self._then(lambda one, other: one.join_on(other, *on, how=how), right)
+        conditions = self._expressions(on, as_column=False)
+        return self._then(lambda one, other: one.join_on(other, *conditions, how=how), right)
 
     def union(self, other: Frame, *, distinct: bool = False) -> Frame:
         """The rows of both, which have the same columns."""
@@ -184,6 +185,7 @@ class Operations(ABC):
                 check_query(value)
                 found.append(value)
             elif isinstance(value, (Expr, SortExpr)):
+                check_expression(value if isinstance(value, Expr) else value.expr())
                 found.append(value)
             else:
                 raise _no_expression(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eau2.errors import QueryError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -12,6 +14,11 @@ if TYPE_CHECKING:
     from datafusion.plan import LogicalPlan
 
     from eau2.query.source import Source
+
+    Step = tuple[Callable[..., DataFrame], tuple["Recipe", ...]]
+
+
+STEPS_MAX = 1000  # one after the other: each nests the plan deeper, and at 8000 the engine overflows its stack
 
 
 class Planning(Protocol):
@@ -26,20 +33,31 @@ class Planning(Protocol):
 class Recipe:
     """A query over sources that are held. Immutable; may be built by several threads at once."""
 
-    build: Callable[[Planning], DataFrame]
+    begin: Callable[[Planning], DataFrame]
     reads: tuple[tuple[str, Source], ...]  # every table by the name it has in the plan
     planned: DataFrame  # built over all chunks
+    steps: tuple[Step, ...] = ()
+    depth: int = 0  # of the steps, also through the recipes that they take
+
+    def build(self, planning: Planning) -> DataFrame:
+        """Return the query built with `planning`."""
+        frame = self.begin(planning)
+        for step, others in self.steps:
+            frame = step(frame, *(other.build(planning) for other in others))
+        return frame
 
     def then(self, step: Callable[..., DataFrame], *others: Recipe) -> Recipe:
-        """Return the recipe that applies `step` to what this and `others` build. Raises what `step` raises."""
-        recipes = (self, *others)
-        planned = step(*(recipe.planned for recipe in recipes))
-
-        def build(planning: Planning) -> DataFrame:
-            return step(*(recipe.build(planning) for recipe in recipes))
-
-        reads = dict.fromkeys(read for recipe in recipes for read in recipe.reads)
-        return Recipe(build, tuple(reads), planned)
+        """Return the recipe that applies `step` to what this and `others` build. Raises what `step` raises, and
+        QueryError after STEPS_MAX steps."""
+        depth = 1 + max(recipe.depth for recipe in (self, *others))
+        if depth > STEPS_MAX:
+            raise QueryError(
+                f"the frame was made in over {STEPS_MAX:,} steps, one of another",
+                hint="store.put() it in between, and go on from what is stored; or say it in fewer steps",
+            )
+        planned = step(self.planned, *(recipe.planned for recipe in others))
+        reads = dict.fromkeys(read for recipe in (self, *others) for read in recipe.reads)
+        return Recipe(self.begin, tuple(reads), planned, (*self.steps, (step, others)), depth)
 
 
 def plan_node(plan: LogicalPlan) -> Any:
