@@ -339,6 +339,7 @@ def test_any_text_gives_the_rows_and_the_account_of_the_slow_parser(data, block_
 
 @settings(max_examples=70)
 @given(files, st.lists(st.sampled_from(WIDTH), min_size=1, max_size=3))
+@example(b"<0><9223372036854775808>\n", ["BOOL", "FLOAT"])
 def test_with_given_types_what_does_not_fit_is_bad(data, types):
     fast = fast_read(data, Sor(types=tuple(SOR_TYPES[name] for name in types)), 40)
     slow = slow_read(data, types)

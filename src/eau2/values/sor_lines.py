@@ -194,7 +194,7 @@ def _row_pattern(types: Types, quoted: bytes, group: bytes) -> re.Pattern[bytes]
 _EVIDENT = {  # digits are few enough to be within 64 bits
     Kind.BOOL: rb"[01]",
     Kind.INT: rb"[+-]?[0-9]{1,18}",
-    Kind.FLOAT: rb"[+-]?(?:[0-9]{1,18}\.?[0-9]*|\.[0-9]+)",
+    Kind.FLOAT: rb"[+-]?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)",
     Kind.STRING: rb'"QUOTED*+"|[^ \t"<>\r\n]++',
 }
 _PLAIN, _ANY = rb'[^"<>\r\n]', rb'[^"\n]'
