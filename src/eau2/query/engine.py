@@ -114,9 +114,9 @@ class Engine:
 
     def collect(self, recipe: Recipe) -> pa.Table:
         """Run `recipe` and return its answer, in memory. Filters and selections keep the order of the rows."""
-        frame = self._start(recipe)
-        if _is_row_wise(frame):
-            parts = self._retried(frame, lambda each: self._ordered(each).collect_partitioned())
+        frame, row_wise = self._start(recipe)
+        if row_wise:
+            parts = self._retried(frame, lambda each: each.collect_partitioned())
             batches = [batch for part in parts for batch in part]
         else:
             batches = self._retried(frame, lambda each: each.collect())
@@ -125,7 +125,8 @@ class Engine:
 
     def count(self, recipe: Recipe) -> int:
         """Run `recipe` and return the number of its rows."""
-        return int(self._retried(self._start(recipe), lambda each: each.count()))
+        frame, _ = self._start(recipe)
+        return int(self._retried(frame, lambda each: each.count()))
 
     def stream(self, recipe: Recipe) -> Iterator[pa.RecordBatch]:
         """Run `recipe` and yield its answer as it comes: memory stays bounded. In order as `collect`.
@@ -133,9 +134,9 @@ class Engine:
         Once a batch was given out the query cannot be run again. So where a hash join may still fail halfway, the
         answer is first written to a file without a name.
         """
-        frame = self._start(recipe)
-        if _is_row_wise(frame):
-            for stream in self._retried(frame, lambda each: self._ordered(each).execute_stream_partitioned()):
+        frame, row_wise = self._start(recipe)
+        if row_wise:
+            for stream in self._retried(frame, lambda each: each.execute_stream_partitioned()):
                 yield from self._drained(stream)
         elif self._typed(lambda: "HashJoinExec: mode=Partitioned" in frame.execution_plan().display_indent()):
             yield from self._retried(frame, self._ran_to_its_end).batches()
@@ -183,20 +184,26 @@ class Engine:
             _refuse_fork()
             return self._sessions
 
-    def _start(self, recipe: Recipe) -> DataFrame:
-        """Verify what `recipe` reads and return its query, over only the chunks that it needs."""
+    def _start(self, recipe: Recipe) -> tuple[DataFrame, bool]:
+        """Verify what `recipe` reads; return its query over only the chunks that it needs, and if it is row-wise."""
         sessions = self._ready()
         chosen = self._typed(lambda: self._prune(recipe))
-        read = skipped = 0
+        read = skipped = row_bytes = 0
         for source in dict.fromkeys(source for _, source in recipe.reads):
             chunks = chosen.get(source)
             source.verify(chunks)
+            row_bytes += source.row_bytes
             read += len(source.buffers) if chunks is None else len(chunks)
             skipped += 0 if chunks is None else len(source.buffers) - len(chunks)
         with self._lock:
             for index, more in enumerate((1, read, skipped)):
                 self._counts[index] += more
-        return self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
+        frame = self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
+        row_wise = _is_row_wise(frame)
+        session = sessions.running(row_bytes, in_order=row_wise)
+        if session is not sessions.plain:
+            frame = session.create_dataframe_from_logical_plan(frame.logical_plan())
+        return frame, row_wise
 
     def _prune(self, recipe: Recipe) -> dict[Source, list[int]]:
         from eau2.query.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
@@ -231,9 +238,6 @@ class Engine:
     def _ran_to_its_end(self, frame: DataFrame) -> Source:
         batches = (batch.to_pyarrow() for batch in frame.execute_stream())
         return _set_down(batches, frame.schema(), self.spill)
-
-    def _ordered(self, frame: DataFrame) -> DataFrame:
-        return self._ready().ordered().create_dataframe_from_logical_plan(frame.logical_plan())
 
     def _drained(self, stream: object) -> Iterator[pa.RecordBatch]:
         batches = iter(stream)  # type: ignore[call-overload]  # the engine's RecordBatchStream

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 65_536  # small enough that all cores work on one chunk; 32k to 128k measure the same
 BATCH_BYTES = 8 << 20  # of wide rows, fewer
+ROWS_PER_STEP = 32_768  # that operators hand on at once: 4 to 9 % faster than the engine's 8,192, which wide rows keep
+KEY_DENSITY_MIN = 0.05  # of integer keys that a join looks up in an array: twice as fast, for at most 80 bytes a key
 SORT_RESERVE_BYTES_MAX = 10 << 20  # the engine's default; a small pool would be used up by reserves alone
+_NARROW = {"datafusion.execution.batch_size": str(ROWS_PER_STEP)}
+_IN_ORDER = {"datafusion.optimizer.enable_round_robin_repartition": "false"}
+_MERGING = {"datafusion.optimizer.prefer_hash_join": "false"}
+_AS_WRITTEN = {"datafusion.sql_parser.enable_ident_normalization": "false"}
 _NO_TABLE = re.compile(r"table '.*' not found")
 _NO_COLUMN = "No field named"
 
@@ -80,22 +86,26 @@ class Sessions:
         self._threads = threads
         self._scope = _Scope()
         self._catalog = _Catalog(self._scope)
+        self._step_bytes_max = min(BATCH_BYTES, memory_bytes // (32 * threads))  # an operator holds several
         self._sort_reserve = max(64 << 10, min(SORT_RESERVE_BYTES_MAX, memory_bytes // (16 * threads)))
         # The builder keeps the pool: every session made with it takes from the same.
         self._runtime = RuntimeEnvBuilder().with_disk_manager_specified(spill_folder).with_fair_spill_pool(memory_bytes)
         self._lock = threading.Lock()  # guards everything below
         self._scratch = SessionContext()
         self._tables: WeakKeyDictionary[Source, Table] = WeakKeyDictionary()
-        self._made: dict[str, SessionContext] = {}
-        self.plain = self._session({})
+        self._made: dict[frozenset[tuple[str, str]], SessionContext] = {}
+        self.plain = self._session(_NARROW)
+
+    def running(self, row_bytes: int, *, in_order: bool) -> SessionContext:
+        """The session to run over rows of that width; `in_order` leaves batches in the partition they come from."""
+        narrow = row_bytes * ROWS_PER_STEP <= self._step_bytes_max
+        if narrow and not in_order:
+            return self.plain
+        return self._other({**(_NARROW if narrow else {}), **(_IN_ORDER if in_order else {})})
 
     def merging(self) -> SessionContext:
         """The session that joins by sorting, which spills."""
-        return self._other("merging", {"datafusion.optimizer.prefer_hash_join": "false"})
-
-    def ordered(self) -> SessionContext:
-        """The session that leaves batches in the partition they come from."""
-        return self._other("ordered", {"datafusion.optimizer.enable_round_robin_repartition": "false"})
+        return self._other(_MERGING)
 
     def planning(self, chosen: Mapping[Source, Sequence[int]]) -> _Planning:
         """Return what builds recipes; of the sources in `chosen` only those chunks are there."""
@@ -133,7 +143,7 @@ class Sessions:
         as_written: bool,
     ) -> DataFrame:
         """Plan `query` over the tables that `made` knows; what it does not know yet is made by `make`."""
-        session = self._as_written() if as_written else self.plain
+        session = self._other({**_NARROW, **_AS_WRITTEN}) if as_written else self.plain
         scope = self._scope
         outer = scope.resolve, scope.made
         scope.resolve, scope.made = resolve, made
@@ -200,14 +210,12 @@ class Sessions:
             lambda planning: planning.sql(query, pinned, as_written=as_written), tuple(pinned.items()), planned
         )
 
-    def _as_written(self) -> SessionContext:
-        return self._other("as written", {"datafusion.sql_parser.enable_ident_normalization": "false"})
-
-    def _other(self, name: str, settings: Mapping[str, str]) -> SessionContext:
+    def _other(self, settings: Mapping[str, str]) -> SessionContext:
+        key = frozenset(settings.items())
         with self._lock:
-            session = self._made.get(name)
+            session = self._made.get(key)
             if session is None:
-                session = self._made[name] = self._session(settings)
+                session = self._made[key] = self._session(settings)
             return session
 
     def _session(self, settings: Mapping[str, str]) -> SessionContext:
@@ -215,6 +223,7 @@ class Sessions:
         always = {
             "datafusion.sql_parser.map_string_types_to_utf8view": "false",  # results keep the type of the columns
             "datafusion.execution.sort_spill_reservation_bytes": str(self._sort_reserve),
+            "datafusion.execution.perfect_hash_join_min_key_density": str(KEY_DENSITY_MIN),
         }
         for name, value in {**always, **settings}.items():
             config = config.set(name, value)

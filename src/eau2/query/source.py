@@ -61,6 +61,14 @@ class Source:
         """The number of rows up to the end of each chunk."""
         return tuple(accumulate(self.manifest.chunk_rows))
 
+    @cached_property
+    def row_bytes(self) -> int:
+        """What a row takes, in the chunk with the widest."""
+        sizes = self.manifest.table.column("bytes").to_pylist()
+        return max(
+            (size // max(1, rows) for size, rows in zip(sizes, self.manifest.chunk_rows, strict=True)), default=0
+        )
+
     @property
     def title(self) -> str:
         return f"{self.key} v{self.version}" if self.key else "rows without a key"
