@@ -55,8 +55,10 @@ def check_query(query: str) -> None:
 
 
 def check_expression(expression: Expr) -> None:
-    """Raise QueryError for what nests so deep that it would end the process, as `check_query` does. 1 us an operand, and
-    4 ms where 300 are within one another: the engine copies what it takes apart."""
+    """Raise QueryError for what nests so deep that it would end the process, as `check_query` does.
+
+    1 us an operand, and 4 ms where 300 are within one another: the engine copies what it takes apart.
+    """
     level = [expression]
     for _ in range(OPERATORS_MAX):
         level = [operand for each in level for operand in _operands(each)]

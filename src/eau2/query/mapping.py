@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import pyarrow as pa
 
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, WaitTimeout
-from eau2.query.shipping import ChunkFiles, Rows, Task, run_shipped
+from eau2.query.shipping import ChunkFiles, Rows, Task, error_text, run_shipped, unpacked
 from eau2.query.source import joined, unnamed
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def map_chunks(
     timeout_seconds: float | None,
 ) -> Any:
     """As `Frame.map_chunks`, whose docstring is the contract."""
+    if combine is not None and not callable(combine):
+        raise QueryError(f"combine is a function of the list of results, not {type(combine).__name__}")
     source = _source(frame)
     if workers is None:
         workers = "processes" if source.manifest.size >= BYTES_FOR_PROCESSES else "threads"
@@ -116,6 +118,12 @@ def _row_tasks(source: Source) -> list[Rows]:
 def _run_rows(
     engine: Engine, source: Source, task: Task, workers: Workers, timeout_seconds: float | None
 ) -> Iterator[Any]:
+    names = source.schema.names
+    if len(set(names)) < len(names):
+        raise QueryError(
+            f"{source.title} has several columns of one name, and a row, a dict, would lose all but one",
+            hint="map_chunks() gets them all",
+        )
     if workers is None:
         many = source.manifest.rows >= ROWS_FOR_PROCESSES and engine.threads > 1
         workers = "processes" if many else "threads"
@@ -208,7 +216,12 @@ def _in_processes(
     shipped = task.pack()  # once; what cannot be sent is found here, before anything runs
     with engine.workers.lease() as pool, ChunkFiles(source, engine.spill) as files:
         started = ((part, pool.submit(run_shipped, files.path(part.chunk), part, shipped)) for part in parts)
-        yield from _in_order(source, started, engine.threads + 1, deadline)
+        for part, result in zip(parts, _in_order(source, started, engine.threads + 1, deadline), strict=True):
+            try:
+                found = unpacked(result)
+            except Exception as error:
+                raise _failure(source, [part.chunk], error) from error
+            yield found
 
 
 def _in_order(
@@ -252,4 +265,4 @@ def _failure(source: Source, chunks: Sequence[int], error: BaseException) -> Fun
             chunk=numbers[0],
             hint="it called os._exit, crashed, or the machine was out of memory",
         )
-    return FunctionFailed(f"the function failed on {where}: {type(error).__name__}: {error}", chunk=numbers[0])
+    return FunctionFailed(f"the function failed on {where}: {error_text(error)}", chunk=numbers[0])

@@ -69,9 +69,36 @@ class Task:
             ) from error
 
 
-def run_shipped(path: str, rows: Rows, shipped: bytes) -> Any:
-    """In a worker process: run the task on rows of the chunk file at `path`."""
-    return _task(shipped).run(rows.of(_mapped(path)))
+def run_shipped(path: str, rows: Rows, shipped: bytes) -> bytes:
+    """In a worker process: run the task on rows of the chunk file at `path`; return the result, packed.
+
+    Packed here, and not by the pool, whose worker ends when a result or an error cannot be sent.
+    """
+    import cloudpickle  # here: not needed until the first map in processes
+
+    try:
+        return bytes(cloudpickle.dumps(_task(shipped).run(rows.of(_mapped(path)))))
+    except Exception as error:
+        try:
+            cloudpickle.loads(cloudpickle.dumps(error))
+        except Exception:  # with a lock in it, or with a constructor that wants more than a message
+            raise RuntimeError(error_text(error)) from None
+        raise
+
+
+def unpacked(result: bytes) -> Any:
+    """Return what `run_shipped` has packed. Raises whatever its class raises when it is made again."""
+    import cloudpickle  # here: not needed until the first map in processes
+
+    return cloudpickle.loads(result)
+
+
+def error_text(error: BaseException) -> str:
+    """Return the kind of `error` and what it says, also when it cannot say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as second:
+        return f"{type(error).__name__}, whose text is a {type(second).__name__}"
 
 
 _last_task: list[tuple[bytes, Task]] = []  # of this worker process, which does one thing at a time

@@ -132,6 +132,8 @@ class Source:
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """Return `tables` as one, of one batch where its types can be joined."""
+    if not tables[0].num_columns:  # concat_tables would forget their rows
+        return pa.Table.from_batches([batch for table in tables for batch in table.to_batches()], tables[0].schema)
     table = pa.concat_tables(tables)
     try:
         return table.unify_dictionaries().combine_chunks()
