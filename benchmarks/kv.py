@@ -28,8 +28,15 @@ OPERATIONS = {  # name: operations in one run, when quick
     "get_many": (100_000, 10_000),
     "put": (10_000, 1_000),
     "put_many": (100_000, 10_000),
+    "get_many in order": (100_000, 10_000),
+    "put_many in order": (100_000, 10_000),
 }
-FLUSHED_OPERATIONS = {**OPERATIONS, "put": (1_000, 100), "put_many": (20_000, 5_000)}
+FLUSHED_OPERATIONS = {
+    **OPERATIONS,
+    "put": (1_000, 100),
+    "put_many": (20_000, 5_000),
+    "put_many in order": (20_000, 5_000),
+}
 # One by one, these do fewer operations in a run, so that a run takes about as long as the others'.
 FEWER = {"redis": 10, "diskcache": 4}
 FASTER_PEERS = ("redis", "diskcache")  # eau2 is to be ahead of these in all
@@ -44,14 +51,16 @@ def value_of(index: int) -> bytes:
 
 
 def inputs(operation: str, count: int, order: random.Random) -> list:
-    """What `DO[operation]` is given for `count` operations on keys in random order."""
+    """What `DO[operation]` is given for `count` operations on keys in random order, or on neighbours in theirs."""
     indices = [order.randrange(KEYS) for _ in range(count)]
+    if operation.endswith("in order"):
+        indices = [(indices[0] + place) % KEYS for place in range(count)]
     if operation == "get":
         return [key_of(index) for index in indices]
     if operation == "put":
         return [(key_of(index), value_of(index)) for index in indices]
     batches = [indices[at : at + BATCH] for at in range(0, count, BATCH)]
-    if operation == "get_many":
+    if operation.startswith("get_many"):
         return [[key_of(index) for index in batch] for batch in batches]
     return [{key_of(index): value_of(index) for index in batch} for batch in batches]
 
@@ -79,6 +88,7 @@ def _put_many(engine: Engine, batches: list[dict[str, bytes]]) -> None:
 
 
 DO: dict[str, Callable] = {"get": _get, "put": _put, "get_many": _get_many, "put_many": _put_many}
+DO |= {f"{name} in order": DO[name] for name in ("get_many", "put_many")}
 
 
 def work(engine: Engine, operation: str, count: int, seed: int) -> Callable[[], float]:
@@ -230,6 +240,7 @@ def one_of_the_processes(name: str, folder: str, flush: str, operation: str, see
 def _targets(figures: dict) -> list[dict]:
     process = figures["process"]
     aims = {"get": 200_000, "put": 30_000, "get_many": 500_000, "put_many": 150_000}
+    aims |= {f"{name} in order": aims[name] for name in ("get_many", "put_many")}
     targets = [
         target(f"{_WORDS[name]}, a second", process[name]["eau2"]["per_second"], at_least=aim)
         for name, aim in aims.items()
@@ -251,6 +262,8 @@ _WORDS = {
     "put": "puts one by one",
     "get_many": f"gets, {BATCH:,} at a time",
     "put_many": f"puts, {BATCH:,} at a time",
+    "get_many in order": f"gets, {BATCH:,} neighbours at a time",
+    "put_many in order": f"puts, {BATCH:,} neighbours at a time",
 }
 
 
