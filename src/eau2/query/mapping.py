@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import pyarrow as pa
 
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, WaitTimeout
-from eau2.query.shipping import ChunkFiles, Rows, Task, error_text, run_shipped, unpacked
+from eau2.query.shipping import ChunkFiles, Rows, Task, error_text, run_shipped
 from eau2.query.source import joined, unnamed
 
 if TYPE_CHECKING:
@@ -216,12 +216,7 @@ def _in_processes(
     shipped = task.pack()  # once; what cannot be sent is found here, before anything runs
     with engine.workers.lease() as pool, ChunkFiles(source, engine.spill) as files:
         started = ((part, pool.submit(run_shipped, files.path(part.chunk), part, shipped)) for part in parts)
-        for part, result in zip(parts, _in_order(source, started, engine.threads + 1, deadline), strict=True):
-            try:
-                found = unpacked(result)
-            except Exception as error:
-                raise _failure(source, [part.chunk], error) from error
-            yield found
+        yield from _in_order(source, started, engine.threads + 1, deadline)
 
 
 def _in_order(
@@ -259,6 +254,12 @@ def _failure(source: Source, chunks: Sequence[int], error: BaseException) -> Fun
     numbers = sorted(set(chunks))
     names = " or ".join(map(str, numbers))
     where = f"chunk {names} of {source.title}" + (f" on {source.node_name}" if source.node_name else "")
+    if isinstance(error, BrokenExecutor) and "un-serialize" in str(error):  # the pool tells it by its text alone
+        return FunctionFailed(
+            f"what the function returned on {where} cannot be made again in this process",
+            chunk=numbers[0],
+            hint="return tables, bytes, numbers, text, or lists and dicts of such",
+        )
     if isinstance(error, BrokenExecutor):
         return FunctionFailed(
             f"a worker process ended while the function ran on {where}",

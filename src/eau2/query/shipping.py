@@ -69,28 +69,18 @@ class Task:
             ) from error
 
 
-def run_shipped(path: str, rows: Rows, shipped: bytes) -> bytes:
-    """In a worker process: run the task on rows of the chunk file at `path`; return the result, packed.
-
-    Packed here, and not by the pool, whose worker ends when a result or an error cannot be sent.
-    """
-    import cloudpickle  # here: not needed until the first map in processes
-
+def run_shipped(path: str, rows: Rows, shipped: bytes) -> Any:
+    """In a worker process: run the task on rows of the chunk file at `path`."""
     try:
-        return bytes(cloudpickle.dumps(_task(shipped).run(rows.of(_mapped(path)))))
+        return _task(shipped).run(rows.of(_mapped(path)))
     except Exception as error:
+        import cloudpickle  # here: not needed until the first map in processes
+
         try:
             cloudpickle.loads(cloudpickle.dumps(error))
-        except Exception:  # with a lock in it, or with a constructor that wants more than a message
+        except Exception:  # with a lock in it, or a constructor that wants more than a message: it would end the pool
             raise RuntimeError(error_text(error)) from None
         raise
-
-
-def unpacked(result: bytes) -> Any:
-    """Return what `run_shipped` has packed. Raises whatever its class raises when it is made again."""
-    import cloudpickle  # here: not needed until the first map in processes
-
-    return cloudpickle.loads(result)
 
 
 def error_text(error: BaseException) -> str:
