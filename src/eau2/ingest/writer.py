@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eau2.errors import InvalidValue
 from eau2.values.chunk import CHUNK_BYTES_MAX, encode
-from eau2.values.manifest import ChunkEntry, Manifest
+from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest
 from eau2.values.ranges import column_range
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Node, Staged
 
 WORKERS_MAX = 4  # each holds a chunk, and memory is bandwidth-bound before that
+MEASURED_BESIDE_BYTES = 4 << 20  # a single chunk from here on is measured by other threads while it is written
 
 
 class FrameWriter:
@@ -105,9 +106,10 @@ class FrameWriter:
         return tuple(kept.values())
 
     def _submit(self, *, last: bool = False) -> None:
-        batches, self._pending, self._pending_bytes = self._pending, [], 0
+        batches, size = self._pending, self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
         if last and self._pool is None:
-            self._done.append(self._stage(batches))
+            self._done.append(self._stage(batches, beside=size >= MEASURED_BESIDE_BYTES))
             return
         self._collect(self._workers - 1)
         if self._pool is None:
@@ -124,11 +126,19 @@ class FrameWriter:
             self._pool.shutdown()
             self._pool = None
 
-    def _stage(self, batches: list[pa.RecordBatch]) -> tuple[ChunkEntry, Staged]:
+    def _stage(self, batches: list[pa.RecordBatch], *, beside: bool = False) -> tuple[ChunkEntry, Staged]:
+        """Write the rows of `batches`; `beside` lets threads of its own measure them meanwhile."""
         table = _one_batch(pa.Table.from_batches(batches, self._plain_schema))
         batches.clear()  # their rows were copied into one batch: do not hold both until the chunk is written
         if self._plain_schema is not self.schema:
             table = _with_views(table, self.schema)
+        if not beside:
+            return self._written(table, map(column_range, table.columns))
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="eau2-writer") as pool:
+            return self._written(table, pool.map(column_range, table.columns))
+
+    def _written(self, table: pa.Table, ranges: Iterable[ColumnRange]) -> tuple[ChunkEntry, Staged]:
+        """Stage `table`. What its columns span is taken from `ranges` at the end."""
         try:
             chunk = encode(table)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
@@ -136,9 +146,13 @@ class FrameWriter:
                 f"Arrow cannot write these rows to a file: {error}",
                 hint="columns nested more than 60 deep cannot be stored, nor one row of over 2 GiB",
             ) from error
-        columns = tuple(column_range(column) for column in table.columns)
-        entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns)
-        return entry, self._node.stage(chunk)
+        staged = self._node.stage(chunk)
+        try:
+            columns = tuple(ranges)
+        except BaseException:
+            self._node.discard([staged])
+            raise
+        return ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns), staged
 
 
 def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:

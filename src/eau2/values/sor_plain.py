@@ -50,9 +50,10 @@ _FALSE = [f"{before}0{after}" for before, after in _AROUND]
 def plain_columns(data: bytes | pa.Buffer, types: Sequence[pa.DataType]) -> list[pa.Array] | None:
     """Return the columns of the lines in `data`, each ended by LF, or None unless that is quick and certain."""
     raw = np.frombuffer(data, np.uint8)
-    text = _splittable(raw, len(types))
-    if text is None:
+    splittable = _splittable(raw, len(types))
+    if splittable is None:
         return None
+    text, lines = splittable
     read_as = [pa.binary() if type_ == STRING else type_ for type_ in types]
     try:
         table = _read(text, read_as)
@@ -63,7 +64,7 @@ def plain_columns(data: bytes | pa.Buffer, types: Sequence[pa.DataType]) -> list
             table = _read(text, read_as)
         except pa.ArrowInvalid:
             return None
-    if len(table[0]) != np.count_nonzero(raw == _LF):  # lines without any byte are left out
+    if len(table[0]) != lines:  # those without any byte are left out
         return None
     return _finished(table, text, types)
 
@@ -94,8 +95,10 @@ def marks(raw: Bytes, byte: int) -> Mask:
 # -- the proof --------------------------------------------------------------------------------------------------------
 
 
-def _splittable(raw: Bytes, width: int) -> Bytes | None:
-    """Return `raw` with a blank for each `<`; None when its `<`, `>` and LF are not those of lines of `width` fields.
+def _splittable(raw: Bytes, width: int) -> tuple[Bytes, int] | None:
+    """Return `raw` with a blank for each `<`, and how many lines it has.
+
+    None when its `<`, `>` and LF are not those of lines of `width` fields.
 
     Blanks and CR before LF aside, in such lines `<` and LF stand only after `>` or LF, or first, and there are `width`
     `<` a line. It is left to Arrow to find `width` `>` in each line, and no line to be empty. Then every `<` starts one
@@ -117,7 +120,7 @@ def _splittable(raw: Bytes, width: int) -> Bytes | None:
         if _pairs(edges, after) != fields + lines - 1:
             return None
     text = np.multiply(opens.view(np.uint8), _OPEN_TO_BLANK, out=memory(raw.size))
-    return np.bitwise_xor(text, raw, out=text)
+    return np.bitwise_xor(text, raw, out=text), int(lines)
 
 
 def _pairs(left: Mask, right: Mask) -> int:
@@ -152,7 +155,7 @@ def _read(text: Bytes, types: Sequence[pa.DataType], only: Sequence[int] | None 
     """Let Arrow split `text`; a last column of nothing follows the last `>`. ArrowInvalid when it does not fit."""
     names = [str(index) for index in range(len(types) + 1)]
     wanted = names[:-1] if only is None else [names[index] for index in only]
-    with csv.open_csv(  # has half the overhead of read_csv
+    table = csv.read_csv(
         pa.BufferReader(pa.py_buffer(text)),
         read_options=csv.ReadOptions(use_threads=False, block_size=text.size + 1, column_names=names),
         parse_options=csv.ParseOptions(delimiter=">", quote_char=False),
@@ -164,9 +167,8 @@ def _read(text: Bytes, types: Sequence[pa.DataType], only: Sequence[int] | None 
             true_values=_TRUE,
             false_values=_FALSE,
         ),
-    ) as reader:
-        columns: list[pa.Array] = reader.read_next_batch().columns
-    return columns
+    )
+    return [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
@@ -237,12 +239,12 @@ def _texts(column: pa.Array) -> pa.Array | None:
         return pa.nulls(len(column), STRING)
     data, offsets = _bytes_of(column), _offsets_of(column)
     starts, lengths = offsets[:-1] + before, np.diff(offsets)
-    quoted = data.take(starts, mode="clip") == _QUOTE
-    quoted &= lengths > 0
+    quoted = (data.take(starts, mode="clip") == _QUOTE) & (lengths > 0)
     pairs = int(np.count_nonzero(quoted))
     if np.count_nonzero(data == _QUOTE) != 2 * pairs:
         return None
-    if pairs and not ((data.take(offsets[1:] - 1, mode="clip") == _QUOTE) & (lengths >= before + 2))[quoted].all():
+    closed = (data.take(offsets[1:] - 1, mode="clip") == _QUOTE) & (lengths >= before + 2)
+    if np.count_nonzero(closed & quoted) != pairs:
         return None
     valid = len(column) - column.null_count
     if pairs < valid and _has_inner_blanks(data, offsets, ~quoted, before, valid):
