@@ -120,6 +120,8 @@ WRONG = [
     (2, ["sor", "a.sor", "--print-col-idx", "0"]),
     (2, ["sor", "a.sor", "--print-col-type", "0", "--is-missing-idx", "0", "0"]),
     (3, ["sor", "absent", "--print-col-type", "0"]),
+    (2, ["--store", "", "keys"]),
+    (2, ["put", "a", "x", "--store", ""]),
     (3, ["--store", "trips.csv", "keys"]),
     (3, ["--store", "other", "put", "a", "x"]),
     (3, ["--store", "trips.csv/deeper", "put", "a", "x"]),
@@ -250,6 +252,24 @@ def filled(tmp_path, rows) -> list[str]:
 
 
 CROSS = "select count(*) from t a, t b, t c where a.a + b.a < c.a"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["load", "a", "."], "hint: give --format one of sor,"),
+        (["load", "a", "words.csv", "--schema", "a:INT,b:INT", "--on-error", "fail"], "hint: --on-error report leaves"),
+        (["load", "a", "trips.csv", "--rejects", "absent/bad"], "hint: give --rejects a path in a directory"),
+        (["load", "a", "cut.parquet"], "and is --format right?"),
+        (["wait", "absent", "--timeout", "0.1"], "within 0.1 seconds\nhint: wait longer with --timeout,"),
+    ],
+    ids=["format", "on-error", "rejects", "damaged", "wait"],
+)
+def test_a_hint_names_options_as_they_are_typed(eau2, world, monkeypatch, command, said):
+    monkeypatch.chdir(world)
+    ran = eau2(*command)
+    assert said in ran.error
+    assert "_" not in ran.error
 
 
 @pytest.mark.slow

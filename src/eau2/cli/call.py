@@ -17,7 +17,7 @@ import typer
 
 from eau2.cli.exits import PipeClosed, StoreAbsent
 from eau2.cli.screen import screen
-from eau2.errors import Eau2Error, WaitTimeout
+from eau2.errors import Eau2Error, InvalidOption, WaitTimeout
 from eau2.opening import open as open_store
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(ctx: typer.Context, store: str | None, json: bool, debug: bool, **options: Any) -> None:
         before: Given = ctx.obj
-        path = store or before.store or os.environ.get("EAU2_STORE") or STORE_DEFAULT
+        given = before.store if store is None else store
+        if given == "":  # an empty variable of a script: not to be mistaken for the default
+            raise InvalidOption("--store is the path of a directory, not ''")
+        path = given or os.environ.get("EAU2_STORE") or STORE_DEFAULT
         try:
             command(Call(path, json or before.json), **options)
         except BrokenPipeError as error:  # typer would make it a failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 
@@ -22,6 +23,9 @@ class StoreAbsent(errors.Eau2Error, FileNotFoundError):
 class PipeClosed(Exception):
     """Whoever read standard output, such as `head`, has seen enough."""
 
+
+# Options as Python has them, with their value where a hint gives one: the hints of errors speak to both.
+_OPTION = re.compile(r"""\b(format|on_error|rejects|schema)=(?:(['"])(.*?)\2)?""")
 
 # An error has the code of the nearest of its classes in this table. docs/command-line.md repeats it, and is tested.
 EXIT_CODES: dict[type[BaseException], int] = {
@@ -58,7 +62,7 @@ def sentence_and_hint(error: BaseException) -> tuple[str, str]:
     """Return what to say of `error`, and what to do next ('' when there is nothing to say)."""
     if isinstance(error, errors.Eau2Error):
         str(error)  # KeyMissing finds its hint when it is first read
-        return error.message, error.hint
+        return error.message, _as_typed(error.hint)
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
         command = "eau2" if context is None else context.command_path
@@ -93,6 +97,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(part if part.isprintable() else repr(part)[1:-1] for part in text)
+
+
+def _as_typed(hint: str) -> str:
+    """Return `hint` with options as one types them here.
+
+    >>> _as_typed('on_error="report" leaves them out'), _as_typed("give format= one of csv, sor")
+    ('--on-error report leaves them out', 'give --format one of csv, sor')
+    """
+    return _OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[3] or ''}".rstrip(), hint)
 
 
 def _one_line(text: str) -> str:

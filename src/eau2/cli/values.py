@@ -9,7 +9,7 @@ from rich.text import Text
 
 from eau2.cli.call import Call
 from eau2.cli.screen import counted, grid, is_piped, screen, size_text, text_or_base64
-from eau2.errors import InvalidOption, ValueTooLarge, WrongKind
+from eau2.errors import InvalidOption, ValueTooLarge, WaitTimeout, WrongKind
 from eau2.ingest.files import is_file
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.key import check_key
@@ -222,5 +222,11 @@ def wait(
     deadline = time.monotonic() + timeout
     call.wait_for_store(deadline)
     with call.reading() as store:
-        value = store.wait(key, timeout_seconds=max(0.0, deadline - time.monotonic()))
+        try:
+            value = store.wait(key, timeout_seconds=max(0.0, deadline - time.monotonic()))
+        except WaitTimeout as error:  # it knows only of the time that was left
+            raise WaitTimeout(
+                f"nothing was put under {key!r} within {timeout:g} seconds",
+                hint="wait longer with --timeout, or see whether the process that puts it lives",
+            ) from error
         show_value(call, store, key, value, output)
