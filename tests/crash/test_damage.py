@@ -1,6 +1,5 @@
 """Flipped bits, shortened and missing files: the right value or an error that names the file, never another answer."""
 
-import contextlib
 import functools
 import os
 import random
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import eau2
-from eau2.errors import Corrupt, Eau2Error, FormatTooNew, NotAStore, StoreUnusable
+from eau2.errors import Corrupt, FormatTooNew, NotAStore, StoreUnusable
 
 FRAMES = {
     "frame/numbers": pa.table({"n": np.arange(5_000), "f": np.arange(5_000) / 7}),
@@ -223,75 +222,3 @@ def test_a_small_file_emptied_is_an_error(copy, name):
     path.write_bytes(b"")
     with pytest.raises(Corrupt, match=re.escape(str(path))):
         eau2.open(copy)
-
-
-# -- the log of a killed process ---------------------------------------------------------------------------------------
-
-COMMITS = 60
-
-
-def write_and_hang(folder, ready):
-    """Each commit adds a key and a frame and replaces `latest`; the log is not taken into the file."""
-    store = eau2.open(folder)
-    for number in range(COMMITS):
-        store.put_many({f"k{number:03}": b"%d" % number * 50, "latest": b"%d" % number, "frame": {"n": [number] * 100}})
-    ready.put(os.getpid())
-    store.wait("never", timeout_seconds=60)
-
-
-def how_many(store) -> int:
-    """How many commits the store shows; asserts that it shows them as they were made, and no part of another."""
-    keys = store.keys("k")
-    assert keys == [f"k{number:03}" for number in range(len(keys))]
-    assert all(store.get(key) == b"%d" % number * 50 for number, key in enumerate(keys))
-    if not keys:
-        assert not store.exists("latest")
-        return 0
-    assert store.get("latest") == b"%d" % (len(keys) - 1)
-    with contextlib.suppress(Corrupt):  # the chunk of the frame before was removed when it was replaced
-        assert store.frame("frame").to_arrow()["n"].to_pylist() == [len(keys) - 1] * 100
-    return len(keys)
-
-
-@pytest.mark.slow
-def test_the_damaged_log_of_a_killed_process_gives_a_state_that_was_or_an_error(tmp_path, processes):
-    killed, ready = tmp_path / "killed", processes.Queue()
-    process = processes.Process(target=write_and_hang, args=(str(killed), ready))
-    process.start()
-    ready.get(timeout=30)
-    process.kill()
-    process.join()
-    log = "node-0/entries.db-wal"
-    assert (killed / log).stat().st_size > 100_000
-    chance = random.Random(7)
-    shown = set()
-    for number in range(80):
-        copy = tmp_path / f"copy{number}"
-        shutil.copytree(killed, copy)
-        if number:  # the first is left as it is
-            flip(copy / log, chance.randrange((copy / log).stat().st_size), chance.randrange(8))
-        try:
-            with eau2.open(copy) as store:
-                shown.add(how_many(store))
-                if number == 0:
-                    assert shown == {COMMITS}
-                store.put("after", {"x": [1]})
-                assert store.frame("after").rows == 1
-        except Eau2Error as error:
-            assert isinstance(error, TYPED), error
-            assert str(copy) in str(error)
-        shutil.rmtree(copy)
-    assert len(shown) > 5
-
-
-@pytest.mark.slow
-def test_the_whole_log_of_a_killed_process_is_read(tmp_path, processes):
-    ready = processes.Queue()
-    process = processes.Process(target=write_and_hang, args=(str(tmp_path / "store"), ready))
-    process.start()
-    ready.get(timeout=30)
-    process.kill()
-    process.join()
-    with eau2.open(tmp_path / "store") as store:
-        assert how_many(store) == COMMITS
-        assert store.check().faults == ()

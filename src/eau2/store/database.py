@@ -10,15 +10,18 @@ Every page has a checksum (SQLite's `cksumvfs`), which is looked at whenever the
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 import apsw
 import apsw.sqlite_extra
 
-from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable
+from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable, failed_call
+from eau2.store.log import require_commits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +51,9 @@ pragma user_version = {USER_VERSION};
 """
 
 _vfs_lock = threading.Lock()
+_opening = threading.Lock()  # guards the folders: device and inode, in which the connections of this process are
+_folders: weakref.WeakKeyDictionary[apsw.Connection, tuple[int, int]] = weakref.WeakKeyDictionary()
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 
 
 class Patience:
@@ -90,7 +96,7 @@ def connect(path: Path, *, flush: Flush = "process", read_only: bool = False, pa
     """Return a connection to the database at `path`. Raises what `meaning` says, FormatTooNew and Corrupt."""
     connection: apsw.Connection | None = None
     try:
-        connection = _open(path, read_only)
+        connection = _first_looking(path, read_only)
         connection.set_busy_handler(patience)
         run = connection.execute
         version = run("pragma user_version").get
@@ -109,7 +115,21 @@ def connect(path: Path, *, flush: Flush = "process", read_only: bool = False, pa
             connection.close()
         if isinstance(error, DAMAGE):
             raise meaning(error, path) from error
+        if isinstance(error, OSError) and not isinstance(error, Eau2Error):
+            raise failed_call(error, path) from error
         raise
+
+
+def _first_looking(path: Path, read_only: bool) -> apsw.Connection:
+    """As `_open`. The first connection of a process looks at what killed ones left, before SQLite does."""
+    status = os.stat(path.parent)
+    folder = status.st_dev, status.st_ino
+    with _opening:
+        if all(_folders.get(other) != folder for other in apsw.connections()):
+            require_commits(path)
+        connection = _open(path, read_only)
+        _folders[connection] = folder
+    return connection
 
 
 def _open(path: Path, read_only: bool) -> apsw.Connection:
