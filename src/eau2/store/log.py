@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 
 _INDEX_HEADER = 48  # bytes, and a copy behind them
 _LOG_HEADER = 32
-_LIVE = 128  # the byte of the index on which every connection holds a lock
+_COPIED = 128  # where the index keeps the number of frames that were being copied into the database, or have been
+_LIVE = 128  # the byte of the index, whatever it holds, on which every connection has a lock
 _FRAMES_AT_ONCE = 2048
 
 
 def require_commits(path: Path) -> None:
     """Raise Corrupt when commits to the database at `path`, which processes killed since have made, are lost.
 
-    3 us when there is no log, 8 when a process has it open; else it reads the log.
+    11 us when there is no log, 15 when a process has it open; else it reads the log, at 1.4 GB/s.
     Not to be called while this process has a connection to it: its locks on the index would go when we close that file.
     """
     index, log = (path.with_name(path.name + suffix) for suffix in ("-shm", "-wal"))
@@ -47,35 +49,42 @@ def require_commits(path: Path) -> None:
         left = _left(index)
         if left is None:
             return
-        whole = _whole_frames(log, *left)
+        committed, salts, copied = left
+        whole = _whole_frames(log, committed, salts)
     except PermissionError:
         return  # SQLite meets it too, and says what it is
     # Unless the index is as it was, another process came first: it has looked, and what we read was its log.
-    if whole < left[0] and _left(index) == left:
+    if whole < committed and _left(index) == left:
+        hint = "restore the store from a copy"
+        if whole >= copied:  # else what can be read is older than what is in the database
+            hint += f"; or delete {index} to go on without the rest, and run `eau2 check`"
         raise Corrupt(
-            f"{log} is damaged: a process that was killed had committed {left[0]:,} pages to it, {whole:,} can be read",
-            hint=f"restore the store from a copy; or delete {index} to go on without the rest, and run `eau2 check`",
+            f"{log} is damaged: of {committed:,} pages that a killed process committed to it, {whole:,} can be read",
+            hint=hint,
         )
 
 
-def _left(index: Path) -> tuple[int, bytes] | None:
-    """Return how many frames had been committed to the log and its salts, when nobody has it open any more; else None,
-    also when there were none and when it is not known."""
+def _left(index: Path) -> tuple[int, bytes, int] | None:
+    """Return how many frames were committed to the log, its salts, and how many of the frames are in the database too.
+
+    None when somebody has it open, when there are no such frames, and when it is not known.
+    """
     try:
         file = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        headers = os.pread(file, 2 * _INDEX_HEADER, 0)
+        start = os.pread(file, _COPIED + 4, 0)
         booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        if _is_live(file) or len(headers) < 2 * _INDEX_HEADER or os.fstat(file).st_mtime < booted:
+        if _is_live(file) or len(start) < _COPIED + 4 or os.fstat(file).st_mtime < booted:
             return None
     finally:
         os.close(file)
-    for header in (headers[:_INDEX_HEADER], headers[_INDEX_HEADER:]):
+    for header in (start[:_INDEX_HEADER], start[_INDEX_HEADER : 2 * _INDEX_HEADER]):
         words = np.frombuffer(header, np.uint32).reshape(1, -1)
         if (_checksums(words[:, :10], _weights(10), _NOTHING) == words[:, 10:]).all():  # else its write was cut short
-            return (int(words[0, 4]), header[32:40]) if words[0, 4] else None
+            copied = int.from_bytes(start[_COPIED:], sys.byteorder)
+            return (int(words[0, 4]), header[32:40], copied) if words[0, 4] else None
     return None
 
 
