@@ -12,6 +12,7 @@ from eau2.values.schema import SOR_TYPES, type_name
 from eau2.values.sor import Sor, split_pieces
 from eau2.values.sor_lines import COLUMNS_MAX
 from eau2.values.sor_plain import plain_columns
+from eau2.values.sor_straight import straighten
 
 # -- the rules, slowly ------------------------------------------------------------------------------------------------
 
@@ -330,6 +331,9 @@ files = st.one_of(
 @example(b"<1><a>\r\n<0><\xc3\xa9>\r\n", 1 << 20)
 @example(b'<"a><b"><2>\n<1><2><3>\n', 1 << 20)
 @example(b'<"a > < b">\n<1><2><3>\n', 1 << 20)
+@example(b'<"a<b"><1>\n<"\x01>"><2>\n', 1 << 20)
+@example(b'<a"><"b><1>\n<"a"b"><"c">\n<"a>b"><2>\n', 1 << 20)
+@example(b"<1><2>\n<1>\r\n<1> x\nx <1>\n>1<\n<1> \n", 1 << 20)
 def test_any_text_gives_the_rows_and_the_account_of_the_slow_parser(data, block_bytes):
     slow, fast = slow_read(data), fast_read(data, Sor(), block_bytes)
     assert fast.types == slow.types
@@ -481,4 +485,24 @@ def test_ordinary_blocks_take_the_fast_path(data):
     columns = plain_columns(data, types)
     assert columns is not None
     slow = slow_read(data, ["INT", "STRING", "BOOL", "FLOAT", "INT"])
+    assert same([list(row) for row in zip(*[column.to_pylist() for column in columns], strict=True)], slow.rows)
+
+
+@pytest.mark.parametrize(
+    ("data", "odd"),
+    [
+        (b'<7><"a > b < c">\n<8><"<>">\r\n', []),
+        (b"<7><a>\n<8>\r\n <9> \n", []),
+        (b'<7><a>\n\n<8><"b>\n<"<">\n<9><c><d>\n', [(1, b""), (2, b'<8><"b>'), (4, b"<9><c><d>")]),
+    ],
+)
+def test_nearly_plain_blocks_take_the_fast_path_but_for_their_odd_lines(data, odd):
+    types = [pa.string(), pa.string()]
+    assert plain_columns(data, types) is None
+    straight = straighten(data, 2)
+    assert straight is not None
+    assert straight.odd == odd
+    columns = straight.shown(plain_columns(straight.text, types))
+    others = [line for n, line in enumerate(data.split(b"\n")) if n not in dict(odd)]
+    slow = slow_read(b"\n".join(others), ["STRING", "STRING"])
     assert same([list(row) for row in zip(*[column.to_pylist() for column in columns], strict=True)], slow.rows)

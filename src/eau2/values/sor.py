@@ -20,12 +20,13 @@ from eau2.values.sor_lines import (
     cells_of,
     column_of,
     evident_cells,
+    evident_lines,
     is_utf8,
     kind_of,
     needs,
-    straightened,
 )
 from eau2.values.sor_plain import plain_columns
+from eau2.values.sor_straight import straighten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,54 +80,58 @@ class Sor:
         return _schema(self.names, [_elected(column) for column in votes])
 
     def parse(self, data: bytes | pa.Buffer, schema: pa.Schema) -> Block:
-        columns = plain_columns(data, schema.types)
-        if columns is not None:
-            batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-            return Block(schema, lines=batch.num_rows, rows=batch.num_rows, batches=[batch])
-        text = bytes(data)
-        if text and not text.endswith(b"\n"):
-            text += b"\n"
         block = Block(schema)
-        for piece in split_pieces(text, PIECE_BYTES):
-            self._parse_piece(piece, block)
+        if len(data) and bytes(data[-1:]) != b"\n":
+            data = bytes(data) + b"\n"
+        if not self._parse_together(data, block):
+            for piece in split_pieces(bytes(data), PIECE_BYTES):
+                if not self._parse_together(piece, block):
+                    self._parse_lines(split_lines(piece), block)
         return block
 
-    def _parse_piece(self, data: bytes, block: Block) -> None:
-        columns = plain_columns(data, block.schema.types)
-        if columns is None:
-            self._parse_lines(split_lines(data), block)
-            return
-        batch = pa.RecordBatch.from_arrays(columns, schema=block.schema)
-        block.lines += batch.num_rows
-        block.rows += batch.num_rows
-        block.batches.append(batch)
+    def _parse_together(self, data: bytes | pa.Buffer, block: Block) -> bool:
+        """Read all lines at once, but for a few; return whether that could be done."""
+        types = block.schema.types
+        columns = plain_columns(data, types)
+        if columns is not None:
+            self._add(block, columns, [], len(columns[0]))
+            return True
+        straight = straighten(data, len(types))
+        columns = None if straight is None else plain_columns(straight.text, types)
+        if straight is None or columns is None:
+            return False
+        self._add(block, straight.shown(columns), straight.odd, straight.lines)
+        return True
 
     def _parse_lines(self, lines: list[bytes], block: Block) -> None:
         """Read the odd lines one by one, and what is left of the piece without them as a plain one."""
-        schema, types = block.schema, tuple(block.schema.types)
-        plain, odd = straightened(lines, types)
+        types = tuple(block.schema.types)
+        evident, odd = evident_lines(lines, types)
+        columns = plain_columns(b"\n".join(evident) + b"\n", types) if evident else None
+        if columns is None:
+            columns, odd = [pa.array([], type_) for type_ in types], list(range(len(lines)))
+        self._add(block, columns, [(index, lines[index]) for index in odd], len(lines))
+
+    def _add(self, block: Block, columns: list[pa.Array], odd: Sequence[tuple[int, bytes]], lines: int) -> None:
+        """Add `lines` lines to the block: `columns` have the rows of those that are not `odd`."""
+        schema = block.schema
         rows = _Rows(self, block)
-        columns = plain_columns(b"\n".join(plain) + b"\n", types) if plain else None
-        if columns is not None:
-            rows.read(lines, odd)
-            block.lines += len(lines)
-            block.rows += len(plain)
-            if block.schema == schema:
-                batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-                block.batches.append(_interleaved(batch, rows.batch(), len(lines), odd, rows.places))
+        rows.read(odd)
+        block.lines += lines
+        block.rows += lines - len(odd)
+        if block.schema != schema:
             return
-        rows.read(lines, range(len(lines)))
-        block.lines += len(lines)
-        if block.schema == schema and rows.places:
-            block.batches.append(rows.batch())
+        batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+        if rows.places:
+            batch = _interleaved(batch, rows.batch(), lines, [index for index, _ in odd], rows.places)
+        if batch.num_rows:
+            block.batches.append(batch)
 
 
 def _interleaved(
     plain: pa.RecordBatch, rows: pa.RecordBatch, count: int, odd: Sequence[int], places: Sequence[int]
 ) -> pa.RecordBatch:
     """Return the rows of both in the order of their `count` lines: `rows` are the lines `places` of the `odd` ones."""
-    if not places:
-        return plain
     order = np.full(count, -1, np.int64)
     is_plain = np.ones(count, np.bool_)
     is_plain[list(odd)] = False
@@ -150,11 +155,14 @@ class _Rows:
         self._line = 0
         self.places: list[int] = []
 
-    def read(self, lines: Sequence[bytes], indices: Sequence[int]) -> None:
-        """Take up the lines at `indices`. The block's schema changes when one of them needs it."""
+    def read(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        """Take up lines, each with its index. The block's schema changes when one of them needs it."""
         block = self._block
-        for index in indices:
-            line, self._line = lines[index], block.lines + index + 1
+        for index, line in lines:
+            self._line = block.lines + index + 1
+            if line in (b"", b"\r"):
+                block.blank += 1
+                continue
             try:
                 cells = self._cells(line)
             except BadLine as bad:

@@ -153,7 +153,7 @@ def is_utf8(cell: bytes) -> bool:
     return True
 
 
-def straightened(lines: Sequence[bytes], types: Types) -> tuple[list[bytes], list[int]]:
+def evident_lines(lines: Sequence[bytes], types: Types) -> tuple[list[bytes], list[int]]:
     """Return the lines that are evidently rows of `types`, short ones padded, and the indices of all others."""
     plain: list[bytes] = []
     odd: list[int] = []
