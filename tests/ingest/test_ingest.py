@@ -322,6 +322,48 @@ def test_a_stray_quote_costs_no_more_than_its_line(write):
     assert table["b"][0].as_py() == '5" pipe'
 
 
+@pytest.mark.parametrize("block_bytes", [8, 1 << 20])
+def test_a_csv_record_that_is_cut_between_quotes_is_bad(write, block_bytes):
+    path = write("a.csv", b'a,b\n1,"x\ny"\n\n2,"cut\nhere\n')
+    table, report = load(path, block_bytes=block_bytes)
+    assert table.to_pylist() == [{"a": 1, "b": "x\ny"}]
+    assert (report.lines, report.rows, report.blank, report.bad) == (3, 1, 1, 1)
+    assert [(r.line, r.reason, r.text) for r in report.rejects] == [(5, "unclosed quote", '2,"cut\nhere')]
+
+
+@pytest.mark.parametrize("line", [b'5" pipe', b'"a"b"c', b'a"b', b'"a""b"'])
+def test_a_csv_quote_that_opens_nothing_leaves_its_record_good(write, line):
+    table, report = load(write("a.csv", b"a,b\n1," + line + b"\n2," + line))
+    assert (table.num_rows, report.bad) == (2, 0)
+
+
+def test_csv_integers_beyond_64_bits_keep_all_digits(write, monkeypatch):
+    table, report = load(write("a.csv", b"a,b\n1,9223372036854775807\n18446744073709551615,-1\n"))
+    assert table.to_pylist() == [{"a": "1", "b": 2**63 - 1}, {"a": "18446744073709551615", "b": -1}]
+    assert report.widened == ()
+    monkeypatch.setattr("eau2.ingest.formats.HEAD_BYTES", 64)
+    lines = [b"%d,%d.5" % (number, number) for number in range(2000)]
+    lines[1030] = b"-9223372036854775809,2"
+    lines[1040] = b"7,99999999999999999999"
+    table, report = load(write("b.csv", b"a,b\n" + b"\n".join(lines)))
+    assert [table[name][row].as_py() for name, row in (("a", 1030), ("b", 1040), ("b", 3))] == [
+        "-9223372036854775809",
+        "99999999999999999999",
+        "3.5",
+    ]
+    assert [(w.column, w.old, w.new, w.line) for w in report.widened] == [
+        ("a", "INT", "STRING", 1032),
+        ("b", "FLOAT", "STRING", 1042),
+    ]
+
+
+def test_csv_floats_may_be_large(write):
+    data = b"a,b\n1e300,1\ninf,2\n9300000000000000000.5,3\n99999999999999999999,4\n"
+    assert load(write("a.csv", data), schema={"a": "FLOAT"})[0]["a"][3].as_py() == 1e20
+    table, _ = load(write("b.csv", data[: data.index(b"99999")]))
+    assert table.schema.types == [pa.float64(), pa.int64()]
+
+
 # -- NDJSON -----------------------------------------------------------------------------------------------------------
 
 

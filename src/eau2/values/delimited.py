@@ -2,13 +2,16 @@
 
 Arrow's CSV reader parses; what it refuses is looked at again. A record may span lines when its quoted values hold line
 ends, so the account counts records, and the numbers in it are those of the line on which a record starts. An empty
-value without quotes is missing; in columns that are not STRING the usual words (NA, null, nan, ...) are too.
+value without quotes is missing; in columns that are not STRING the usual words (NA, null, nan, ...) are too. Whole
+numbers beyond 64 bits make a column STRING, unless its type is given: as FLOAT they would lose digits. A record whose
+quote is not closed before the text ends is bad.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +23,8 @@ from eau2.values.schema import type_name
 _REFUSED = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error")
 _WORDS = csv.ConvertOptions().null_values
 _TEXTS = pa.string(), pa.binary()
+_WHOLE_NUMBER = re.compile(rb"[ \t]*[+-]?[0-9]+[ \t]*")
+_EXACT_BELOW = 2.0**63  # whole numbers up to here are INT
 _NEVER = pa.ArrowInvalid, pa.ArrowNotImplementedError
 
 
@@ -53,6 +58,7 @@ class Delimited:
 
     def infer(self, head: bytes) -> pa.Schema:
         types: list[pa.DataType | None] = list(self.given)
+        head = head[: unclosed(head, self.delimiter)]
         for _ in self.names:
             attempt = _Attempt(list(types), words=True)
             try:
@@ -63,12 +69,20 @@ class Delimited:
                     break
                 types[refused] = pa.binary()
                 continue
-            found = [None if type_ == pa.binary() else type_ for type_ in table.schema.types]
+            found = [
+                None
+                if type_ == pa.binary() or self._long_number(head, index, table.column(index)) is not None
+                else type_
+                for index, type_ in enumerate(table.schema.types)
+            ]
             return self._schema([g or f or pa.string() for g, f in zip(self.given, found, strict=True)])
         return self._schema([given or pa.string() for given in self.given])
 
     def parse(self, data: bytes | pa.Buffer, schema: pa.Schema) -> Block:
         data = bytes(data)
+        end = unclosed(data, self.delimiter)
+        if end < len(data):
+            return _with_unclosed(self.parse(data[:end], schema), data[end:])
         types: list[pa.DataType | None] = list(schema.types)
         attempt = _Attempt(types)
         widened: list[Widening] = []
@@ -76,7 +90,8 @@ class Delimited:
             attempt.refused.clear()
             try:
                 table = self._read(data, attempt)
-                break
+                if not self._widen_for_long_numbers(data, attempt, table, schema, widened):
+                    break
             except pa.ArrowInvalid as error:
                 column = _refused_column(error)
                 if column is None:
@@ -132,13 +147,39 @@ class Delimited:
             return
         eased = _Attempt([None] * len(self.names), only=[column], words=True)
         try:
-            seen = self._read(data, eased).schema.types[0]
+            table = self._read(data, eased)
+            long = self._long_number(data, column, table.column(0)) is not None
+            seen = pa.string() if long else table.schema.types[0]
         except pa.ArrowInvalid:
             seen = pa.string()
         new = wider(old, seen)
         attempt.types[column] = new
         line = self._first_misfit(data, column, old)
         widened.append(Widening(schema.names[column], old, new, line))
+
+    def _widen_for_long_numbers(
+        self, data: bytes, attempt: _Attempt, table: pa.Table, schema: pa.Schema, widened: list[Widening]
+    ) -> bool:
+        """Let FLOAT columns that lose digits be read as STRING the next time; return whether there are any."""
+        found = False
+        for index, column in enumerate(table.columns if self.widen else ()):
+            row = None if self.given[index] is not None else self._long_number(data, index, column)
+            if row is not None:
+                attempt.types[index], found = pa.string(), True
+                line = _Positions(data, attempt.refused).line_of_row(row)
+                widened.append(Widening(schema.names[index], pa.float64(), pa.string(), line))
+        return found
+
+    def _long_number(self, data: bytes, index: int, column: pa.ChunkedArray) -> int | None:
+        """Return the first row of FLOAT `column` that was written as a whole number beyond 64 bits."""
+        if column.type != pa.float64():
+            return None
+        bounds = pc.min_max(column).as_py()
+        if all(bound is None or abs(bound) < _EXACT_BELOW for bound in bounds.values()):
+            return None
+        texts = self._read(data, _Attempt([pa.binary()] * len(self.names), only=[index])).column(0)
+        large = pc.indices_nonzero(pc.greater_equal(pc.abs(column), _EXACT_BELOW)).to_pylist()
+        return next((row for row in large if _WHOLE_NUMBER.fullmatch(texts[row].as_py())), None)
 
     def _first_misfit(self, data: bytes, column: int, type_: pa.DataType) -> int:
         attempt = _Attempt([pa.binary()] * len(self.names), only=[column])
@@ -203,6 +244,15 @@ class Delimited:
         return pa.schema(list(zip(self.names, types, strict=True)))
 
 
+def _with_unclosed(block: Block, raw: bytes) -> Block:
+    """Return `block` with the record `raw` after it, whose quote is not closed."""
+    lines = raw.count(b"\n") + (not raw.endswith(b"\n"))
+    block.rejects.append(Reject(block.span + 1, 0, "unclosed quote", raw.removesuffix(b"\n")))
+    block.lines += 1
+    block.span += lines
+    return block
+
+
 class _Positions:
     """Where the records of a block are. Looks only when asked, because most blocks are rows and nothing else."""
 
@@ -236,6 +286,28 @@ class _Positions:
         if self._records is None:
             self._records = split_records(self._data)
         return self._records
+
+
+def unclosed(data: bytes, delimiter: str) -> int:
+    """Return where the record starts whose quote is not closed before `data` ends; the end of `data` when all are.
+
+    >>> unclosed(b'1,"a"\\n2,"b', ","), unclosed(b'1,5" pipe\\n', ",")
+    (6, 10)
+    """
+    if data.count(b'"') % 2 == 0:
+        return len(data)
+    match, position = _record(delimiter).match, 0
+    while position < len(data) and (found := match(data, position)) is not None:
+        position = found.end()
+    return position
+
+
+@lru_cache
+def _record(delimiter: str) -> re.Pattern[bytes]:
+    """The pattern of a record, as Arrow takes it: a quote that is not a value's first character is an ordinary one."""
+    rest = b"[^%b\r\n]*+" % re.escape(delimiter.encode())
+    value = rb'(?:"(?:[^"]++|"")*+"%b|(?!")%b)' % (rest, rest)
+    return re.compile(rb"%b(?:%b%b)*+(?:\r\n?|\n|\Z)" % (value, re.escape(delimiter.encode()), value))
 
 
 def split_records(data: bytes) -> list[tuple[int, bytes]]:
