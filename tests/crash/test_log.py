@@ -216,10 +216,10 @@ def count_up(folder, name, log_pages, told):
     store = eau2.open(folder)
     number = int(store.get(name, default=b"0"))
     while True:
+        told.send(number)  # also what was there at first: it may be what its killed writer could not tell any more
         number += 1
-        store.put(name, b"%d" % number)
         store.put(f"{name}/{number % 50}", bytes(3_000))
-        told.send(number)
+        store.put(name, b"%d" % number)
 
 
 @pytest.mark.slow
@@ -239,23 +239,25 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
                 acknowledged[name] = told.recv()
         assert process.exitcode == -9, "the writer ended by itself: see its traceback above"
 
-    for _ in range(100):
-        for name in acknowledged.keys() - living.keys():
-            reader, writer = processes.Pipe(duplex=False)
-            process = processes.Process(target=count_up, args=(folder, name, log_pages, writer))
-            process.start()
-            writer.close()
-            living[name] = process, reader
-        time.sleep(chance.uniform(0.01, 0.15))
-        dying = chance.sample(sorted(living), chance.choice([1, 2, 3, 3]))
-        for name in dying:
+    try:
+        for _ in range(100):
+            for name in acknowledged.keys() - living.keys():
+                reader, writer = processes.Pipe(duplex=False)
+                process = processes.Process(target=count_up, args=(folder, name, log_pages, writer))
+                process.start()
+                writer.close()
+                living[name] = process, reader
+            time.sleep(chance.uniform(0.01, 0.15))
+            dying = chance.sample(sorted(living), chance.choice([1, 2, 3, 3]))
+            for name in dying:
+                kill(name)
+            if chance.random() < 0.5:
+                with eau2.open(folder) as store:
+                    for name in dying:
+                        assert int(store.get(name, default=b"0")) - acknowledged[name] in (0, 1)
+    finally:
+        for name in list(living):
             kill(name)
-        if chance.random() < 0.5:
-            with eau2.open(folder) as store:
-                for name in dying:
-                    assert int(store.get(name, default=b"0")) - acknowledged[name] in (0, 1)
-    for name in list(living):
-        kill(name)
     assert min(acknowledged.values()) > 100
     with eau2.open(folder) as store:
         assert store.check().faults == ()
