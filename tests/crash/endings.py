@@ -28,6 +28,7 @@ def wait_in_threads(store) -> None:
 
 def query(store) -> None:
     """A join of 25 times 10^8 pairs, which takes minutes."""
+    store.sql("select count(*) from f").to_arrow()  # imports the engine
     ready()
     print(store.sql("select count(*) from f a join f b on a.n % 7 <> b.n % 11 where a.n * b.n % 13 = 5").to_arrow())
 
