@@ -240,13 +240,15 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
         assert process.exitcode == -9, "the writer ended by itself: see its traceback above"
 
     try:
-        for _ in range(100):
+        for _ in range(50):
             for name in acknowledged.keys() - living.keys():
                 reader, writer = processes.Pipe(duplex=False)
                 process = processes.Process(target=count_up, args=(folder, name, log_pages, writer))
                 process.start()
                 writer.close()
                 living[name] = process, reader
+            if chance.random() < 0.7:  # else some are killed while they open the store
+                assert all(told.poll(30) for _, told in living.values())
             time.sleep(chance.uniform(0.01, 0.15))
             dying = chance.sample(sorted(living), chance.choice([1, 2, 3, 3]))
             for name in dying:
@@ -258,6 +260,6 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
     finally:
         for name in list(living):
             kill(name)
-    assert min(acknowledged.values()) > 100
+    assert min(acknowledged.values()) > 20  # they did write
     with eau2.open(folder) as store:
         assert store.check().faults == ()
