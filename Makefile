@@ -1,9 +1,6 @@
 # Everything a fresh machine needs is Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests of processes and signals can miss a deadline beside others on a busy machine: what failed there runs once more by
-# itself, and fails if it fails again.
-ALONE := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench lock clean
 
@@ -24,7 +21,7 @@ demo: .venv/core ## make the environment, load a GitHub-like data set, ask it qu
 	@$(BIN)/python -m eau2.demo
 
 test: .venv/dev ## make the environment, run all tests
-	@$(BIN)/python -m pytest --numprocesses auto -m "not alone" || $(ALONE) -m "not alone"
+	@$(BIN)/python -m pytest --numprocesses auto -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
 check: .venv/dev ## format, lint, strict types, floors, fast tests
@@ -32,7 +29,7 @@ check: .venv/dev ## format, lint, strict types, floors, fast tests
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses auto -m "not slow and not alone" -q || $(ALONE)
+	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses auto -m "not slow and not alone" -q
 
 bench: .venv/dev ## run the benchmarks and write benchmarks/results
 	@$(BIN)/python -m benchmarks

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.crash.damage import flip
 
 import eau2
 from eau2.errors import Corrupt, FormatTooNew, NotAStore, StoreUnusable
@@ -46,12 +47,6 @@ def files_of(folder):
 
 def chunks_of(folder):
     return [path for path in files_of(folder) if path.suffix == ".arrow"]
-
-
-def flip(path, position: int, bit: int) -> None:
-    with path.open("r+b", buffering=0) as file:
-        byte = os.pread(file.fileno(), 1, position)[0]
-        os.pwrite(file.fileno(), bytes([byte ^ 1 << bit]), position)
 
 
 def outcome(read, folder) -> str:

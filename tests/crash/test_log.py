@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from tests.crash.damage import flip
 
 import eau2
 from eau2.errors import Corrupt
@@ -65,12 +66,6 @@ def log_of(folder):
 
 def index_of(folder):
     return folder / "node-0" / "entries.db-shm"
-
-
-def flip(path, position: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1 << bit
-    path.write_bytes(data)
 
 
 def refused(folder) -> str:
@@ -240,7 +235,9 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
         assert process.exitcode == -9, "the writer ended by itself: see its traceback above"
 
     try:
-        for _ in range(50):
+        rounds = 0
+        while rounds < 100 or min(acknowledged.values()) <= 100:  # a slow machine takes more rounds
+            rounds += 1
             for name in acknowledged.keys() - living.keys():
                 reader, writer = processes.Pipe(duplex=False)
                 process = processes.Process(target=count_up, args=(folder, name, log_pages, writer))
@@ -260,6 +257,5 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
     finally:
         for name in list(living):
             kill(name)
-    assert min(acknowledged.values()) > 20  # they did write
     with eau2.open(folder) as store:
         assert store.check().faults == ()

@@ -163,6 +163,27 @@ def test_threads_that_write_at_once_share_transactions_and_lose_nothing(director
     assert counts.commits < 400
 
 
+def at_once(node, write):
+    """Call `write("a")`, "b" and "c" in threads that all wait for the lock; return what each returned, or "interrupted"."""
+    ends = {}
+
+    def call(key):
+        try:
+            ends[key] = write(key)
+        except KeyboardInterrupt:
+            ends[key] = "interrupted"
+
+    threads = [threading.Thread(target=call, args=(key,)) for key in "abc"]
+    with node._writer._lock:
+        for thread in threads:
+            thread.start()
+        while len(node._writer._queue) < 3:
+            pass
+    for thread in threads:
+        thread.join(10)
+    return ends
+
+
 def test_ctrl_c_in_the_thread_that_commits_for_others_is_not_theirs(node, monkeypatch):
     commit, interrupted = node._writer._commit, []
 
@@ -173,22 +194,7 @@ def test_ctrl_c_in_the_thread_that_commits_for_others_is_not_theirs(node, monkey
         return commit(change)
 
     monkeypatch.setattr(node._writer, "_commit", interrupt_once)
-    ends = {}
-
-    def write(key):
-        try:
-            ends[key] = put(node, key, b"x")
-        except KeyboardInterrupt:
-            ends[key] = "interrupted"
-
-    threads = [threading.Thread(target=write, args=(key,)) for key in "abc"]
-    with node._writer._lock:
-        for thread in threads:
-            thread.start()
-        while len(node._writer._queue) < 3:
-            pass
-    for thread in threads:
-        thread.join(10)
+    ends = at_once(node, lambda key: put(node, key, b"x"))
     assert sorted(map(str, ends.values())) == ["1", "1", "interrupted"]
     assert node.keys() == sorted(key for key, end in ends.items() if end == 1)
 
@@ -206,26 +212,15 @@ def test_ctrl_c_right_after_a_commit_writes_nothing_twice(node, frames, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(node._writer, "_run", interrupt_once)
-        ends = {}
 
         def write(key):
-            try:
-                if chunks and key == "a":
-                    frames.put(node, key, frames.some_chunks(chunks))
-                else:
-                    put(node, key, b"x")
-                ends[key] = "written"
-            except KeyboardInterrupt:
-                ends[key] = "interrupted"
+            if chunks and key == "a":
+                frames.put(node, key, frames.some_chunks(chunks))
+            else:
+                put(node, key, b"x")
+            return "written"
 
-        threads = [threading.Thread(target=write, args=(key,)) for key in "abc"]
-        with node._writer._lock:
-            for thread in threads:
-                thread.start()
-            while len(node._writer._queue) < 3:
-                pass
-        for thread in threads:
-            thread.join(10)
+        ends = at_once(node, write)
     assert sorted(ends.values()) == ["interrupted", "written", "written"]
     for key, end in ends.items():  # one that is interrupted may have been written, once
         entry = node.get(key)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from eau2.errors import InvalidValue
-from eau2.values.chunk import CHUNK_BYTES_MAX, encode
+from eau2.values.chunk import CHUNK_BYTES_MAX, encode, one_batch
 from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest
 from eau2.values.ranges import column_range
 
@@ -128,7 +128,7 @@ class FrameWriter:
 
     def _stage(self, batches: list[pa.RecordBatch], *, beside: bool = False) -> tuple[ChunkEntry, Staged]:
         """Write the rows of `batches`; `beside` lets threads of its own measure them meanwhile."""
-        table = _one_batch(pa.Table.from_batches(batches, self._plain_schema))
+        table = one_batch(pa.Table.from_batches(batches, self._plain_schema))
         batches.clear()  # their rows were copied into one batch: do not hold both until the chunk is written
         if self._plain_schema is not self.schema:
             table = _with_views(table, self.schema)
@@ -173,16 +173,6 @@ def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
                 yield from _pieces(second, bytes_max)
                 continue
         yield piece
-
-
-def _one_batch(table: pa.Table) -> pa.Table:
-    """Return `table` as one batch where its types can be joined; readers are fastest so. No copy when it is one."""
-    if all(column.num_chunks <= 1 for column in table.columns):
-        return table
-    try:
-        return table.unify_dictionaries().combine_chunks()
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # types that cannot be joined stay several batches
-        return table
 
 
 def _with_views(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from eau2.errors import Corrupt, StoreClosed
-from eau2.values.chunk import decode, encode
+from eau2.values.chunk import decode, encode, one_batch
 from eau2.values.manifest import ChunkEntry, Manifest
 from eau2.values.ranges import column_range
 
@@ -134,11 +134,7 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """Return `tables` as one, of one batch where its types can be joined."""
     if not tables[0].num_columns:  # concat_tables would forget their rows
         return pa.Table.from_batches([batch for table in tables for batch in table.to_batches()], tables[0].schema)
-    table = pa.concat_tables(tables)
-    try:
-        return table.unify_dictionaries().combine_chunks()
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # some types stay several batches
-        return table
+    return one_batch(pa.concat_tables(tables))
 
 
 def unnamed(schema: pa.Schema, tables: Iterable[pa.Table], *, folder: str | None = None) -> Source:

@@ -65,6 +65,16 @@ def encode(table: pa.Table) -> Chunk:
     return Chunk(sink.hash.hexdigest(), table.num_rows, sink.size, tuple(sink.pieces))
 
 
+def one_batch(table: pa.Table) -> pa.Table:
+    """Return `table` as one batch where its types can be joined; readers are fastest so. No copy when it is one."""
+    if all(column.num_chunks <= 1 for column in table.columns):
+        return table
+    try:
+        return table.unify_dictionaries().combine_chunks()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # types that cannot be joined stay several batches
+        return table
+
+
 def identify(data: pa.Buffer) -> str:
     """Return the chunk id that `data` has: equal to its name unless it was damaged. 15 GB/s."""
     return xxhash.xxh3_128_hexdigest(data)
