@@ -164,7 +164,7 @@ def test_threads_that_write_at_once_share_transactions_and_lose_nothing(director
 
 
 def at_once(node, write):
-    """Call `write("a")`, "b" and "c" in threads that all wait for the lock; return what each returned, or "interrupted"."""
+    """Write "a", "b" and "c" in threads that all wait for the lock; return what became of each, or "interrupted"."""
     ends = {}
 
     def call(key):
