@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, StoreClosed, WaitTimeout
 from eau2.frame.frame import Frame
+from eau2.query import mapping
 
 BOTH = pytest.mark.parametrize("workers", ["threads", "processes"])
 
@@ -151,6 +153,14 @@ def test_a_worker_process_that_dies_is_a_failure_and_no_hang(frame):
     assert caught.value.chunk in range(10)
     with pytest.raises(FunctionFailed, match="ended"):
         frame.map_rows(lambda row: os.kill(os.getpid(), signal.SIGSEGV), workers="processes", timeout_seconds=60)
+    assert sum(frame.map_chunks(len, workers="processes")) == 1000
+
+
+def test_a_worker_that_died_before_the_next_part_was_sent_is_a_failure_too(frame):
+    with pytest.raises(BrokenExecutor), frame._engine.workers.lease() as pool:
+        with pytest.raises(BrokenExecutor):
+            pool.submit(os._exit, 3).result(60)
+        mapping._submit(pool, "", None, b"").result(10)
     assert sum(frame.map_chunks(len, workers="processes")) == 1000
 
 

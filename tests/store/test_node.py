@@ -383,3 +383,10 @@ def test_statistics_count_what_was_done(node, frames):
     assert (counts.keys, counts.frames, counts.chunks, counts.writes, counts.commits) == (2, 1, 3, 2, 2)
     assert (counts.gets, counts.chunks_written) == (1, 3)
     assert counts.chunk_bytes == sum(chunk.size for chunk in frames.some_chunks(3))
+
+
+def test_a_write_that_comes_once_the_writer_is_closed_is_refused_as_closed(node):
+    node.write([Write("k", Kind.BYTES, b"1")])  # a transaction went through before, and is not to be asked about
+    node._writer.close(1)
+    with pytest.raises(StoreClosed):
+        node._writer.write([Write("k", Kind.BYTES, b"2")])

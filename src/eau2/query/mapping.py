@@ -215,8 +215,18 @@ def _in_processes(
 ) -> Iterator[Any]:
     shipped = task.pack()  # once; what cannot be sent is found here, before anything runs
     with engine.workers.lease() as pool, ChunkFiles(source, engine.spill) as files:
-        started = ((part, pool.submit(run_shipped, files.path(part.chunk), part, shipped)) for part in parts)
+        started = ((part, _submit(pool, files.path(part.chunk), part, shipped)) for part in parts)
         yield from _in_order(source, started, engine.threads + 1, deadline)
+
+
+def _submit(pool: Any, *arguments: Any) -> Future[Any]:
+    """Have a worker run what was shipped. When one died before this, the pool refuses: a failure like any other."""
+    try:
+        future: Future[Any] = pool.submit(run_shipped, *arguments)
+    except BrokenExecutor as error:
+        future = Future()
+        future.set_exception(error)
+    return future
 
 
 def _in_order(

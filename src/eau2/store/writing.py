@@ -254,9 +254,9 @@ class Writer:
 
     def _commit(self, change: Callable[[], Any]) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
+        self._started, failed = 0, False  # first of all: `_committed` is asked even of what never began
         if self._closed:
             raise closed()
-        self._started, failed = 0, False
         self._named.clear()
         run = self._run
         try:
