@@ -26,7 +26,9 @@ class Kind(IntEnum):
 
     DELETED = 0  # was there; keeps the version, so that versions of a key only ever grow
     BYTES = 1
-    FRAME = 2  # the payload is a manifest
+    FRAME = 2  # the payload is a manifest; its chunks are on this node, which counts the reference
+    HOLD = 3  # not a value: the payload lists the chunks, a line each, that this node holds for a frame of the cluster
+    SPREAD = 4  # the payload is a manifest; its chunks are wherever a HOLD has them
 
 
 class Entry(NamedTuple):  # a get makes one: half the cost of a dataclass
@@ -35,6 +37,24 @@ class Entry(NamedTuple):  # a get makes one: half the cost of a dataclass
     version: int
     kind: int  # Kind.BYTES or Kind.FRAME, as the database gives it
     payload: bytes
+
+
+RANK_BITS = 32  # of a rank are the version; those above are the epoch in which it was written
+VERSION_MASK = (1 << RANK_BITS) - 1
+
+
+class Record(NamedTuple):
+    """What one node has under a key, as it is copied to others: a value, or that it was deleted.
+
+    The rank orders all writes of a key on all nodes: the epoch in which it was written, then the version. On a store of
+    one node there is no epoch, and the rank is the version. `Entry.version` of a node is the rank too.
+    """
+
+    key: str
+    rank: int
+    kind: int  # a Kind; DELETED says that there is nothing, since `rank`
+    payload: bytes = b""
+    chunks: tuple[Staged, ...] = ()  # of a HOLD: files staged on the very node, for those of its chunks that it lacks
 
 
 class Expect(IntEnum):
@@ -51,6 +71,8 @@ class Staged:
 
     id: str
     path: str
+    node: str = ""  # where there are several
+    copies: tuple[Staged, ...] = ()  # all of them, each on its node
 
 
 class Write(NamedTuple):
@@ -125,11 +147,40 @@ class Node(Protocol):
         Staged chunks are published by a write that succeeds and are removed by one that is refused or fails.
         """
 
+    # -- copies of what other nodes have: what the floor of the cluster needs ---------------------------------------
+
+    def records(self, keys: Sequence[str]) -> dict[str, Record]:
+        """Return what is known of those of `keys` that have a value or are remembered as deleted: one snapshot."""
+
+    def version_floor(self) -> int:
+        """Return the highest version (no epoch in it) of any deleted key that is not remembered any more."""
+
+    def listing(self, after: str, limit: int) -> list[tuple[str, int, int]]:
+        """Return (key, rank, kind) of at most `limit` keys above `after` in their order, deleted ones too."""
+
+    def store(self, records: Sequence[Record], *, force: bool = False) -> None:
+        """Have `records` as they are, in one transaction: durable when this returns, nothing changed when it raises.
+
+        A record is passed over when the node has the key at that rank or above, unless `force`. What is replaced lets
+        go of its chunks. DiskFull, ReadOnly, StoreBusy, Corrupt; FileNotFoundError when a chunk of a HOLD is neither
+        staged nor there.
+        """
+
+    def erase(self, keys: Sequence[str]) -> None:
+        """Forget `keys` without a trace: for copies that belong elsewhere."""
+
+    def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
+        """Return for each chunk whether a frame or hold of this node names it."""
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
     def generation(self) -> int:
         """Return a number that differs after any process has written. 0.3 us."""
 
     def wait_for_write(self, since: int, timeout_seconds: float) -> int:
         """Return generation() as soon as it is not `since`, or when the time is over."""
+
+    # -- chunks -----------------------------------------------------------------------------------------------------
 
     def stage(self, chunk: Chunk) -> Staged:
         """Write `chunk` where nobody sees it yet. DiskFull leaves nothing behind."""
