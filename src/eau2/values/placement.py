@@ -18,7 +18,7 @@ def slot_of(key: str) -> int:
     """Return the slot of `key`: keys of one slot have the same homes. A hold has the slot of the key it holds."""
     if key.startswith("\x00h"):
         key = key[2:-17]
-    return xxhash.xxh3_64_intdigest(key) % SLOTS
+    return xxhash.xxh3_64_intdigest(key.encode()) % SLOTS
 
 
 class Placement:
@@ -26,7 +26,7 @@ class Placement:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(sorted(names, key=_natural))
-        self._hashes = {name: xxhash.xxh3_64_intdigest(name) for name in self.names}
+        self._hashes = {name: xxhash.xxh3_64_intdigest(name.encode()) for name in self.names}
         self._orders: dict[int, tuple[str, ...]] = {}
         self._positions = {name: position for position, name in enumerate(self.names)}
 
@@ -40,7 +40,7 @@ class Placement:
     def homes_of_chunk(self, chunk_id: str, assigned: Sequence[str], count: int) -> tuple[str, ...]:
         live = [name for name in assigned if name in self._positions]
         if len(live) < count:
-            live += self._order(xxhash.xxh3_64_intdigest(chunk_id))
+            live += self._order(xxhash.xxh3_64_intdigest(chunk_id.encode()))
         return tuple(dict.fromkeys(live))[:count]
 
     def homes_of_chunks(
