@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreClosed, VersionConflict
-from eau2.store import writing
+from eau2.store import changes
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
 
@@ -65,8 +65,8 @@ def test_versions_grow_across_a_deletion(node):
 
 
 def test_only_so_many_versions_of_deleted_keys_are_kept_and_still_none_comes_twice(node, monkeypatch):
-    monkeypatch.setattr(writing, "GONE_MAX", 20)
-    monkeypatch.setattr(writing, "_GONE_STEP", 10)
+    monkeypatch.setattr(changes, "GONE_MAX", 20)
+    monkeypatch.setattr(changes, "_GONE_STEP", 10)
     last = {}
     for index in range(200):
         key = f"k{index % 90}"
@@ -263,14 +263,14 @@ def test_a_write_interrupted_while_it_waits_is_not_written_later_and_leaves_no_f
 
 
 def test_one_write_too_large_for_the_disk_does_not_fail_those_that_would_share_its_transaction(node, monkeypatch):
-    apply = node._writer._apply
+    apply = node._writer.changes._apply
 
     def full(write):
         if write.key == "b":
             raise DiskFull("full")
         return apply(write)
 
-    monkeypatch.setattr(node._writer, "_apply", full)
+    monkeypatch.setattr(node._writer.changes, "_apply", full)
     with ThreadPoolExecutor(3) as threads:
         with node._writer._lock:
             ends = {key: threads.submit(put, node, key, b"x") for key in "abc"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 
 from eau2.errors import Eau2Error, StoreUnusable
+from eau2.store.changes import chunks_of
 from eau2.store.database import DAMAGE, Patience, connect, meaning
 from eau2.store.nodes import Fault, Kind, NodeCheck
+from eau2.values.key import MARK
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -102,15 +103,13 @@ class Audit:
         except DAMAGE as error:
             self._faults.append(Fault(meaning(error, self._path).message, key=key, file=str(self._path)))
             return
-        self._keys += 1
+        self._keys += not key.startswith(MARK)
         self._bytes += len(payload)
-        if kind == Kind.FRAME:
-            self._manifest(key, payload)
-
-    def _manifest(self, key: str, payload: bytes) -> None:
         try:
-            ids = set(Manifest.decode(payload).chunk_ids)
-        except (pa.ArrowInvalid, KeyError) as error:
+            ids = chunks_of(kind, payload)
+            if kind == Kind.SPREAD:
+                Manifest.decode(payload)
+        except (ValueError, KeyError) as error:
             self._faults.append(Fault(f"its manifest makes no sense: {error}", key=key, file=str(self._path)))
             return
         self._named.update(ids)

@@ -37,6 +37,13 @@ _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
 Stamp = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
 
+class NoSuchChunk(FileNotFoundError):
+    """A chunk is not on this node. For the cluster, which knows where to look next: not an error of eau2."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ENOENT, "no such chunk", path)
+
+
 def boot_id() -> str:
     """Return what differs between boots of the machine: a stamp says nothing about what happened while it was off."""
     try:

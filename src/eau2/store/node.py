@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import errno
 import os
 import shutil
 import time
@@ -19,25 +18,30 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import Corrupt, Eau2Error, InvalidOption, ReadOnly, failed_call
-from eau2.store import database, generation
+from eau2.errors import Eau2Error, InvalidOption, ReadOnly, failed_call
+from eau2.store import copies, database, generation
+from eau2.store import directory as directories
 from eau2.store.audit import Audit
-from eau2.store.chunks import ChunkFiles, flush_file
-from eau2.store.holder import Holder, dead_holders
+from eau2.store.chunks import ChunkFiles, NoSuchChunk
+from eau2.store.holder import dead_holders
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import NodeStatistics, closed
 from eau2.store.reading import Reader
 from eau2.store.writing import Writer
+from eau2.values.key import FIRST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
     from eau2.store.database import Flush
-    from eau2.store.nodes import Entry, NodeCheck, Staged, Write
+    from eau2.store.holder import Holder
+    from eau2.store.nodes import Entry, NodeCheck, Record, Staged, Write
     from eau2.values.chunk import Chunk
 
+_FRAMES = "select key from entry where kind in (2, 4) and key >= ? order by key"
+_COUNTS = "select count(*), coalesce(sum(kind in (2, 4)), 0) from entry where key >= ?"
 _SWEEP_SECONDS = 60.0  # writes of frames look this often for what dead processes left
 _CLOSE_SECONDS = 0.9  # close() ends within a second
 
@@ -65,14 +69,14 @@ class DirectoryNode:
         self._swept = time.monotonic()
         with contextlib.ExitStack() as undo:
             try:
-                self._files.holder = self._hold()
+                self._files.holder = directories.hold(self.directory)
             except OSError as error:
                 if isinstance(error, Eau2Error):
                     raise
                 raise failed_call(error, self.directory) from error
             if self._files.holder is not None:
                 undo.callback(self._files.holder.close)
-            self._make()
+            directories.make(self.directory, self._files.holder)
             self._generation = generation.Generation(self.directory / "generation", read_only=self.read_only)
             undo.callback(self._generation.close)
             self._reader = Reader(self._database, self._generation, self._reader_patience, read_only=self.read_only)
@@ -114,7 +118,7 @@ class DirectoryNode:
         return self._reader.keys(prefix, limit)
 
     def frames(self) -> list[str]:
-        return [key for (key,) in self._reader.rows("select key from entry where kind = 2 order by key")]
+        return [key for (key,) in self._reader.rows(_FRAMES, (FIRST,))]
 
     def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
         if not writes:
@@ -124,6 +128,34 @@ class DirectoryNode:
         if writes[-1].chunks and time.monotonic() - self._swept > _SWEEP_SECONDS:
             self._sweep()
         return outcomes
+
+    # -- copies of what other nodes have ------------------------------------------------------------------------------
+
+    def records(self, keys: Sequence[str]) -> dict[str, Record]:
+        return copies.records(self._reader, keys)
+
+    def version_floor(self) -> int:
+        return copies.version_floor(self._reader)
+
+    def listing(self, after: str, limit: int) -> list[tuple[str, int, int]]:
+        return copies.listing(self._reader, after, limit)
+
+    def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
+        return copies.has_chunks(self._reader, chunk_ids)
+
+    def store(self, records: Sequence[Record], *, force: bool = False) -> None:
+        copies.store(self._writing(), records, force=force)
+        self._waiting.notify()
+
+    def erase(self, keys: Sequence[str]) -> None:
+        copies.erase(self._writing(), keys)
+        self._waiting.notify()
+
+    def adopt(self) -> None:
+        copies.adopt(self._writing())
+        self._waiting.notify()
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
 
     def generation(self) -> int:
         self._check_open()
@@ -169,7 +201,7 @@ class DirectoryNode:
         renewed: dict[str, str] = {}
         for chunk_id, row in zip(missing, self._reader.chunk_rows(missing), strict=True):
             if row is None:
-                raise FileNotFoundError(errno.ENOENT, "no such chunk", self._files.path(chunk_id))
+                raise NoSuchChunk(self._files.path(chunk_id))
             mappings[chunk_id], mark = self._mappings.open(chunk_id, row[0], row[2], key)
             if mark is not None:
                 renewed[chunk_id] = mark
@@ -192,7 +224,7 @@ class DirectoryNode:
     def statistics(self) -> NodeStatistics:
         """As `Node.statistics`. Counts the rows: 10 ms for 100,000 keys."""
         self._check_open()
-        ((keys, frames),) = self._reader.rows("select count(*), coalesce(sum(kind = 2), 0) from entry")
+        ((keys, frames),) = self._reader.rows(_COUNTS, (FIRST,))
         ((chunks, chunk_bytes),) = self._reader.rows(
             "select count(*), coalesce(sum(size), 0) from chunk where refs > 0"
         )
@@ -213,7 +245,7 @@ class DirectoryNode:
             chunks_written=self._files.written,
             chunks_mapped=self._mappings.count,
             chunks_verified=self._mappings.verified,
-            chunks_removed=0 if writer is None else writer.removed,
+            chunks_removed=0 if writer is None else writer.changes.removed,
         )
 
     def close(self) -> None:
@@ -243,43 +275,6 @@ class DirectoryNode:
         if self._writer is None:
             raise ReadOnly(f"{self.directory} cannot be written", hint="mount or own the directory so that it can be")
         return self._writer
-
-    def _hold(self) -> Holder | None:
-        """Return this process's place under staging/, or None where nothing can be written."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / "chunks").mkdir(exist_ok=True)
-            return Holder(self.directory / "staging")
-        except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and self._database.exists():
-                return None
-            raise
-
-    def _make(self) -> None:
-        """Make what is not there yet, each file whole at once. Two processes may do this at the same time."""
-        counters = self.directory / "generation"
-        if not self._database.exists():
-            if counters.exists():  # it is made after the database
-                raise Corrupt(f"{self._database} is missing", hint="restore the file from a copy")
-            self._make_file(self._database, database.create)
-        if not counters.exists():
-            self._make_file(counters, generation.create)
-
-    def _make_file(self, path: Path, create: Callable[[Path], None]) -> None:
-        holder = self._files.holder
-        if holder is None:
-            raise ReadOnly(f"{path} is missing, and {self.directory} cannot be written")
-        new = holder.directory / path.name
-        try:
-            create(new)
-            flush_file(new)  # whole also after a loss of power: what follows may rely on it
-            with contextlib.suppress(FileExistsError):  # another process was first
-                os.link(new, path)
-            new.unlink()
-        except database.DAMAGE as error:
-            raise database.meaning(error, path) from error
-        except OSError as error:
-            raise failed_call(error, path) from error
 
     def _mark_of(self, chunk_id: str) -> str:
         """Return the mark in the chunk's row: under which some process has found it whole."""

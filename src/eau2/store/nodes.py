@@ -169,6 +169,9 @@ class Node(Protocol):
     def erase(self, keys: Sequence[str]) -> None:
         """Forget `keys` without a trace: for copies that belong elsewhere."""
 
+    def adopt(self) -> None:
+        """Make every frame a SPREAD one, with a HOLD of the same rank for its chunks: the store becomes one of many."""
+
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         """Return for each chunk whether a frame or hold of this node names it."""
 

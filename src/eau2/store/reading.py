@@ -10,7 +10,7 @@ import apsw
 
 from eau2.store.database import DAMAGE, connect, meaning
 from eau2.store.nodes import Entry, closed
-from eau2.values.key import prefix_end
+from eau2.values.key import FIRST, prefix_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,9 +91,10 @@ class Reader:
     def keys(self, prefix: str, limit: int | None) -> list[str]:
         """Return the keys that start with `prefix`, sorted, at most the first `limit`."""
         end = prefix_end(prefix)
+        first = max(prefix, FIRST)
         where = "key >= ?1" if end is None else "key >= ?1 and key < ?3"
         query = f"select key from entry where {where} order by key limit ?2"
-        bindings = (prefix, -1 if limit is None else limit) + (() if end is None else (end,))
+        bindings = (first, -1 if limit is None else limit) + (() if end is None else (end,))
         return [row[0] for row in self.rows(query, bindings)]
 
     def chunk_rows(self, chunk_ids: Sequence[str]) -> list[tuple[int, int, str] | None]:

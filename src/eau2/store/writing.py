@@ -1,4 +1,4 @@
-"""Writing a node's entries: one transaction for all threads that wait, and what it does to the chunk files.
+"""Writing a node's entries: one transaction for all threads that wait. What it does to them is `changes.py`'s.
 
 Under SQLite's write lock, in this order: the condition is looked at, staged chunk files get their names, rows are
 written, `started` moves, COMMIT, `finished` moves. Chunks that lost their last reference keep a row with refs = 0; a
@@ -15,55 +15,41 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import apsw
-import pyarrow as pa
 
 from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed, failed_call
+from eau2.store.changes import Changes
+from eau2.store.chunks import NoSuchChunk
 from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, connect, meaning
-from eau2.store.nodes import Kind, closed, refusal
-from eau2.values.manifest import Manifest
+from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from eau2.store.changes import Outcome
     from eau2.store.chunks import ChunkFiles
     from eau2.store.database import Flush, Patience
     from eau2.store.generation import Generation
-    from eau2.store.nodes import Write
+    from eau2.store.nodes import Record, Write
 
-GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
-_GONE_STEP = 1_000  # how many are forgotten at once
+    Apply = Callable[[Sequence[Any]], list[Outcome]]
+
 _SWEEP_SECONDS_MAX = 1.0  # to get the write lock: a sweep can be put off
-
-_FIND = "select version, kind from entry where key = ?"
-_INSERT = "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)"
-_UPDATE = "update entry set version = ?2, kind = ?3, payload = ?4 where key = ?1"
-_LAST_VERSION = """select max((select value from meta where name = 'version_floor'),
-                              coalesce((select version from gone where key = ?), 0))"""
-# The last version and the kind under each key, in the order asked for; kind is null where nothing is.
-_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), entry.kind
-                 from carray(?) as asked left join entry on entry.key = asked.value"""
-_PUT_MANY = """insert into entry(key, version, kind, payload) values(?, ?, ?, ?) on conflict(key) do
-               update set version = excluded.version, kind = excluded.kind, payload = excluded.payload"""
-_TOGETHER_MIN = 8  # so many puts of bytes at least: two statements for all cost less than two for each
-_NAME_CHUNK = """insert into chunk(id, size, refs, stamp) values(?1, ?2, 1, ?3)
-                 on conflict(id) do update set refs = refs + 1, size = ?2, stamp = ?3"""
-
-Outcome = int | Eau2Error
 
 
 class _Request:
-    """The writes of one caller, and what became of them."""
+    """The writes of one caller, how they are applied, and what became of them."""
 
-    __slots__ = ("alone", "done", "failure", "outcomes", "writes")
+    __slots__ = ("alone", "apply", "done", "failure", "outcomes", "writes")
 
-    def __init__(self, writes: Sequence[Write]) -> None:
+    def __init__(self, writes: Sequence[Write | Record], apply: Apply, alone: bool) -> None:
         self.writes = writes
+        self.apply = apply
         self.outcomes: list[Outcome] = []
         self.failure: BaseException | None = None
         self.done = False
         # It moves files: its failure must not meet, nor be met by, the writes of others.
-        self.alone = bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes)
+        self.alone = alone or (bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes))
 
 
 class Writer:
@@ -80,19 +66,19 @@ class Writer:
         self._lock = threading.Lock()  # held by the thread that commits; guards everything below
         self._connection = connect(path, flush=flush, patience=patience)
         self._run = self._connection.cursor().execute
-        self._run_many = self._connection.cursor().executemany
-        self._unnamed: list[str] = []  # chunks that the transaction under way has left without a reference
-        self._named: list[str] = []  # and those it has given files
+        self.changes = Changes(self._connection, files)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
         self.left_over = False  # files may be there that no row names, and that we could not remove
         self.writes = 0
         self.commits = 0
-        self.removed = 0
 
-    def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Apply `writes`; see `Node.write`."""
-        request = _Request(writes)
+    def write(
+        self, writes: Sequence[Write | Record], apply: Apply | None = None, *, alone: bool = False
+    ) -> list[Outcome]:
+        """Apply `writes` by `apply`, as `Changes.write` when it is not given, in one transaction with those of others
+        unless `alone`; see `Node.write`. The staged chunks of one whose outcome is 0 or an error are removed."""
+        request = _Request(writes, apply or self.changes.write, alone)
         try:
             self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
             while not request.done:
@@ -120,7 +106,10 @@ class Writer:
             raise StoreBusy(f"{self._path}: other threads have been writing for over {seconds:g} seconds")
         try:
             self._patience.seconds = seconds
-            return self._commit(change)
+            self.changes.unnamed.clear()
+            result = self._commit(change)
+            self._remove_unnamed()
+            return result
         finally:
             self._patience.seconds = BUSY_SECONDS_MAX
             self._lock.release()
@@ -148,7 +137,7 @@ class Writer:
         """Remove the chunks that no manifest names: files, then rows."""
 
         unnamed = "select id from chunk where refs = 0"
-        self.transaction(lambda: self._remove(_column(self.execute(unnamed))), seconds=_SWEEP_SECONDS_MAX)
+        self.transaction(lambda: self.changes.remove(_column(self.execute(unnamed))), seconds=_SWEEP_SECONDS_MAX)
 
     def sweep_files(self) -> None:
         """Remove the chunk files that no row names. Lists all of them: only after a process ended without closing."""
@@ -157,7 +146,7 @@ class Writer:
         def change() -> None:
             for chunk_id in ids:
                 if self.execute("select 1 from chunk where id = ?", (chunk_id,)) is None:
-                    self.removed += self._files.remove(chunk_id)
+                    self.changes.removed += self._files.remove(chunk_id)
 
         if ids:
             self.transaction(change, seconds=_SWEEP_SECONDS_MAX)
@@ -174,7 +163,7 @@ class Writer:
 
     def abandon(self) -> list[object]:
         """In a forked child: forget all without touching it. Return what must never be freed here."""
-        left: list[object] = [self._connection, self._run, self._run_many]
+        left: list[object] = [self._connection, self._run, self.changes.run, self.changes.run_many]
         self._lock, self._closed = threading.Lock(), True
         return left
 
@@ -224,14 +213,13 @@ class Writer:
                 self._fail(request, error)
 
     def _commit_all(self, batch: list[_Request]) -> None:
-        self._unnamed.clear()
+        self.changes.unnamed.clear()
         try:
             self._commit(lambda: self._apply_all(batch))
         finally:
             if self._committed:  # also when Ctrl-C came right after: what is written must not be written again
                 self._note_done(batch)
-        if self._unnamed:
-            self._remove_unnamed(list(self._unnamed))
+        self._remove_unnamed()
 
     def _note_done(self, batch: list[_Request]) -> None:
         for request in batch:
@@ -239,7 +227,7 @@ class Writer:
             self.writes += len(request.writes)
             if request.alone:
                 for write, outcome in zip(request.writes, request.outcomes, strict=True):
-                    if isinstance(outcome, Eau2Error):
+                    if not outcome or isinstance(outcome, Eau2Error):
                         self._files.discard(write.chunks)
 
     @property
@@ -249,15 +237,14 @@ class Writer:
 
     def _apply_all(self, batch: list[_Request]) -> None:
         for request in batch:
-            together = self._put_together(request.writes) if len(request.writes) >= _TOGETHER_MIN else None
-            request.outcomes = together or [self._apply(write) for write in request.writes]
+            request.outcomes = request.apply(request.writes)
 
     def _commit(self, change: Callable[[], Any]) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
         self._started, failed = 0, False  # first of all: `_committed` is asked even of what never began
         if self._closed:
             raise closed()
-        self._named.clear()
+        self.changes.named.clear()
         run = self._run
         try:
             run("begin immediate")
@@ -272,7 +259,7 @@ class Writer:
                 if self._patience.stopped and isinstance(error, apsw.BusyError):
                     raise StoreClosed("the store was closed while it was written; nothing was changed") from error
                 raise meaning(error, self._path) from error
-            if isinstance(error, OSError) and not isinstance(error, Eau2Error):
+            if isinstance(error, OSError) and not isinstance(error, (Eau2Error, NoSuchChunk)):
                 raise failed_call(error, str(error.filename or self._path)) from error
             raise
         finally:
@@ -286,8 +273,8 @@ class Writer:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._run("rollback")
-        if self._named:  # their rows are gone; another process may have named them since: look under the lock
-            names, self._named = self._named, []
+        if self.changes.named:  # their rows are gone; another process may have named them since: look under the lock
+            names, self.changes.named = self.changes.named, []
             try:
                 self._run("begin immediate")
                 for chunk_id in names:
@@ -299,97 +286,15 @@ class Writer:
                 if self._connection.in_transaction:
                     self._run("rollback")
 
-    def _put_together(self, writes: Sequence[Write]) -> list[Outcome] | None:
-        """As `_apply` for each of `writes`, if they are plain puts of bytes under different keys; else None."""
-        keys = [write.key for write in writes]
-        plain = all(write.kind == Kind.BYTES and not write.expect for write in writes)
-        if not plain or len(set(keys)) < len(keys):
-            return None
-        found: Any = self._run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-        for key, (_, kind) in zip(keys, found, strict=True):
-            if kind == Kind.FRAME:
-                self._release(key)
-        versions: list[Outcome] = [version + 1 for version, _ in found]
-        rows = [
-            (write.key, version, write.kind, write.payload) for write, version in zip(writes, versions, strict=True)
-        ]
-        rows.sort()  # so that each page is visited once
-        self._run_many(_PUT_MANY, rows)
-        return versions
-
-    def _apply(self, write: Write) -> Outcome:
-        key, kind = write.key, write.kind
-        found = self._run(_FIND, (key,)).get
-        if write.expect:
-            refused = refusal(key, write.expect, None if found is None else found[0])
-            if refused is not None:
-                return refused
-        if kind == Kind.DELETED:
-            return 0 if found is None else self._delete(key, found)
-        if write.chunks:
-            self._publish(write)
-        if found is None:
-            version = self._run(_LAST_VERSION, (key,)).get + 1
-            self._run(_INSERT, (key, version, kind, write.payload))
-        else:
-            version = found[0] + 1
-            if found[1] == Kind.FRAME:
-                self._release(key)
-            self._run(_UPDATE, (key, version, kind, write.payload))
-        return int(version)
-
-    def _delete(self, key: str, found: tuple[int, int]) -> int:
-        if found[1] == Kind.FRAME:
-            self._release(key)
-        version = found[0] + 1
-        self._run("delete from entry where key = ?", (key,))
-        self._run("insert or replace into gone(key, version) values(?, ?)", (key, version))
-        oldest, newest = self._run("select (select min(id) from gone), (select max(id) from gone)").get
-        if newest - oldest >= GONE_MAX:
-            self._run(
-                """update meta set value = max(value, (select max(version) from gone where id < ?1))
-                   where name = 'version_floor'""",
-                (oldest + _GONE_STEP,),
-            )
-            self._run("delete from gone where id < ?", (oldest + _GONE_STEP,))
-        return version
-
-    def _publish(self, write: Write) -> None:
-        """Give the staged chunks their names and count one reference each."""
-        seen: set[str] = set()
-        for staged in write.chunks:
-            if staged.id in seen:  # a frame that holds the same rows twice
-                self._files.discard([staged])
-                continue
-            seen.add(staged.id)
-            known = self._run("select stamp from chunk where id = ?", (staged.id,)).get
-            self._named.append(staged.id)
-            size, mark = self._files.publish(staged, known)
-            self._run(_NAME_CHUNK, (staged.id, size, mark))
-
-    def _release(self, key: str) -> None:
-        """Take one reference from each chunk of the frame that is about to go."""
-        payload = self._run("select payload from entry where key = ?", (key,)).get
-        try:
-            ids = dict.fromkeys(Manifest.decode(payload).chunk_ids)
-        except (pa.ArrowInvalid, KeyError):
-            return
-        for chunk_id in ids:
-            if self._run("update chunk set refs = refs - 1 where id = ? returning refs", (chunk_id,)).get == 0:
-                self._unnamed.append(chunk_id)
-
-    def _remove_unnamed(self, chunk_ids: list[str]) -> None:
+    def _remove_unnamed(self) -> None:
         """The second transaction. What it leaves undone the next sweep does, so its failure is not the write's."""
+        chunk_ids = list(self.changes.unnamed)
+        if not chunk_ids:
+            return
         try:
-            self._commit(lambda: self._remove(chunk_ids))
+            self._commit(lambda: self.changes.remove(chunk_ids))
         except Eau2Error:
             self.left_over = True
-
-    def _remove(self, chunk_ids: list[str]) -> None:
-        for chunk_id in chunk_ids:
-            if self.execute("select 1 from chunk where id = ? and refs = 0", (chunk_id,)):
-                self.removed += self._files.remove(chunk_id)
-                self.execute("delete from chunk where id = ?", (chunk_id,))
 
 
 def _column(found: Any) -> list[str]:

@@ -6,6 +6,10 @@ from eau2.errors import InvalidKey
 
 KEY_BYTES_MAX = 512  # of UTF-8; keeps several keys on one database page
 
+MARK = "\x00"  # a key of a user has no control characters: what begins with one is the store's own, an internal key
+FIRST = "\x01"  # below all keys of users, above all internal ones
+_HOLD = MARK + "h"
+
 
 def check_key(key: object) -> str:
     """Return `key` if it is one: text of 1 to 512 bytes of UTF-8 without control characters.
@@ -35,6 +39,24 @@ def _check_slowly(key: object) -> str:
         if unicodedata.category(character) == "Cc":
             raise InvalidKey(f"a key has no control characters, {key!r:.80} has {character!r} at {index}")
     return str(key)
+
+
+def hold_key(key: str, rank: int) -> str:
+    """Return the internal key under which nodes keep what they hold of the chunks of the frame `key` of `rank`.
+
+    >>> hold_key("trips", 258)
+    '\\x00htrips\\x000000000000000102'
+    """
+    return f"{_HOLD}{key}{MARK}{rank:016x}"
+
+
+def held_key(name: str) -> str:
+    """Return the frame's key that `hold_key` made `name` of.
+
+    >>> held_key(hold_key("trips", 258))
+    'trips'
+    """
+    return name[len(_HOLD) : -17]
 
 
 def prefix_end(prefix: str) -> str | None:

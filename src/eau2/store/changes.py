@@ -1,0 +1,162 @@
+"""What a transaction does to a node's rows and chunk files. All of it under the write lock, which `writing.py` has.
+
+A row of `entry` that names chunks counts one reference to each, and the last to let go of a chunk leaves its row with
+refs = 0, for the second transaction. So whatever changes a row looks first at what it replaces.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from eau2.errors import Eau2Error
+from eau2.store.chunks import NoSuchChunk
+from eau2.store.nodes import VERSION_MASK, Kind, refusal
+from eau2.values.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from eau2.store.chunks import ChunkFiles
+    from eau2.store.nodes import Staged, Write
+
+GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
+_GONE_STEP = 1_000  # how many are forgotten at once
+
+_FIND = "select version, kind from entry where key = ?"
+_INSERT = "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)"
+_UPDATE = "update entry set version = ?2, kind = ?3, payload = ?4 where key = ?1"
+_LAST_VERSION = """select max((select value from meta where name = 'version_floor'),
+                              coalesce((select version from gone where key = ?), 0))"""
+# The last version and the kind under each key, in the order asked for; kind is null where nothing is.
+_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), entry.kind
+                 from carray(?) as asked left join entry on entry.key = asked.value"""
+PUT_MANY = """insert into entry(key, version, kind, payload) values(?, ?, ?, ?) on conflict(key) do
+              update set version = excluded.version, kind = excluded.kind, payload = excluded.payload"""
+_TOGETHER_MIN = 8  # so many puts of bytes at least: two statements for all cost less than two for each
+_NAME_CHUNK = """insert into chunk(id, size, refs, stamp) values(?1, ?2, 1, ?3)
+                 on conflict(id) do update set refs = refs + 1, size = ?2, stamp = ?3"""
+NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a reference to each chunk they name
+
+Outcome = int | Eau2Error
+
+
+def chunks_of(kind: int, payload: bytes) -> list[str]:
+    """Return the chunks that a row counts a reference to, each once. ValueError or KeyError: it makes no sense."""
+    if kind == Kind.FRAME:
+        return list(dict.fromkeys(Manifest.decode(payload).chunk_ids))
+    return payload.decode().split("\n") if kind == Kind.HOLD and payload else []
+
+
+class Changes:
+    """Changes rows and chunk files, inside the transaction that `Writer` has begun. Guarded by its lock."""
+
+    def __init__(self, connection: apsw.Connection, files: ChunkFiles) -> None:
+        self._files = files
+        self.run: Callable[..., Any] = connection.cursor().execute
+        self.run_many: Callable[..., Any] = connection.cursor().executemany
+        self.unnamed: list[str] = []  # chunks that the transaction under way has left without a reference
+        self.named: list[str] = []  # and those it has given files
+        self.removed = 0
+
+    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply `writes` in order; see `Node.write`."""
+        together = self._put_together(writes) if len(writes) >= _TOGETHER_MIN else None
+        return together or [self._apply(write) for write in writes]
+
+    def _put_together(self, writes: Sequence[Write]) -> list[Outcome] | None:
+        """As `_apply` for each of `writes`, if they are plain puts of bytes under different keys; else None."""
+        keys = [write.key for write in writes]
+        plain = all(write.kind == Kind.BYTES and not write.expect for write in writes)
+        if not plain or len(set(keys)) < len(keys):
+            return None
+        found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
+        for key, (_, kind) in zip(keys, found, strict=True):
+            if kind in NAMING:
+                self.release(key)
+        versions: list[Outcome] = [version + 1 for version, _ in found]
+        rows = [
+            (write.key, version, write.kind, write.payload) for write, version in zip(writes, versions, strict=True)
+        ]
+        rows.sort()  # so that each page is visited once
+        self.run_many(PUT_MANY, rows)
+        return versions
+
+    def _apply(self, write: Write) -> Outcome:
+        key, kind = write.key, write.kind
+        found = self.run(_FIND, (key,)).get
+        if write.expect:
+            refused = refusal(key, write.expect, None if found is None else found[0])
+            if refused is not None:
+                return refused
+        if kind == Kind.DELETED:
+            return 0 if found is None else self._delete(key, found)
+        if write.chunks:
+            self.publish(write.chunks)
+        if found is None:
+            version = self.run(_LAST_VERSION, (key,)).get + 1
+            self.run(_INSERT, (key, version, kind, write.payload))
+        else:
+            version = found[0] + 1
+            if found[1] in NAMING:
+                self.release(key)
+            self.run(_UPDATE, (key, version, kind, write.payload))
+        return int(version)
+
+    def _delete(self, key: str, found: tuple[int, int]) -> int:
+        if found[1] in NAMING:
+            self.release(key)
+        self.bury(key, found[0] + 1)
+        return found[0] + 1
+
+    def bury(self, key: str, rank: int) -> None:
+        """Let nothing be under `key` since `rank`, and remember that; forget the oldest such when they are too many."""
+        self.run("delete from entry where key = ?", (key,))
+        self.run("insert or replace into gone(key, version) values(?, ?)", (key, rank))
+        oldest, newest = self.run("select (select min(id) from gone), (select max(id) from gone)").get
+        if newest - oldest >= GONE_MAX:
+            self.run(
+                f"""update meta set value = max(value, (select max(version & {VERSION_MASK}) from gone where id < ?1))
+                   where name = 'version_floor'""",
+                (oldest + _GONE_STEP,),
+            )
+            self.run("delete from gone where id < ?", (oldest + _GONE_STEP,))
+
+    def publish(self, chunks: Iterable[Staged]) -> None:
+        """Give the staged chunks their names and count one reference each."""
+        seen: set[str] = set()
+        for staged in chunks:
+            if staged.id in seen:  # a frame that holds the same rows twice
+                self._files.discard([staged])
+                continue
+            seen.add(staged.id)
+            known = self.run("select stamp from chunk where id = ?", (staged.id,)).get
+            self.named.append(staged.id)
+            size, mark = self._files.publish(staged, known)
+            self.run(_NAME_CHUNK, (staged.id, size, mark))
+
+    def share(self, chunk_ids: Iterable[str]) -> None:
+        """Count one more reference to each of the chunks, which are here already. NoSuchChunk."""
+        for chunk_id in chunk_ids:
+            found = self.run("update chunk set refs = refs + 1 where id = ? returning refs", (chunk_id,)).get
+            if found is None or self._files.stat(chunk_id) is None:
+                raise NoSuchChunk(self._files.path(chunk_id))
+
+    def release(self, key: str) -> None:
+        """Take one reference from each chunk that the row of `key`, which is about to go, names."""
+        kind, payload = self.run("select kind, payload from entry where key = ?", (key,)).get
+        try:
+            ids = chunks_of(kind, payload)
+        except (ValueError, KeyError):
+            return
+        for chunk_id in ids:
+            if self.run("update chunk set refs = refs - 1 where id = ? returning refs", (chunk_id,)).get == 0:
+                self.unnamed.append(chunk_id)
+
+    def remove(self, chunk_ids: Iterable[str]) -> None:
+        """Remove those of the chunks that nothing names: files, then rows."""
+        for chunk_id in chunk_ids:
+            if self.run("select 1 from chunk where id = ? and refs = 0", (chunk_id,)).get:
+                self.removed += self._files.remove(chunk_id)
+                self.run("delete from chunk where id = ?", (chunk_id,))

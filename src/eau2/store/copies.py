@@ -1,0 +1,138 @@
+"""A node's rows as records, ranks and deletions included: how they are read, had as they are, and forgotten.
+
+A key has a row of `entry`, or one of `gone`, or both: then the first counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from eau2.errors import Corrupt
+from eau2.store.changes import NAMING, PUT_MANY, chunks_of
+from eau2.store.nodes import Kind, Record
+from eau2.values.key import hold_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eau2.store.changes import Changes, Outcome
+    from eau2.store.reading import Reader
+    from eau2.store.writing import Writer
+
+# Keys are given as bytes: SQLite takes a text in an array to end at its first NUL, with which internal keys begin.
+_ASKED = """carray(?) as asked left join entry on entry.key = cast(asked.value as text)
+            left join gone on gone.key = cast(asked.value as text)"""
+_RANKS = f"select coalesce(entry.version, gone.version), entry.kind from {_ASKED}"
+_RECORDS = f"select coalesce(entry.version, gone.version), coalesce(entry.kind, 0), entry.payload from {_ASKED}"
+_LISTING = """select key, version, kind from entry where key > ?1
+              union all
+              select key, version, 0 from gone
+              where key > ?1 and not exists (select 1 from entry where entry.key = gone.key)
+              order by key limit ?2"""
+_NAMED = "select coalesce(chunk.refs, 0) from carray(?) as asked left join chunk on chunk.id = asked.value"
+
+
+def records(reader: Reader, keys: Sequence[str]) -> dict[str, Record]:
+    """As `Node.records`. 2 us a key when there are many."""
+    rows = reader.rows(_RECORDS, (_array(keys),)) if keys else []
+    return {
+        key: Record(key, rank, kind, payload or b"")
+        for key, (rank, kind, payload) in zip(keys, rows, strict=True)
+        if rank is not None
+    }
+
+
+def listing(reader: Reader, after: str, limit: int) -> list[tuple[str, int, int]]:
+    """As `Node.listing`."""
+    return reader.rows(_LISTING, (after, limit))
+
+
+def version_floor(reader: Reader) -> int:
+    """As `Node.version_floor`."""
+    ((floor,),) = reader.rows("select value from meta where name = 'version_floor'")
+    return int(floor)
+
+
+def has_chunks(reader: Reader, chunk_ids: Sequence[str]) -> list[bool]:
+    """As `Node.has_chunks`."""
+    rows = reader.rows(_NAMED, (apsw.carray(tuple(chunk_ids)),)) if chunk_ids else []
+    return [refs > 0 for (refs,) in rows]
+
+
+def store(writer: Writer, given: Sequence[Record], *, force: bool) -> None:
+    """As `Node.store`. What names chunks has a transaction of its own: its failure must not be that of others."""
+
+    def apply(several: Sequence[Record]) -> list[Outcome]:
+        if len({record.key for record in several}) == len(several):
+            return _store(writer.changes, several, force)
+        return [outcome for record in several for outcome in _store(writer.changes, [record], force)]
+
+    if given:
+        writer.write(given, apply, alone=any(record.kind in NAMING for record in given))
+
+
+def _store(changes: Changes, several: Sequence[Record], force: bool) -> list[Outcome]:
+    """Have records of different keys; return 0 for each that was passed over, else 1."""
+    found = changes.run(_RANKS, (_array([record.key for record in several]),)).fetchall()
+    outcomes: list[Outcome] = []
+    rows = []
+    for record, (rank, kind) in zip(several, found, strict=True):
+        if rank is not None and rank >= record.rank and not force:
+            outcomes.append(0)
+            continue
+        outcomes.append(1)
+        if record.kind in NAMING:
+            changes.publish(record.chunks)
+            staged = {chunk.id for chunk in record.chunks}
+            changes.share(chunk for chunk in chunks_of(record.kind, record.payload) if chunk not in staged)
+        if kind in NAMING:
+            changes.release(record.key)
+        if record.kind == Kind.DELETED:
+            changes.bury(record.key, record.rank)
+        else:
+            rows.append((record.key, record.rank, record.kind, record.payload))
+    rows.sort()  # so that each page is visited once
+    changes.run_many(PUT_MANY, rows)
+    return outcomes
+
+
+def erase(writer: Writer, keys: Sequence[str]) -> None:
+    """As `Node.erase`."""
+    changes = writer.changes
+
+    def change() -> None:
+        for key in keys:
+            if changes.run("select kind from entry where key = ?", (key,)).get in NAMING:
+                changes.release(key)
+            changes.run("delete from entry where key = ?", (key,))
+            changes.run("delete from gone where key = ?", (key,))
+
+    if keys:
+        writer.transaction(change)
+
+
+def adopt(writer: Writer) -> None:
+    """As `Node.adopt`."""
+    run = writer.changes.run
+
+    def change() -> None:
+        for key, rank in run("select key, version from entry where kind = ?", (Kind.FRAME,)).fetchall():
+            payload = run("select payload from entry where key = ?", (key,)).get
+            try:
+                ids = chunks_of(Kind.FRAME, payload)
+            except (ValueError, KeyError) as error:
+                raise Corrupt(f"{key!r}: its manifest makes no sense: {error}", hint="run `eau2 check`") from error
+            held = "\n".join(ids).encode()
+            run(
+                "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)",
+                (hold_key(key, rank), rank, Kind.HOLD, held),
+            )
+            run("update entry set kind = ? where key = ?", (Kind.SPREAD, key))
+
+    writer.transaction(change)
+
+
+def _array(keys: Sequence[str]) -> Any:
+    return apsw.carray(tuple([key.encode() for key in keys]))
