@@ -45,6 +45,7 @@ class Source:
     manifest: Manifest
     buffers: Sequence[pa.Buffer]  # one a chunk
     node: Keeper | None  # None for rows that no key names
+    places: tuple[str, ...] = ()  # a live home of each chunk, spread evenly; () when all are on the one node
     _decoded: dict[int, pa.Table] = field(default_factory=dict, init=False, repr=False)
     _faults: list[str] = field(default_factory=list, init=False, repr=False)
 

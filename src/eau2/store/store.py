@@ -309,6 +309,11 @@ class Store:
         return self._node.statistics()
 
     @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the live nodes, in natural order: one of a program's instances runs on each."""
+        return self._nodes.members()
+
+    @property
     def node(self) -> Node:
         """The home of every key: for the floors above."""
         return self._node
