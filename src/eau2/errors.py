@@ -16,16 +16,19 @@
     |-- what met a limit of time or space
     |   |-- WaitTimeout (TimeoutError)     the value did not come in time
     |   |-- StoreBusy (TimeoutError)       another process held the write lock for too long
+    |   |-- OutcomeUnknown (TimeoutError)  no node said in time whether the write was done
     |   |-- QueryOutOfMemory (MemoryError) the query needs more than memory_bytes, even spilling
     |   `-- DiskFull (OSError)             the write failed and changed nothing
     |-- what the operator can mend
     |   |-- NotAStore (ValueError)         the directory holds something else
     |   |-- FormatTooNew (ValueError)      written by a later eau2
+    |   |-- NodeUnavailable (ConnectionError)   the nodes that have it are down, or cut off
     |   |-- StoreUnusable (OSError)        the directory cannot be opened or read; ReadOnly: not written
     |   |   `-- ReadOnly (PermissionError)
     |   `-- Corrupt                        what is stored is not what was written
     `-- what the user's own function did
-        `-- FunctionFailed (RuntimeError)  it raised, or ended its process; names the chunk
+        |-- FunctionFailed (RuntimeError)  it raised, or ended its process; names the chunk
+        `-- ProgramFailed (RuntimeError)   a program raised on one node, and was ended on all; names the node
 
 Each also *is* the builtin that a Python reader expects. `str(error)` is one sentence that names the key, file
 and number; `error.hint` says what to do next, and may be empty.
@@ -142,6 +145,14 @@ class StoreBusy(Eau2Error, TimeoutError):
     """Another process held the write lock for too long; nothing was changed."""
 
 
+class OutcomeUnknown(Eau2Error, TimeoutError):
+    """No node said in time whether the write was done: it may have been, or may yet be, once and whole."""
+
+
+class NodeUnavailable(Eau2Error, ConnectionError):
+    """The nodes that have what is asked for are down or cut off. A write that raises this changed nothing."""
+
+
 class QueryOutOfMemory(Eau2Error, MemoryError):
     """The query needs more than `memory_bytes`, even when spilling to disk."""
 
@@ -176,6 +187,14 @@ class FunctionFailed(Eau2Error, RuntimeError):
     def __init__(self, message: str, *, chunk: int = -1, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.chunk = chunk
+
+
+class ProgramFailed(Eau2Error, RuntimeError):
+    """A program failed on `node` (why is the `__cause__`) and was ended on all others. `line` is of its file, or 0."""
+
+    def __init__(self, message: str, *, node: str = "", line: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.node, self.line = node, line
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -108,6 +108,9 @@ class Peer(Protocol):
     async def chunk(self, epoch: int, chunk_id: str) -> bytes:
         """Return the bytes of a chunk that the member holds. FileNotFoundError, Corrupt."""
 
+    async def copy(self, epoch: int, hold: Record, sources: Sequence[tuple[str, tuple[str, ...]]]) -> int:
+        """Have `hold`; fetch each (chunk, nodes that have it) that is not here. Return the bytes that were moved."""
+
 
 class Coordination(Protocol):
     """The coordinator, as members and clients see it."""

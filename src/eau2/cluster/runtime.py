@@ -12,11 +12,26 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Coroutine, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from eau2.cluster.peer import Coordination, Peer
 
 Answer = TypeVar("Answer")
+
+
+class Lock(Protocol):
+    """Held by one coroutine at a time, given in the order they came. May be released by another than took it.
+
+    Where several processes have the same node, it is held by one of them; what a process that was killed had noted,
+    the next to get it is told.
+    """
+
+    async def acquire(self) -> Sequence[str]:
+        """Wait for the lock; return the keys that a process noted which did not live to release it."""
+
+    def note(self, keys: Sequence[str]) -> None:
+        """Write down, for other processes, that `keys` are in flight (none: not any more). Only while it is held."""
+
+    def release(self) -> None: ...
 
 
 class Runtime(Protocol):
@@ -38,8 +53,8 @@ class Runtime(Protocol):
     async def together(self, calls: Sequence[Awaitable[Answer]]) -> list[Answer | BaseException]:
         """Await all of `calls`, at once if that is of use; return what each returned or raised, in order."""
 
-    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Return a lock that a single coroutine holds at a time, in the order they came; each call makes a new lock."""
+    def lock(self, name: str) -> Lock:
+        """Return the lock `name` of this process's member; call once for each name."""
 
 
 def finish(coroutine: Coroutine[Any, Any, Answer]) -> Answer:

@@ -102,7 +102,7 @@ class View:
     def assigned(self, key: str, index: int) -> tuple[str, ...]:
         """Return the homes that chunk `index` of a frame under `key` is given: round the ring from the key's home."""
         homes = self.homes(key)
-        return self._serving.round_the_ring(homes[0], index, self.replicas) if homes else ()
+        return self._serving.round_the_ring(homes, index) if homes else ()
 
     # -- the next view ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,309 @@
+"""Whoever reads and writes: finds the home of each key, asks again when a member fails, and joins the answers."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeVar
+
+from eau2.cluster.keys import DECISION, encode_records
+from eau2.cluster.order import unavailable
+from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
+from eau2.errors import Eau2Error, NodeUnavailable, OutcomeUnknown
+from eau2.store.nodes import Entry, Expect, Kind, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from eau2.cluster.runtime import Runtime
+    from eau2.cluster.view import View
+    from eau2.store.nodes import Record
+
+ANSWER_SECONDS = 10.0  # how long a client asks before it gives up
+_AGAIN_SECONDS = 0.001  # after the first answer that was none; twice as long each time
+_AGAIN_SECONDS_MAX = 0.1
+_SNAPSHOTS_MAX = 5  # tries to see several nodes at one moment, before writers are held up for it
+
+Answer = TypeVar("Answer")
+Outcome = int | Eau2Error
+
+
+class Client:
+    """Reads and writes keys on all members. Several coroutines or threads may call it.
+
+    Raises NodeUnavailable when a key's homes are down, or do not answer for `answer_seconds`; a write raises
+    OutcomeUnknown when it may have been done.
+    """
+
+    def __init__(self, name: str, runtime: Runtime, view: View, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self.name = name
+        self.view = view
+        self._runtime = runtime
+        self._answer_seconds = answer_seconds
+        self._numbers = itertools.count()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Return what is under those of `keys` that have a value, in their order, all of one moment."""
+        found = await self._asking("get", lambda view: self._get(view, keys))
+        return {key: found[key] for key in keys if (entry := found.get(key)) is not None and entry.kind != Kind.DELETED}
+
+    async def _get(self, view: View, keys: Sequence[str]) -> dict[str, Entry]:
+        parts = self._by_home(view, keys)
+        if len(parts) == 1:
+            return await self._look(view, parts)
+        before = await self._look(view, parts)
+        for _ in range(_SNAPSHOTS_MAX):
+            after = await self._look(view, parts)
+            if {key: entry[0] for key, entry in before.items()} == {key: entry[0] for key, entry in after.items()}:
+                return after  # nothing changed between the two looks, so all of it was there at once between them
+            before = after
+        batch = self._batch()
+        try:
+            for home in sorted(parts):
+                await self._runtime.peer(home).reserve(view.epoch, batch, ())
+            return await self._look(view, parts)
+        finally:
+            await self._let_go(view, batch, sorted(parts))
+
+    async def _look(self, view: View, parts: dict[str, list[str]]) -> dict[str, Entry]:
+        homes = list(parts)
+        answers = await self._runtime.together(
+            [self._runtime.peer(home).get(view.epoch, parts[home]) for home in homes]
+        )
+        found: dict[str, Entry] = {}
+        for home, answer in zip(homes, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            found.update((key, entry) for key, entry in zip(parts[home], answer, strict=True) if entry is not None)
+        return found
+
+    async def names(self, prefix: str = "", limit: int | None = None, *, frames: bool = False) -> list[str]:
+        """Return the keys with `prefix` that have a value, sorted; only those of frames if asked for."""
+        return await self._asking("list", lambda view: self._names(view, prefix, limit, frames))
+
+    async def _names(self, view: View, prefix: str, limit: int | None, frames: bool) -> list[str]:
+        if not view.live:
+            raise NotServing
+        answers = await self._runtime.together(
+            [self._runtime.peer(name).names(view.epoch, prefix, limit, frames=frames) for name in view.live]
+        )
+        found: list[str] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            found += answer
+        return sorted(found)[:limit]
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply `writes`; return for each its version, 0, or why it was refused. Those not refused: all or none."""
+        request = self._request()
+        while True:
+            view = self.view
+            parts = self._by_home(view, [write.key for write in writes])
+            if len(parts) == 1:
+                found = await self._write_at_one(request, writes)
+            else:
+                found = await self._write_at_many(writes)
+            if found is not None:
+                return found
+
+    async def _write_at_one(self, request: Request, writes: Sequence[Write]) -> list[Outcome] | None:
+        """Write what one member orders. None when, in the view there is now, several do."""
+
+        async def ask(view: View) -> list[Outcome] | None:
+            parts = self._by_home(view, [write.key for write in writes])
+            if len(parts) > 1:
+                return None
+            (home,) = parts
+            return await self._runtime.peer(home).write(view.epoch, request, writes)
+
+        return await self._asking("write", ask, changes=True)
+
+    async def _write_at_many(self, writes: Sequence[Write]) -> list[Outcome] | None:
+        """Write what several members order: all of it or nothing. None when it came to nothing, to try again.
+
+        Each member judges its part and reserves the keys; then one record, under a key of its own, decides; then each
+        does its part. Whoever finds a reservation that nobody ends tries to write an empty decision: the first counts.
+        """
+
+        async def attempt(view: View) -> list[Outcome] | None:
+            return await self._attempt(view, writes)
+
+        return await self._asking("write", attempt)
+
+    async def _attempt(self, view: View, writes: Sequence[Write]) -> list[Outcome] | None:
+        parts = self._by_home(view, [write.key for write in writes])
+        if len(parts) == 1:
+            return None
+        batch, homes = self._batch(), sorted(parts)
+        outcomes: dict[str, Outcome] = {}
+        records: list[Record] = []
+        decided: bool | None = False
+        try:
+            for home in homes:
+                ours = [write for write in writes if write.key in set(parts[home])]
+                came_to, changes = await self._runtime.peer(home).reserve(view.epoch, batch, ours)
+                outcomes.update(zip((write.key for write in ours), came_to, strict=True))
+                records += changes
+            decided = None
+            decided = await self.decide(view, batch, encode_records(records))
+        finally:
+            if decided is None:  # cut short
+                with contextlib.suppress(Eau2Error, Unreachable, NotServing, WrongEpoch):
+                    decided = not await self.undo(batch)
+            if not decided:
+                await self._let_go(view, batch, homes)
+        if not decided:
+            return None
+        await self._do(view, batch, homes)
+        return [outcomes[write.key] for write in writes]
+
+    async def decide(self, view: View, batch: str, records: bytes) -> bool:
+        """Write the decision, in the epoch in which the parts were reserved; return whether it stands."""
+        write = Write(DECISION + batch, Kind.BYTES, records, expect=Expect.ABSENT)
+        request = self._request()
+        homes = view.homes(write.key)
+        deadline, pause = self._runtime.now() + self._answer_seconds, _AGAIN_SECONDS
+        while homes:
+            try:
+                (outcome,) = await self._runtime.peer(homes[0]).write(view.epoch, request, [write])
+                return not isinstance(outcome, Eau2Error)
+            except WrongEpoch as error:
+                await self._learn(error.view)
+                break
+            except Unreachable as error:
+                await self._report(error.name)
+            except NotServing:
+                pass
+            if self._runtime.now() >= deadline:
+                break
+            await self._runtime.sleep(pause)
+            pause = min(2 * pause, _AGAIN_SECONDS_MAX)
+        return not await self.undo(batch)
+
+    async def undo(self, batch: str) -> bool:
+        """Have `batch` decided as undone, unless it is decided already; return whether it is undone."""
+        key = DECISION + batch
+        while True:
+            found = await self._write_at_one(self._request(), [Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
+            if found is not None and not isinstance(found[0], Eau2Error):
+                return True
+            if found is not None and isinstance(found[0], NodeUnavailable):
+                raise found[0]
+            decision = (await self.get([key])).get(key)
+            if decision is not None:
+                return not decision.payload
+
+    async def _do(self, view: View, batch: str, homes: Sequence[str]) -> None:
+        """Have each member do its part of what is decided. A member of a later epoch has, before it serves."""
+        deadline, pause = self._runtime.now() + self._answer_seconds, _AGAIN_SECONDS
+        left = list(homes)
+        while left:
+            answers = await self._runtime.together(
+                [self._runtime.peer(home).finish(view.epoch, batch, decided=True) for home in left]
+            )
+            again: list[str] = []
+            for home, answer in zip(left, answers, strict=True):
+                if isinstance(answer, WrongEpoch):
+                    await self._learn(answer.view)
+                    if self.view.epoch > view.epoch:
+                        return
+                    again.append(home)
+                elif isinstance(answer, Unreachable):
+                    await self._report(home)
+                    if self.view.epoch > view.epoch:
+                        return
+                    again.append(home)
+                elif isinstance(answer, (NotServing, Eau2Error)):
+                    again.append(home)
+                elif isinstance(answer, BaseException):
+                    raise answer
+            if again and self._runtime.now() >= deadline:
+                raise OutcomeUnknown(f"a write of several keys is decided, but {', '.join(again)} did not do its part")
+            left = again
+            if left:
+                await self._runtime.sleep(pause)
+                pause = min(2 * pause, _AGAIN_SECONDS_MAX)
+        with contextlib.suppress(Eau2Error, Unreachable, NotServing, WrongEpoch):
+            await self._forget(view, batch)
+
+    async def _forget(self, view: View, batch: str) -> None:
+        key = DECISION + batch
+        homes = view.homes(key)
+        if homes:
+            await self._runtime.peer(homes[0]).write(view.epoch, self._request(), [Write(key, Kind.DELETED)])
+
+    async def _let_go(self, view: View, batch: str, homes: Sequence[str]) -> None:
+        """Best effort: who does not hear of it finds out."""
+        await self._runtime.together(
+            [self._runtime.peer(home).finish(view.epoch, batch, decided=False) for home in homes]
+        )
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    async def _asking(
+        self, what: str, attempt: Callable[[View], Awaitable[Answer]], *, changes: bool = False
+    ) -> Answer:
+        """Call `attempt` with the view until it is answered, in the views that come meanwhile."""
+        deadline, pause = self._runtime.now() + self._answer_seconds, _AGAIN_SECONDS
+        unknown = False
+        silent = ""
+        while True:
+            epoch = self.view.epoch
+            try:
+                return await attempt(self.view)
+            except WrongEpoch as error:
+                await self._learn(error.view)
+            except NotServing:
+                await self._refresh()
+            except Unreachable as error:
+                unknown, silent = unknown or changes, error.name
+                await self._report(error.name)
+            if self._runtime.now() >= deadline:
+                who = silent or "no member"
+                if unknown:
+                    raise OutcomeUnknown(f"{what}: {who} did not say in {self._answer_seconds:g} s whether it was done")
+                raise NodeUnavailable(f"{what}: no answer in {self._answer_seconds:g} s from {who}")
+            if self.view.epoch == epoch:
+                await self._runtime.sleep(pause)
+                pause = min(2 * pause, _AGAIN_SECONDS_MAX)
+
+    def _by_home(self, view: View, keys: Sequence[str]) -> dict[str, list[str]]:
+        parts: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            homes = view.homes(key)
+            if not homes:
+                raise NotServing
+            if view.may_lose and view.is_lost(key):
+                raise unavailable(key, view)
+            parts[homes[0]].append(key)
+        return parts
+
+    async def _learn(self, view: View) -> None:
+        if view.epoch > self.view.epoch:
+            self.view = view
+        elif view.epoch < self.view.epoch:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        with contextlib.suppress(Unreachable):
+            view = await self._runtime.coordinator().view()
+            if view.epoch > self.view.epoch:
+                self.view = view
+
+    async def _report(self, name: str) -> None:
+        with contextlib.suppress(Unreachable):
+            view = await self._runtime.coordinator().suspect(name)
+            if view.epoch > self.view.epoch:
+                self.view = view
+
+    def _request(self) -> Request:
+        return Request(self.name, next(self._numbers))
+
+    def _batch(self) -> str:
+        return f"{self.name}/{next(self._numbers)}"

@@ -1,0 +1,100 @@
+"""Makes the views: who is live, who joins, who is dead. Holds nothing that the members could not tell it again.
+
+A member is heard of when it renews its lease. One that is silent is suspected at once and dead once its lease must be
+over, however its clock runs: nobody else serves what it may still be serving. One that comes back, or was started anew,
+joins: it is brought up to date before it is live.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eau2.cluster.view import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from eau2.cluster.runtime import Runtime
+    from eau2.cluster.view import View
+
+LEASE_SECONDS = 2.0
+DRIFT = 0.05  # clocks of members may run that much slower than ours
+EPOCHS_AHEAD = 1024  # a coordinator that was started anew leaves out those that the one before may have made
+
+
+@dataclass(slots=True)
+class _Heard:
+    incarnation: str
+    at: float
+    whole: int = 0  # the epoch as of which it has, and has seen, everything
+
+
+class Coordinator:
+    """A `Coordination`. `tick` is to be called several times a lease; `recovered` says that it was started anew."""
+
+    def __init__(self, runtime: Runtime, view: View, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._runtime = runtime
+        self._view = view
+        self._lease_seconds = lease_seconds
+        now = runtime.now()
+        self._quiet_until = now  # before this, members of before may have leases that we do not know of
+        self._heard = {name: _Heard("", now) for name in view.present}
+
+    @classmethod
+    def recovered(cls, runtime: Runtime, views: Iterable[View], *, lease_seconds: float = LEASE_SECONDS) -> Coordinator:
+        """Return the coordinator that goes on from the `views` that the members know."""
+        latest = max(views, key=lambda view: view.epoch)
+        found = cls(runtime, latest.later(EPOCHS_AHEAD), lease_seconds=lease_seconds)
+        found._quiet_until = runtime.now() + found._patience
+        return found
+
+    @property
+    def _patience(self) -> float:
+        return self._lease_seconds * (1 + DRIFT)
+
+    async def view(self) -> View:
+        return self._view
+
+    async def renew(self, name: str, incarnation: str, epoch: int, *, whole: bool) -> View:
+        """As `Coordination.renew`."""
+        now = self._runtime.now()
+        heard = self._heard.get(name)
+        state = self._view.state(name)
+        if heard is None or state == State.DEAD:
+            self._heard[name] = _Heard(incarnation, now)
+            self._change(name, State.JOINING)
+            return self._view
+        if heard.incarnation not in ("", incarnation):  # started anew: what it knew and did not write down is gone
+            self._heard[name] = _Heard(incarnation, now)
+            self._change(name, State.JOINING)
+            return self._view
+        heard.incarnation = incarnation
+        heard.at = now
+        if whole and epoch == self._view.epoch:
+            heard.whole = epoch
+            if state == State.JOINING:
+                self._change(name, State.LIVE)
+        return self._view
+
+    async def suspect(self, name: str) -> View:
+        """As `Coordination.suspect`."""
+        self.tick()
+        return self._view
+
+    def tick(self) -> None:
+        """Declare dead whoever's lease is over, and take note when everything has all its copies."""
+        now = self._runtime.now()
+        for name in self._view.present:
+            heard = self._heard.setdefault(name, _Heard("", now))
+            if now - heard.at > self._patience and now >= self._quiet_until:
+                self._change(name, State.DEAD)
+        view = self._view
+        if view.fell or view.base != view.live:
+            settled = all(self._heard[name].whole == view.epoch for name in view.live)
+            if view.live and view.present == view.live and settled:
+                self._view = view.repaired()
+
+    def _change(self, name: str, state: State) -> None:
+        if self._view.state(name) != state or name not in dict(self._view.members):
+            self._view = self._view.having(name, state)

@@ -1,0 +1,37 @@
+"""The cluster's own keys, which no user can have, and what decides a batch."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from eau2.store.nodes import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+VIEW = "\x00v"  # the view that the node knows
+DECISION = "\x00b"  # + batch: the records of a write of several keys with several first homes; empty: it is undone
+_HEAD = struct.Struct("<HQBQ")  # length of the key, rank, kind, length of the payload
+
+
+def encode_records(records: Iterable[Record]) -> bytes:
+    """Return `records`, without chunks, as bytes. Not empty, even when there are none."""
+    pieces = [b"\x01"]
+    for record in records:
+        key = record.key.encode()
+        pieces += (_HEAD.pack(len(key), record.rank, record.kind, len(record.payload)), key, record.payload)
+    return b"".join(pieces)
+
+
+def decode_records(data: bytes) -> list[Record]:
+    """Return the records that `encode_records` encoded; none from nothing."""
+    records, place = [], 1
+    while place < len(data):
+        key_size, rank, kind, size = _HEAD.unpack_from(data, place)
+        place += _HEAD.size
+        key = data[place : place + key_size].decode()
+        place += key_size
+        records.append(Record(key, rank, kind, data[place : place + size]))
+        place += size
+    return records

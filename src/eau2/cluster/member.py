@@ -1,0 +1,358 @@
+"""One node as a member of a cluster: which epoch it is in, what it may serve, and what it takes from others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from eau2.cluster.client import Client
+from eau2.cluster.keys import DECISION, VIEW, decode_records
+from eau2.cluster.order import Order, chunk_nodes, unavailable
+from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
+from eau2.cluster.view import State
+from eau2.errors import Corrupt, Eau2Error
+from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
+from eau2.values.chunk import Chunk, identify
+from eau2.values.key import held_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from eau2.cluster.peer import Done, Peer, Request
+    from eau2.cluster.runtime import Runtime
+    from eau2.cluster.view import View
+    from eau2.store.nodes import Node, Staged, Write
+
+_DONE_MAX = 4000  # requests whose outcome is remembered, for those whose answer was lost
+_UNSETTLED_MAX = 4000  # records that may not be done everywhere; what has long been settled is reported in vain
+_PAGE = 1000
+RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead
+
+
+class Member:
+    """A `Peer`: the node, what it knows of the cluster, and the order of the writes that it leads.
+
+    Several coroutines (or threads) may call it. A method that meets the end of its epoch raises WrongEpoch.
+    """
+
+    def __init__(
+        self, name: str, node: Node, runtime: Runtime, view: View, *, incarnation: str = "", leased: bool = True
+    ) -> None:
+        self.name = name
+        self.node = node
+        self.runtime = runtime
+        self.view = view
+        self.incarnation = incarnation
+        self.whole = 0  # the epoch as of which this member knows that nothing is missing; see `repair.py`
+        self.done: OrderedDict[Request, tuple[int | Eau2Error, ...]] = OrderedDict()
+        self._served = 0  # the epoch that is settled: everything of before is done or undone
+        self._lease_until = float("-inf") if leased else float("inf")
+        self._latest: dict[str, tuple[int, tuple[Record, ...]]] = {}  # the last batch of each sender in this epoch
+        self._revoked: set[tuple[str, int]] = set()  # batches of this epoch
+        self._unsettled: OrderedDict[tuple[str, int], Record] = OrderedDict()
+        self.order = Order(self, "order")
+        self.decisions = Order(self, "decisions")  # a lock of its own: they are written while keys are reserved
+        self._settling = runtime.lock("settle")
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name}: epoch {self.view.epoch}, {'serves' if self._served else 'does not serve'}>"
+
+    # -- the epoch ----------------------------------------------------------------------------------------------------
+
+    def enter(self, view: View) -> None:
+        """Leave the epoch for that of `view`, unless that is not later. Serves again when it is settled."""
+        if view.epoch <= self.view.epoch:
+            return
+        for _, records in self._latest.values():
+            for record in records:
+                self._unsettled[record.key, record.rank] = record
+        if view.state(self.name) != State.LIVE:
+            self._unsettled.clear()  # the others went on without it: what they have is right
+        while len(self._unsettled) > _UNSETTLED_MAX:
+            self._unsettled.popitem(last=False)
+        self._latest.clear()
+        self._revoked.clear()
+        self.view = view
+        self._served = 0
+        self.order.reset()
+        self.decisions.reset()
+        with contextlib.suppress(Eau2Error):  # a full disk: the others know it too
+            self.node.store([Record(VIEW, view.epoch << RANK_BITS, Kind.BYTES, view.encode())])
+
+    def same_epoch(self, epoch: int) -> None:
+        if epoch != self.view.epoch:
+            raise WrongEpoch(self.view)
+
+    def admit(self, epoch: int) -> None:
+        """Raise unless this member serves in `epoch`, now."""
+        if epoch != self.view.epoch:
+            raise WrongEpoch(self.view)
+        if self._served != epoch or self.runtime.now() >= self._lease_until:
+            raise NotServing
+
+    @property
+    def serves(self) -> bool:
+        return self._served == self.view.epoch and self.runtime.now() < self._lease_until
+
+    async def renew(self, lease_seconds: float) -> None:
+        """Ask the coordinator for another lease, which counts from now, and for the view. Unreachable."""
+        asked, epoch = self.runtime.now(), self.view.epoch
+        whole = self.whole == epoch
+        view = await self.runtime.coordinator().renew(self.name, self.incarnation, epoch, whole=whole)
+        if self.name in view.present:
+            self._lease_until = asked + lease_seconds
+        self.enter(view)
+
+    async def report(self, names: Iterable[str]) -> None:
+        """Tell the coordinator who does not answer, and enter the view that comes of it."""
+        for name in names:
+            with contextlib.suppress(Unreachable):
+                self.enter(await self.runtime.coordinator().suspect(name))
+
+    def at(self, name: str) -> Peer:
+        return self if name == self.name else self.runtime.peer(name)
+
+    async def settle(self) -> None:
+        """Learn from all other members what may be undone of before, do it everywhere, and serve from then on.
+
+        Returns without serving when this member is not live. Raises NotServing when one does not answer.
+        """
+        if self._served == self.view.epoch:
+            return
+        await self._settling.acquire()
+        try:
+            view = self.view
+            if self.name in view.live and self._served != view.epoch:
+                await self._settle(view)
+        finally:
+            self._settling.release()
+
+    async def _settle(self, view: View) -> None:
+        others = [name for name in view.present if name != self.name]
+        answers = await self.runtime.together([self.at(name).collect(view, self.name) for name in others])
+        found = [await self.collect(view, self.name)]
+        for name, answer in zip(others, answers, strict=True):
+            if isinstance(answer, Unsettled):
+                found.append(answer)
+                continue
+            if isinstance(answer, WrongEpoch):
+                self.enter(answer.view)
+            elif isinstance(answer, Unreachable):
+                await self.report([name])
+            elif not isinstance(answer, NotServing):
+                raise answer
+            raise NotServing
+        adopted: dict[str, Record] = {}
+        for each in found:
+            self.remember(each.done)
+            self._take_later(each.records, adopted)
+            for decision in each.decisions:
+                ours = [record for record in decode_records(decision.payload) if self._orders(view, record.key)]
+                self._take_later(ours, adopted)
+        if view.may_lose:
+            for name in others:
+                await self._take_contested(view, name, adopted)
+        for group in _pages(list(adopted.values())):
+            order = self.decisions if group[0].key.startswith(DECISION) else self.order
+            await order.adopt(view, group)
+        if self.view.epoch == view.epoch:
+            self._served = view.epoch
+
+    def _take_later(self, records: Iterable[Record], adopted: dict[str, Record]) -> None:
+        """Put into `adopted` what is later than what is there and here."""
+        candidates = [
+            record for record in records if record.key not in adopted or adopted[record.key].rank < record.rank
+        ]
+        here = self.node.records([record.key for record in candidates])
+        for record in candidates:
+            known = adopted.get(record.key) or here.get(record.key)
+            if known is None or known.rank < record.rank or (record.key not in adopted and known.rank == record.rank):
+                adopted[record.key] = record
+
+    async def _take_contested(self, view: View, name: str, adopted: dict[str, Record]) -> None:
+        """All who could know the last write of some keys fell, and are back: the highest rank of all is the last."""
+        after = ""
+        while True:
+            rows = await self.at(name).listing(view.epoch, self.name, after, _PAGE)
+            keys = [key for key, _, kind in rows if kind != Kind.HOLD and view.is_contested(key)]
+            if keys:
+                self._take_later(await self.at(name).records(view.epoch, keys), adopted)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def _orders(self, view: View, key: str) -> bool:
+        return view.homes(key)[:1] == (self.name,)
+
+    # -- what clients ask ---------------------------------------------------------------------------------------------
+
+    async def _ready(self, epoch: int) -> None:
+        if epoch == self.view.epoch != self._served:
+            await self.settle()
+        self.admit(epoch)
+
+    async def get(self, epoch: int, keys: Sequence[str]) -> list[Entry | None]:
+        await self._ready(epoch)
+        if self.order.blocked and not self.order.blocked.isdisjoint(keys):
+            raise NotServing
+        if self.view.may_lose:
+            self._refuse_lost(keys)
+        found = self.node.records(keys)
+        self.admit(epoch)  # also after the look: nobody else has served these keys before it
+        return [
+            None if (known := found.get(key)) is None else Entry(known.rank & VERSION_MASK, known.kind, known.payload)
+            for key in keys
+        ]
+
+    async def names(self, epoch: int, prefix: str, limit: int | None, *, frames: bool) -> list[str]:
+        await self._ready(epoch)
+        if self.order.blocked:
+            raise NotServing
+        view = self.view
+        if view.may_lose and any(view.is_lost(key) for key in self.node.keys(prefix)):
+            self._refuse_lost(self.node.keys(prefix))
+        known = self.node.frames() if frames else self.node.keys(prefix)
+        ours = [key for key in known if self._orders(view, key)]
+        self.admit(epoch)
+        return ours[:limit]
+
+    def _refuse_lost(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if self.view.is_lost(key):
+                raise unavailable(key, self.view)
+
+    async def write(self, epoch: int, request: Request, writes: Sequence[Write]) -> list[int | Eau2Error]:
+        await self._ready(epoch)
+        order = self.decisions if writes[0].key.startswith(DECISION) else self.order
+        return await order.write(epoch, request, writes)
+
+    async def reserve(
+        self, epoch: int, batch: str, writes: Sequence[Write]
+    ) -> tuple[list[int | Eau2Error], tuple[Record, ...]]:
+        await self._ready(epoch)
+        outcomes, records = await self.order.reserve(epoch, batch, writes)
+        return outcomes, tuple(records)
+
+    async def finish(self, epoch: int, batch: str, *, decided: bool) -> None:
+        await self.order.finish(epoch, batch, decided=decided)
+
+    # -- what other members ask ---------------------------------------------------------------------------------------
+
+    async def hold(self, epoch: int, record: Record) -> None:
+        self.same_epoch(epoch)
+        ids = [chunk.id for chunk in record.chunks]
+        there = dict(zip(ids, self.node.has_chunks(ids), strict=True))
+        self.node.store([record._replace(chunks=tuple(chunk for chunk in record.chunks if not there[chunk.id]))])
+        self.node.discard([chunk for chunk in record.chunks if there[chunk.id]])
+
+    async def release(self, epoch: int, hold_keys: Sequence[str]) -> None:
+        self.same_epoch(epoch)
+        self.node.erase(hold_keys)
+
+    async def replicate(self, epoch: int, sender: str, number: int, records: Sequence[Record], done: Done) -> None:
+        self.same_epoch(epoch)
+        if (sender, number) in self._revoked:
+            return
+        self.node.store(records)
+        if number > self._latest.get(sender, (0, ()))[0]:
+            self._latest[sender] = number, tuple(records)
+        self.remember(done)
+
+    async def revoke(self, epoch: int, sender: str, number: int, before: Sequence[Record]) -> None:
+        self.same_epoch(epoch)
+        self._revoked.add((sender, number))
+        self.node.erase([record.key for record in before if record.rank == 0])
+        self.node.store([record for record in before if record.rank], force=True)
+        if self._latest.get(sender, (0, ()))[0] == number:
+            del self._latest[sender]
+
+    async def collect(self, view: View, by: str) -> Unsettled:
+        self.enter(view)
+        self.same_epoch(view.epoch)
+        late = [record for record in self._unsettled.values() if view.homes(record.key)[:1] == (by,)]
+        keys = [key for key, _, _ in self.node.listing(DECISION, _PAGE) if key.startswith(DECISION)]
+        decisions = [record for record in self.node.records(keys).values() if record.kind == Kind.BYTES]
+        return Unsettled(tuple(late), tuple(self.done.items()), tuple(decisions))
+
+    async def listing(self, epoch: int, first: str, after: str, limit: int) -> list[tuple[str, int, int]]:
+        if first == self.name:  # what it orders is right once it has settled
+            await self._ready(epoch)
+        self.same_epoch(epoch)
+        found: list[tuple[str, int, int]] = []
+        while len(found) < limit:
+            rows = self.node.listing(after, limit)
+            for key, rank, kind in rows:
+                user = held_key(key) if kind == Kind.HOLD else key
+                if key != VIEW and self.view.homes(user)[:1] == (first,):
+                    found.append((key, rank, kind))
+            if len(rows) < limit:
+                break
+            after = rows[-1][0]
+        return found[:limit]
+
+    async def records(self, epoch: int, keys: Sequence[str]) -> list[Record]:
+        self.same_epoch(epoch)
+        return list(self.node.records(keys).values())
+
+    async def chunk(self, epoch: int, chunk_id: str) -> bytes:
+        self.same_epoch(epoch)
+        data: bytes = self.node.map([chunk_id])[0].to_pybytes()
+        return data
+
+    async def copy(self, epoch: int, hold: Record, sources: Sequence[tuple[str, tuple[str, ...]]]) -> int:
+        self.same_epoch(epoch)
+        ids = [chunk_id for chunk_id, _ in sources]
+        staged: list[Staged] = []
+        moved = 0
+        try:
+            for (chunk_id, nodes), there in zip(sources, self.node.has_chunks(ids), strict=True):
+                if not there:
+                    data = await self._fetch(epoch, chunk_id, nodes)
+                    staged.append(self.node.stage(Chunk(chunk_id, 0, len(data), (pa.py_buffer(data),))))
+                    moved += len(data)
+            self.same_epoch(epoch)
+            self.node.store([hold._replace(chunks=tuple(staged))], force=True)
+        except BaseException:
+            self.node.discard(staged)
+            raise
+        return moved
+
+    async def _fetch(self, epoch: int, chunk_id: str, nodes: Sequence[str]) -> bytes:
+        for name in nodes:
+            with contextlib.suppress(Unreachable, FileNotFoundError, Corrupt):
+                data = await self.at(name).chunk(epoch, chunk_id)
+                if identify(data) == chunk_id:
+                    return data
+        raise FileNotFoundError(f"chunk {chunk_id} on {', '.join(nodes) or 'no node'}")
+
+    # -- for `order` and `repair` -------------------------------------------------------------------------------------
+
+    def remember(self, done: Done) -> None:
+        for request, outcomes in done:
+            self.done[request] = outcomes
+        while len(self.done) > _DONE_MAX:
+            self.done.popitem(last=False)
+
+    def holders(self, record: Record) -> set[str]:
+        """Return the nodes that should hold chunks of the frame `record`."""
+        return chunk_nodes(self.view, record)
+
+    async def end_overdue(self) -> None:
+        """End the batch that was reserved here and whose writer is not heard of any more."""
+        batch = self.order.overdue(RESERVED_SECONDS)
+        if batch:
+            client = Client(f"{self.name}:{self.incarnation}:{batch}", self.runtime, self.view)
+            with contextlib.suppress(Eau2Error, NotServing, Unreachable, WrongEpoch):
+                undone = await client.undo(batch)
+                await self.order.finish(self.view.epoch, batch, decided=not undone)
+
+
+def _pages(records: list[Record]) -> Iterable[list[Record]]:
+    """Yield `records` a page at a time, decisions apart."""
+    for chosen in (True, False):
+        those = [record for record in records if record.key.startswith(DECISION) is chosen]
+        for start in range(0, len(those), _PAGE):
+            yield those[start : start + _PAGE]

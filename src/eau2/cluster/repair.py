@@ -1,0 +1,262 @@
+"""Copies where they belong: a member that joins is brought up to date, and what a death has left short is copied again.
+
+Both compare pages of keys and ranks with what the first home of each key has, which is right by definition: it has
+settled its epoch before it tells anybody, and everything of this epoch goes through it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from eau2.cluster.keys import DECISION
+from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
+from eau2.cluster.view import State
+from eau2.errors import Eau2Error
+from eau2.store.nodes import RANK_BITS, Kind, Record, Write
+from eau2.values.key import held_key, hold_key
+from eau2.values.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eau2.cluster.member import Member
+    from eau2.cluster.view import View
+
+PAGE = 1000
+GROUP_BYTES = 8 << 20  # of values in one request
+
+Row = tuple[str, int, int]  # key, rank, kind
+
+
+@dataclass(slots=True)
+class Progress:
+    """What repair has to do and has done in this epoch."""
+
+    missing: int = 0  # copies of keys and chunks found short at the last look
+    copied: int = 0
+    copied_bytes: int = 0
+    dropped: int = 0  # surplus copies
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one look found."""
+
+    decisions: list[str] = field(default_factory=list)
+    short: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # key -> homes without it
+    stale: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # node -> keys it should not have
+    holds: list[tuple[str, str]] = field(default_factory=list)  # (node, key of a hold) of the frames it orders
+
+
+class Repair:
+    """Brings copies to where they belong, for the keys that one member orders. One coroutine runs it.
+
+    bytes_per_second: how fast it copies at most. grace_seconds: how long a surplus copy is kept.
+    """
+
+    def __init__(self, member: Member, *, bytes_per_second: float = 100e6, grace_seconds: float = 60.0) -> None:
+        self._member = member
+        self._rate = bytes_per_second
+        self._grace_seconds = grace_seconds
+        self._whole_since: tuple[int, float] = (0, 0.0)  # the epoch, and when nothing was missing any more
+        self.progress = Progress()
+
+    async def step(self) -> bool:
+        """Do one round of what is to do; return whether nothing is missing. What gets in the way ends the round."""
+        member = self._member
+        view = member.view
+        try:
+            if view.state(member.name) == State.JOINING:
+                whole = await self._catch_up(view)
+            elif member.serves:
+                whole = await self._repair(view)
+            else:
+                return False
+        except (NotServing, Unreachable, WrongEpoch, Eau2Error, FileNotFoundError):
+            return False
+        if whole and member.view.epoch == view.epoch:
+            member.whole = view.epoch
+        return whole
+
+    # -- a member that joins ------------------------------------------------------------------------------------------
+
+    async def _catch_up(self, view: View) -> bool:
+        for first in view.live:
+            after: str | None = ""
+            while after is not None:
+                after = await self._catch_up_page(view, first, after)
+        return True
+
+    async def _catch_up_page(self, view: View, first: str, after: str) -> str | None:
+        """Have, of one page of the keys that `first` orders, those that are to be here. Return where to go on."""
+        member = self._member
+        rows = await member.at(first).listing(view.epoch, first, after, PAGE)
+        end = rows[-1][0] if len(rows) == PAGE else None
+        theirs = {key: rank for key, rank, kind in rows if kind != Kind.HOLD and member.name in view.writers(key)}
+        ours = {key: rank for key, rank, kind in await self._own(view, first, after, end) if kind != Kind.HOLD}
+        wanted = [
+            key for key, rank in theirs.items() if ours.get(key) != rank and not self._is_new(view, ours.get(key))
+        ]
+        surplus = [key for key in ours if key not in theirs and not self._is_new(view, ours[key])]
+        member.node.erase([key for key in surplus if not view.is_lost(key)])
+        for start in range(0, len(wanted), PAGE):
+            records = await member.at(first).records(view.epoch, wanted[start : start + PAGE])
+            member.same_epoch(view.epoch)
+            here = member.node.records([record.key for record in records])
+            fresh = [
+                record for record in records if record.key not in here or not self._is_new(view, here[record.key].rank)
+            ]
+            member.node.store(fresh, force=True)
+            await self._count(fresh)
+        return end
+
+    def _is_new(self, view: View, rank: int | None) -> bool:
+        """Whether it was written in this epoch: it came from the first home just now."""
+        return rank is not None and rank >> RANK_BITS >= view.epoch
+
+    async def _own(self, view: View, first: str, after: str, end: str | None) -> list[Row]:
+        """Return the rows here, of keys that `first` orders, from above `after` up to `end`."""
+        found: list[Row] = []
+        while True:
+            rows = await self._member.listing(view.epoch, first, after, PAGE)
+            found += [row for row in rows if end is None or row[0] <= end]
+            if len(rows) < PAGE or (end is not None and rows[-1][0] >= end):
+                return found
+            after = rows[-1][0]
+
+    # -- a member that is live ----------------------------------------------------------------------------------------
+
+    async def _repair(self, view: View) -> bool:
+        member = self._member
+        work = _Work()
+        frames: dict[str, int] = {}
+        after: str | None = ""
+        while after is not None:
+            after = await self._look(view, after, work, frames)
+        missing = sum(map(len, work.short.values()))
+        for key in sorted(work.short, key=lambda key: (len(view.homes(key)) - len(work.short[key]), key)):
+            (record,) = await member.records(view.epoch, [key]) or (None,)
+            if record is not None:
+                for node in work.short[key]:
+                    await member.at(node).replicate(view.epoch, member.name, 0, [record], ())
+                await self._count([record] * len(work.short[key]))
+        missing += await self._repair_chunks(view, frames)
+        self.progress.missing = missing
+        if missing or any(view.is_lost(key) for key in frames):
+            self._whole_since = (0, 0.0)
+            return False
+        if self._whole_since[0] != view.epoch:
+            self._whole_since = (view.epoch, member.runtime.now())
+        if member.runtime.now() - self._whole_since[1] >= self._grace_seconds:
+            await self._drop(view, work)
+            await self._forget_decisions(view, work.decisions)
+        return True
+
+    async def _look(self, view: View, after: str, work: _Work, frames: dict[str, int]) -> str | None:
+        """Compare one page of the keys that this member orders with what the others have of them."""
+        member = self._member
+        rows = await member.listing(view.epoch, member.name, after, PAGE)
+        end = rows[-1][0] if len(rows) == PAGE else None
+        ours = {key: rank for key, rank, kind in rows if kind != Kind.HOLD}
+        frames.update((key, rank) for key, rank, kind in rows if kind == Kind.SPREAD)
+        work.decisions += [key for key in ours if key.startswith(DECISION)]
+        work.holds += [(member.name, key) for key, _, kind in rows if kind == Kind.HOLD]
+        for node in view.present:
+            if node != member.name:
+                await self._compare(view, node, after, end, ours, work)
+        return end
+
+    async def _compare(
+        self, view: View, node: str, after: str, end: str | None, ours: dict[str, int], work: _Work
+    ) -> None:
+        theirs: dict[str, int] = {}
+        while True:
+            rows = await self._member.at(node).listing(view.epoch, self._member.name, after, PAGE)
+            for key, rank, kind in rows:
+                if end is not None and key > end:
+                    break
+                if kind == Kind.HOLD:
+                    work.holds.append((node, key))
+                else:
+                    theirs[key] = rank
+            if len(rows) < PAGE or (end is not None and rows[-1][0] > end):
+                break
+            after = rows[-1][0]
+        for key, rank in ours.items():
+            if node in view.homes(key) and theirs.get(key, -1) < rank and not key.startswith(DECISION):
+                work.short[key].append(node)
+        for key, rank in theirs.items():
+            if key not in ours or node not in view.writers(key):
+                work.stale[node].append(key)
+
+    async def _repair_chunks(self, view: View, frames: dict[str, int]) -> int:
+        """Have the chunks of each frame where they belong; return how many copies were missing."""
+        missing = 0
+        for key, rank in frames.items():
+            (record,) = await self._member.records(view.epoch, [key]) or (None,)
+            if record is None or record.rank != rank or record.kind != Kind.SPREAD:
+                continue
+            missing += await self._repair_frame(view, record)
+        return missing
+
+    async def _repair_frame(self, view: View, record: Record) -> int:
+        member = self._member
+        manifest = Manifest.decode(record.payload)
+        name = hold_key(record.key, record.rank)
+        has: dict[str, set[str]] = {}
+        for node in view.present:
+            found = await member.at(node).records(view.epoch, [name])
+            has[node] = set(found[0].payload.decode().split("\n")) if found and found[0].kind == Kind.HOLD else set()
+        wanted: dict[str, set[str]] = defaultdict(set)
+        homes = manifest.table.column("homes").to_pylist()
+        for chunk_id, assigned in zip(manifest.chunk_ids, homes, strict=True):
+            for node in view.chunk_homes(chunk_id, assigned):
+                if chunk_id not in has.get(node, ()):
+                    wanted[node].add(chunk_id)
+        for node, ids in sorted(wanted.items()):
+            sources = [
+                (one, tuple(sorted(other for other in view.present if one in has[other]))) for one in sorted(ids)
+            ]
+            hold = Record(name, record.rank, Kind.HOLD, "\n".join(sorted(ids | has.get(node, set()))).encode())
+            self.progress.copied_bytes += await member.at(node).copy(view.epoch, hold, sources)
+            self.progress.copied += len(ids)
+        return sum(map(len, wanted.values()))
+
+    async def _drop(self, view: View, work: _Work) -> None:
+        """Have others forget what they need not have. While this member writes nothing, so that nothing is on its way."""
+        member = self._member
+        async with member.order.stillness(view.epoch):
+            here = member.node.records([key for keys in work.stale.values() for key in keys])
+            for node, keys in work.stale.items():
+                gone = [
+                    key for key in keys if not view.is_lost(key) and (key not in here or node not in view.writers(key))
+                ]
+                await member.at(node).release(view.epoch, gone)
+                self.progress.dropped += len(gone)
+            frames = member.node.records([held_key(hold) for _, hold in work.holds])
+            for node, hold in work.holds:
+                frame = frames.get(held_key(hold))
+                if frame is None or frame.kind != Kind.SPREAD or hold != hold_key(frame.key, frame.rank):
+                    await member.at(node).release(view.epoch, [hold])
+                    self.progress.dropped += 1
+
+    async def _forget_decisions(self, view: View, keys: Sequence[str]) -> None:
+        """Delete what decided batches in epochs that every member has settled since: this view says that they have."""
+        if view.base != view.live:
+            return
+        member = self._member
+        for key, record in member.node.records(keys).items():
+            if record.kind == Kind.BYTES and record.rank >> RANK_BITS < view.epoch - 1:
+                request = Request(f"{member.name}:{member.incarnation}", view.epoch)
+                await member.write(
+                    view.epoch, request._replace(client=request.client + key), [Write(key, Kind.DELETED)]
+                )
+
+    async def _count(self, records: Sequence[Record]) -> None:
+        size = sum(len(record.payload) for record in records)
+        self.progress.copied += len(records)
+        self.progress.copied_bytes += size
+        if size:
+            await self._member.runtime.sleep(size / self._rate)
