@@ -16,6 +16,7 @@ from eau2.errors import (
     KeyMissing,
     LoadError,
     NotAStore,
+    ProgramFailed,
     QueryError,
     QueryOutOfMemory,
     ReadOnly,
@@ -37,12 +38,15 @@ from eau2.store.store import Store
 if TYPE_CHECKING:
     from datafusion import col, functions, lit
 
+    from eau2.programs.application import Application
     from eau2.programs.linus import linus
+    from eau2.programs.running import run
     from eau2.programs.wordcount import wordcount
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Application",
     "Corrupt",
     "DiskFull",
     "Eau2Error",
@@ -57,6 +61,7 @@ __all__ = [
     "LoadError",
     "LoadReport",
     "NotAStore",
+    "ProgramFailed",
     "QueryError",
     "QueryOutOfMemory",
     "ReadOnly",
@@ -77,8 +82,12 @@ __all__ = [
     "linus",
     "lit",
     "open",
+    "run",
     "wordcount",
 ]
+
+
+_PROGRAMS = {"Application": "application", "linus": "linus", "run": "running", "wordcount": "wordcount"}  # and module
 
 
 def __getattr__(name: str) -> Any:
@@ -87,8 +96,8 @@ def __getattr__(name: str) -> Any:
         import datafusion
 
         return getattr(datafusion, name)
-    if name in ("linus", "wordcount"):
+    if name in _PROGRAMS:
         from importlib import import_module
 
-        return getattr(import_module(f"eau2.programs.{name}"), name)
+        return getattr(import_module(f"eau2.programs.{_PROGRAMS[name]}"), name)
     raise AttributeError(f"module 'eau2' has no attribute {name!r}")
