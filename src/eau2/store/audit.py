@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-
 from eau2.errors import Eau2Error, StoreUnusable
 from eau2.store.changes import chunks_of
 from eau2.store.database import DAMAGE, Patience, connect, meaning

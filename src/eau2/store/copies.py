@@ -5,6 +5,7 @@ A key has a row of `entry`, or one of `gone`, or both: then the first counts.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -84,8 +85,8 @@ def _store(changes: Changes, several: Sequence[Record], force: bool) -> list[Out
             continue
         outcomes.append(1)
         if record.kind in NAMING:
-            changes.publish(record.chunks)
-            staged = {chunk.id for chunk in record.chunks}
+            staged = {chunk.id: chunk for chunk in record.chunks if os.path.exists(chunk.path)}  # a crash sweeps them
+            changes.publish(staged.values())
             changes.share(chunk for chunk in chunks_of(record.kind, record.payload) if chunk not in staged)
         if kind in NAMING:
             changes.release(record.key)
