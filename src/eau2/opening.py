@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from eau2.cluster.directory import ClusterNodes, checked_nodes, has_many
 from eau2.errors import InvalidOption
 from eau2.frame.tables import FrameTables
 from eau2.query.engine import Engine
 from eau2.store.local import LocalNodes
 from eau2.store.store import Store
 
+if TYPE_CHECKING:
+    from eau2.store.nodes import Nodes
+
 
 def open(  # `eau2.open` is what users type
     path: str | os.PathLike[str],
     *,
+    nodes: int | None = None,
+    replicas: int | None = None,
     flush: Literal["process", "power"] = "process",
     memory_bytes: int | None = None,
 ) -> Store:
     """Open the store in the directory `path`, making it when there is none. About 10 ms.
+
+    nodes: how many nodes it has, all in this directory and in each process that opens it: keys and chunks are spread
+    over them and copied as on a cluster, for tests, for learning, and over several disks. By default as many as the
+    store has, and one when it is made. More than it has join it.
+    replicas: how many nodes have each key and chunk; 2 by default where there are several nodes.
 
     flush: what an acknowledged write survives. "process": the end of any process, kill -9 included; it has been handed
     to the operating system. "power": also the loss of power; it is on the medium.
@@ -36,5 +47,10 @@ def open(  # `eau2.open` is what users type
         raise InvalidOption(f"flush is 'process' or 'power', not {flush!r}")
     if memory_bytes is not None and memory_bytes < 16 << 20:
         raise InvalidOption(f"memory_bytes is at least {16 << 20:,}, not {memory_bytes!r}")
-    nodes = LocalNodes(text, flush=flush)
-    return Store(nodes, FrameTables(Engine(memory_bytes)), name=text)
+    checked_nodes(nodes, replicas)
+    members: Nodes
+    if (nodes or 1) > 1 or has_many(text):
+        members = ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush)
+    else:
+        members = LocalNodes(text, flush=flush)
+    return Store(members, FrameTables(Engine(memory_bytes)), name=text)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eau2.cluster.peer import Done, Peer, Request
     from eau2.cluster.runtime import Runtime
     from eau2.cluster.view import View
-    from eau2.store.nodes import Node, Staged, Write
+    from eau2.store.nodes import Replica, Staged, Write
 
 _DONE_MAX = 4000  # requests whose outcome is remembered, for those whose answer was lost
 _UNSETTLED_MAX = 4000  # records that may not be done everywhere; what has long been settled is reported in vain
@@ -39,7 +39,7 @@ class Member:
     """
 
     def __init__(
-        self, name: str, node: Node, runtime: Runtime, view: View, *, incarnation: str = "", leased: bool = True
+        self, name: str, node: Replica, runtime: Runtime, view: View, *, incarnation: str = "", leased: bool = True
     ) -> None:
         self.name = name
         self.node = node
@@ -160,6 +160,10 @@ class Member:
             await order.adopt(view, group)
         if self.view.epoch == view.epoch:
             self._served = view.epoch
+
+    def unsettle(self) -> None:
+        """Settle this epoch once more before anything is served."""
+        self._served = 0
 
     def _take_later(self, records: Iterable[Record], adopted: dict[str, Record]) -> None:
         """Put into `adopted` what is later than what is there and here."""

@@ -206,7 +206,9 @@ class Order:
 
     async def _acquire(self) -> None:
         keys = await self._lock.acquire()
-        if keys:  # a process was killed in the middle of writing them: not even what it wrote is known
+        if (
+            keys and self._flight is None
+        ):  # a process was killed in the middle of writing them: not even what it wrote is known
             records = {key: Record(key, 0, Kind.DELETED) for key in keys}
             self._flight = _Flight(self._member.view.epoch, next(self._numbers), _Changes(records))
 

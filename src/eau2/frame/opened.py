@@ -32,7 +32,9 @@ class OpenSources:
                 self._sources.move_to_end(key)
                 return found
         manifest = Manifest.decode(entry.payload)
-        source = Source(key, entry.version, manifest, node.map(manifest.chunk_ids, key=key), node)
+        places = node.places(manifest)
+        buffers = node.map(manifest.chunk_ids, key=key, places=places)
+        source = Source(key, entry.version, manifest, buffers, node, places)
         with self._lock:
             self._sources[key] = source
             self._sources.move_to_end(key)

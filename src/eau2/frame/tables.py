@@ -36,15 +36,15 @@ class FrameTables:
         self._engine = engine
         self._opened = OpenSources()
 
-    def stage(self, node: Node, value: object, schema: object) -> StagedFrame:
+    def stage(self, node: Node, key: str, value: object, schema: object) -> StagedFrame:
         self._opened.drop_stale(node)
         if isinstance(value, Frame) and value.source is not None and schema is None:
             return _share(node, value.source)
         found, batches = batches_of(value, None if schema is None else arrow_schema(schema))
-        return _stage(node, found, batches)
+        return _stage(node, key, found, batches)
 
-    def stage_file(self, node: Node, path: str | os.PathLike[str]) -> StagedFrame:
-        return _stage(node, FILE_SCHEMA, read_pieces(path))
+    def stage_file(self, node: Node, key: str, path: str | os.PathLike[str]) -> StagedFrame:
+        return _stage(node, key, FILE_SCHEMA, read_pieces(path))
 
     def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int:
         if isinstance(value, bytes):
@@ -76,7 +76,7 @@ class FrameTables:
         staged: list[Staged] = []
 
         def stage(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> bytes:
-            payload, chunks = _stage(node, schema, batches)
+            payload, chunks = _stage(node, key, schema, batches)
             staged.extend(chunks)
             return payload
 
@@ -95,8 +95,8 @@ class FrameTables:
         self._engine.close()
 
 
-def _stage(node: Node, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> StagedFrame:
-    with FrameWriter(node, schema) as writer:
+def _stage(node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> StagedFrame:
+    with FrameWriter(node, schema, key=key) as writer:
         for batch in batches:
             writer.write(batch)
         return writer.finish()

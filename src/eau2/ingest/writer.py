@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ MEASURED_BESIDE_BYTES = 4 << 20  # a single chunk from here on is measured by ot
 
 
 class FrameWriter:
-    """Cuts the batches of one frame into chunks and stages them on `node`.
+    """Cuts the batches of one frame, for `key`, into chunks and stages each on its homes.
 
     `with FrameWriter(node, schema) as writer:` then `write` each batch and `finish` once; leaving the block without
     `finish` removes what was staged. Holds at most `workers` + 1 chunks in memory, each twice while its batches are
@@ -33,11 +34,19 @@ class FrameWriter:
     """
 
     def __init__(
-        self, node: Node, schema: pa.Schema, *, chunk_bytes: int = CHUNK_BYTES_MAX, workers: int | None = None
+        self,
+        node: Node,
+        schema: pa.Schema,
+        *,
+        key: str = "",
+        chunk_bytes: int = CHUNK_BYTES_MAX,
+        workers: int | None = None,
     ) -> None:
         self.schema = schema
         self._plain_schema = _without_views(schema)
         self._node = node
+        self._key = key  # whose home says where the chunks go
+        self._chunks = itertools.count()
         self._chunk_bytes = chunk_bytes
         self._workers = workers or min(WORKERS_MAX, os.cpu_count() or 1)
         self._pending: list[pa.RecordBatch] = []  # rows of the chunk that is not full yet
@@ -107,14 +116,15 @@ class FrameWriter:
 
     def _submit(self, *, last: bool = False) -> None:
         batches, size = self._pending, self._pending_bytes
+        homes = self._node.assigned(self._key, next(self._chunks))
         self._pending, self._pending_bytes = [], 0
         if last and self._pool is None:
-            self._done.append(self._stage(batches, beside=size >= MEASURED_BESIDE_BYTES))
+            self._done.append(self._stage(batches, homes, beside=size >= MEASURED_BESIDE_BYTES))
             return
         self._collect(self._workers - 1)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="eau2-writer")
-        self._running.append(self._pool.submit(self._stage, batches))
+        self._running.append(self._pool.submit(self._stage, batches, homes))
 
     def _collect(self, running_max: int) -> None:
         """Wait until at most `running_max` chunks are being written; raise the first failure."""
@@ -126,18 +136,22 @@ class FrameWriter:
             self._pool.shutdown()
             self._pool = None
 
-    def _stage(self, batches: list[pa.RecordBatch], *, beside: bool = False) -> tuple[ChunkEntry, Staged]:
+    def _stage(
+        self, batches: list[pa.RecordBatch], homes: tuple[str, ...], *, beside: bool = False
+    ) -> tuple[ChunkEntry, Staged]:
         """Write the rows of `batches`; `beside` lets threads of its own measure them meanwhile."""
         table = one_batch(pa.Table.from_batches(batches, self._plain_schema))
         batches.clear()  # their rows were copied into one batch: do not hold both until the chunk is written
         if self._plain_schema is not self.schema:
             table = _with_views(table, self.schema)
         if not beside:
-            return self._written(table, map(column_range, table.columns))
+            return self._written(table, homes, map(column_range, table.columns))
         with ThreadPoolExecutor(self._workers, thread_name_prefix="eau2-writer") as pool:
-            return self._written(table, pool.map(column_range, table.columns))
+            return self._written(table, homes, pool.map(column_range, table.columns))
 
-    def _written(self, table: pa.Table, ranges: Iterable[ColumnRange]) -> tuple[ChunkEntry, Staged]:
+    def _written(
+        self, table: pa.Table, homes: tuple[str, ...], ranges: Iterable[ColumnRange]
+    ) -> tuple[ChunkEntry, Staged]:
         """Stage `table`. What its columns span is taken from `ranges` at the end."""
         try:
             chunk = encode(table)
@@ -146,13 +160,13 @@ class FrameWriter:
                 f"Arrow cannot write these rows to a file: {error}",
                 hint="columns nested more than 60 deep cannot be stored, nor one row of over 2 GiB",
             ) from error
-        staged = self._node.stage(chunk)
+        staged = self._node.stage(chunk, homes)
         try:
             columns = tuple(ranges)
         except BaseException:
             self._node.discard([staged])
             raise
-        return ChunkEntry(chunk.id, chunk.rows, chunk.size, (), columns), staged
+        return ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, columns), staged
 
 
 def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:

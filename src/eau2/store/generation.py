@@ -33,7 +33,7 @@ import mmap
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from eau2.errors import Corrupt
 
@@ -88,13 +88,22 @@ class Generation:
         self._map.close()
 
 
+class Changing(Protocol):
+    """What can be waited for."""
+
+    @property
+    def settled(self) -> bool: ...
+
+    def number(self) -> int: ...
+
+
 class Waiting:
     """Threads that wait for the generation to change. One poller thread looks at it, only while somebody waits.
 
     `settle` is called when the counters have differed for long; it must not wait.
     """
 
-    def __init__(self, generation: Generation, settle: Callable[[], None]) -> None:
+    def __init__(self, generation: Changing, settle: Callable[[], None]) -> None:
         self._generation = generation
         self._settle = settle
         self._changed = threading.Condition()  # guards everything below

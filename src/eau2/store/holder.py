@@ -64,6 +64,24 @@ class Holder:
         os.close(self._lock)
 
 
+def others_live(own: Path) -> bool:
+    """Whether another process holds a directory beside `own`, that of this process."""
+    for directory in own.parent.iterdir():
+        if directory == own:
+            continue
+        try:
+            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
 def dead_holders(parent: Path, *, prefix: str = "", own: Path | None = None) -> Iterator[tuple[Path, int]]:
     """Yield each directory whose process has ended, with its lock, which the caller holds now and closes."""
     for directory in sorted(parent.iterdir()):

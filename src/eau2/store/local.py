@@ -1,4 +1,4 @@
-"""The nodes of a store that is a directory on this machine: today exactly one.
+"""The node of a store that is a directory on this machine. Where there are several, `cluster/` has the others.
 
 <path>/eau2.json     {"format": 1, "id": ...}: this is a store. Made first, and whole at once
 <path>/node-0/       a DirectoryNode
@@ -47,9 +47,12 @@ class LocalNodes:
     def members(self) -> tuple[str, ...]:
         return (_NODE,)
 
-    def at(self, name: str) -> Node:
+    def at(self, name: str) -> DirectoryNode:
         if name != _NODE:
             raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {_NODE!r}")
+        return self._node
+
+    def whole(self) -> Node:
         return self._node
 
     def close(self) -> None:

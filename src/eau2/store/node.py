@@ -23,7 +23,7 @@ from eau2.store import copies, database, generation
 from eau2.store import directory as directories
 from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, NoSuchChunk
-from eau2.store.holder import dead_holders
+from eau2.store.holder import dead_holders, others_live
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import NodeStatistics, closed
 from eau2.store.reading import Reader
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from eau2.store.holder import Holder
     from eau2.store.nodes import Entry, NodeCheck, Record, Staged, Write
     from eau2.values.chunk import Chunk
+    from eau2.values.manifest import Manifest
 
 _FRAMES = "select key from entry where kind in (2, 4) and key >= ? order by key"
 _COUNTS = "select count(*), coalesce(sum(kind in (2, 4)), 0) from entry where key >= ?"
@@ -104,6 +105,10 @@ class DirectoryNode:
     def read_only(self) -> bool:
         """Whether the directory could not be written when it was opened."""
         return self._files.holder is None
+
+    def shared(self) -> bool:
+        """Whether another process has the directory open too."""
+        return self._files.holder is not None and others_live(self._files.holder.directory)
 
     # -- entries ------------------------------------------------------------------------------------------------------
 
@@ -172,7 +177,13 @@ class DirectoryNode:
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
-    def stage(self, chunk: Chunk) -> Staged:
+    def assigned(self, key: str, index: int) -> tuple[str, ...]:
+        return (self.name,)
+
+    def places(self, manifest: Manifest) -> tuple[str, ...]:
+        return ()
+
+    def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         self._writing()
         return self._files.stage(chunk.id, chunk.pieces)
 
@@ -193,7 +204,7 @@ class DirectoryNode:
         if renewed:
             self._keep_marks(renewed)
 
-    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
+    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
         """As `Node.map`. 40 us a chunk that is trusted; one that is not is read and hashed at 15 GB/s."""
         self._check_open()
         mappings = {chunk_id: self._mappings.shared(chunk_id) for chunk_id in dict.fromkeys(chunk_ids)}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from eau2.errors import Eau2Error
     from eau2.values.chunk import Chunk
+    from eau2.values.manifest import Manifest
 
 
 class Kind(IntEnum):
@@ -147,7 +148,51 @@ class Node(Protocol):
         Staged chunks are published by a write that succeeds and are removed by one that is refused or fails.
         """
 
-    # -- copies of what other nodes have: what the floor of the cluster needs ---------------------------------------
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def generation(self) -> int:
+        """Return a number that differs after any process has written. 0.3 us."""
+
+    def wait_for_write(self, since: int, timeout_seconds: float) -> int:
+        """Return generation() as soon as it is not `since`, or when the time is over."""
+
+    # -- chunks -----------------------------------------------------------------------------------------------------
+
+    def assigned(self, key: str, index: int) -> tuple[str, ...]:
+        """Return the homes of chunk `index` of a frame that is put under `key` now."""
+
+    def places(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return one live node for each chunk of a frame that has it; () where there is one node."""
+
+    def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
+        """Write `chunk`, on each of `homes`, where nobody sees it yet. DiskFull leaves nothing behind."""
+
+    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
+        """Stage a chunk that is mapped here as `data`: a link where the file is still there, else a copy."""
+
+    def discard(self, staged: Sequence[Staged]) -> None:
+        """Remove staged chunks that will not be written."""
+
+    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
+        """Return the bytes of chunks as read-only memory-mapped buffers, verified (see ARCHITECTURE.md, Verification).
+
+        A buffer stays readable while it is held, whatever is deleted meanwhile. FileNotFoundError (not an Eau2Error)
+        when a file is not there: the caller reads the manifest again, and it is Corrupt only if that has not changed.
+        """
+
+    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
+        """Raise Corrupt unless `data`, as `map` returned it, is still what was written. About 2 us a chunk."""
+
+    def check(self) -> NodeCheck:
+        """Compute every checksum and compare every reference, and report what is wrong. Reads everything."""
+
+    def statistics(self) -> NodeStatistics: ...
+
+    def close(self) -> None: ...
+
+
+class Replica(Node, Protocol):
+    """A node that can have copies of what others have: what the members of a cluster are made of."""
 
     def records(self, keys: Sequence[str]) -> dict[str, Record]:
         """Return what is known of those of `keys` that have a value or are remembered as deleted: one snapshot."""
@@ -175,42 +220,6 @@ class Node(Protocol):
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         """Return for each chunk whether a frame or hold of this node names it."""
 
-    # -- waiting ----------------------------------------------------------------------------------------------------
-
-    def generation(self) -> int:
-        """Return a number that differs after any process has written. 0.3 us."""
-
-    def wait_for_write(self, since: int, timeout_seconds: float) -> int:
-        """Return generation() as soon as it is not `since`, or when the time is over."""
-
-    # -- chunks -----------------------------------------------------------------------------------------------------
-
-    def stage(self, chunk: Chunk) -> Staged:
-        """Write `chunk` where nobody sees it yet. DiskFull leaves nothing behind."""
-
-    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
-        """Stage a chunk that is mapped here as `data`: a link where the file is still there, else a copy."""
-
-    def discard(self, staged: Sequence[Staged]) -> None:
-        """Remove staged chunks that will not be written."""
-
-    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
-        """Return the bytes of chunks as read-only memory-mapped buffers, verified (see ARCHITECTURE.md, Verification).
-
-        A buffer stays readable while it is held, whatever is deleted meanwhile. FileNotFoundError (not an Eau2Error)
-        when a file is not there: the caller reads the manifest again, and it is Corrupt only if that has not changed.
-        """
-
-    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
-        """Raise Corrupt unless `data`, as `map` returned it, is still what was written. About 2 us a chunk."""
-
-    def check(self) -> NodeCheck:
-        """Compute every checksum and compare every reference, and report what is wrong. Reads everything."""
-
-    def statistics(self) -> NodeStatistics: ...
-
-    def close(self) -> None: ...
-
 
 class Nodes(Protocol):
     """Who the nodes are."""
@@ -220,6 +229,9 @@ class Nodes(Protocol):
 
     def at(self, name: str) -> Node:
         """Return the node of that name."""
+
+    def whole(self) -> Node:
+        """Return all of them as one: what a store talks to."""
 
     def close(self) -> None: ...
 

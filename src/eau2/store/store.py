@@ -41,8 +41,8 @@ _BYTES, _ANYTHING = Kind.BYTES, Expect.ANYTHING  # looked up once: an enumeratio
 class Tables(Protocol):
     """What the floor above does for a store: it knows what a frame means. Handed in by `eau2.open`."""
 
-    def stage(self, node: Node, value: object, schema: pa.Schema | None) -> tuple[bytes, tuple[Staged, ...]]:
-        """Write `value`, a table of any kind, as chunks on `node`; return its manifest and the chunks, not yet seen."""
+    def stage(self, node: Node, key: str, value: object, schema: pa.Schema | None) -> tuple[bytes, tuple[Staged, ...]]:
+        """Write `value`, a table of any kind for `key`, as chunks on `node`; return its manifest and the chunks, not yet seen."""
 
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
         """Return the frame whose manifest is `entry`. FileNotFoundError when a chunk is gone."""
@@ -51,7 +51,7 @@ class Tables(Protocol):
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport: ...
 
-    def stage_file(self, node: Node, path: str | os.PathLike[str]) -> tuple[bytes, tuple[Staged, ...]]: ...
+    def stage_file(self, node: Node, key: str, path: str | os.PathLike[str]) -> tuple[bytes, tuple[Staged, ...]]: ...
 
     def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int: ...
 
@@ -74,7 +74,7 @@ class Store:
         self._nodes = nodes
         self._tables = tables
         self._name = name
-        self._node = nodes.at(nodes.members()[0])  # with one node every key has one home
+        self._node = nodes.whole()
 
     def __repr__(self) -> str:
         try:
@@ -245,7 +245,7 @@ class Store:
 
     def put_file(self, key: str, path: str | os.PathLike[str]) -> int:
         """Store the file at `path`, text or binary, of any size, under `key`; return the new version. LoadError."""
-        payload, chunks = self._tables.stage_file(self._node, check_key(key) and checked_path(path))
+        payload, chunks = self._tables.stage_file(self._node, check_key(key), checked_path(path))
         return self._apply([Write(key, Kind.FRAME, payload, chunks)])[0]
 
     def get_file(self, key: str, path: str | os.PathLike[str]) -> int:
@@ -342,7 +342,7 @@ class Store:
                     hint="store.put_file() stores a file of any size, store.put() a frame",
                 )
             return Write(key, Kind.BYTES, bytes(value), expect=expect)
-        payload, chunks = self._tables.stage(self._node, value, schema)
+        payload, chunks = self._tables.stage(self._node, key, value, schema)
         return Write(key, Kind.FRAME, payload, chunks, expect)
 
     def _apply(self, writes: list[Write]) -> list[int]:

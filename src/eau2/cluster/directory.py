@@ -1,0 +1,91 @@
+"""The nodes of a store that is a directory with several of them: <path>/node-0, node-1, ..."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from eau2.cluster.cluster import Cluster
+from eau2.cluster.local import LocalMembers, make_members
+from eau2.cluster.runtime import finish
+from eau2.errors import InvalidOption, StoreUnusable
+from eau2.store.local import LocalNodes
+from eau2.store.node import DirectoryNode
+
+if TYPE_CHECKING:
+    import os
+
+    from eau2.store.database import Flush
+    from eau2.store.nodes import Node
+
+NODES_MAX = 1000
+MEMBERS = "members.json"
+
+
+class ClusterNodes:
+    """`Nodes` for the directory `path` with several nodes, made when they are not there.
+
+    nodes: how many; by default as many as there are. More than there are join it. replicas: copies of each key and
+    chunk; 2 by default, and as it was when the nodes were made. Raises as `LocalNodes`, and InvalidOption.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        nodes: int | None = None,
+        replicas: int | None = None,
+        flush: Flush = "process",
+    ) -> None:
+        with contextlib.ExitStack() as undo:
+            first = LocalNodes(path, flush=flush)
+            undo.callback(first.close)
+            self.path = first.path
+            node = first.at("node-0")
+            if node.read_only:
+                raise StoreUnusable(
+                    f"{first.path} cannot be written, and has several nodes", hint="open a copy that can be written"
+                )
+            names = [f"node-{number}" for number in range(nodes or 1)]
+            if nodes is not None or not (self.path / MEMBERS).exists():
+                finish(make_members(self.path, node, names, replicas, alone=not node.shared()))
+            opened = {"node-0": node}
+            for name in LocalMembers.names_in(self.path):
+                if name not in opened:
+                    opened[name] = DirectoryNode(self.path / name, flush=flush, name=name)
+                    undo.callback(opened[name].close)
+            self.local = LocalMembers(self.path, opened)
+            undo.pop_all()
+        self._cluster = Cluster(self.local, str(path))
+
+    def members(self) -> tuple[str, ...]:
+        return self.local.names()
+
+    def at(self, name: str) -> DirectoryNode:
+        if name not in self.local.nodes:
+            raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"it has {', '.join(self.local.nodes)}")
+        return self.local.nodes[name]
+
+    def whole(self) -> Node:
+        return self._cluster
+
+    def close(self) -> None:
+        self._cluster.close()
+
+
+def has_many(path: str | os.PathLike[str]) -> bool:
+    """Whether the directory `path` is a store of several nodes."""
+    import pathlib
+
+    return (pathlib.Path(path) / MEMBERS).exists()
+
+
+def checked_nodes(nodes: object, replicas: object) -> None:
+    """Raise InvalidOption unless `nodes` is None or 1 to NODES_MAX, and `replicas` None or 1 to `nodes`."""
+    for name, number, most in (("nodes", nodes, NODES_MAX), ("replicas", replicas, nodes or NODES_MAX)):
+        if number is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, int) or not isinstance(most, int):
+            raise InvalidOption(f"{name} is a number, not {number!r}")
+        if not 1 <= number <= most:
+            raise InvalidOption(f"{name} is 1 to {most}, not {number}")

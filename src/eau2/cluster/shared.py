@@ -1,0 +1,188 @@
+"""What the processes that have one directory open share: locks, who the members are, and whether a batch is going on."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from eau2.cluster.view import View
+from eau2.errors import Corrupt, StoreBusy, failed_call
+from eau2.store.nodes import closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+BUSY_SECONDS_MAX = 30.0  # as for the lock of one node
+_LENGTH = struct.Struct("<Q")
+_COUNTERS_BYTES = 16
+
+
+class SharedLock:
+    """A `Lock` for the threads of all processes, with a note that outlives the one who wrote it."""
+
+    def __init__(self, path: Path, ended: threading.Event) -> None:
+        self._path = path
+        self._ended = ended  # the store is closed: nobody waits any more
+        self._threads = threading.Lock()
+        self._noted = False
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    async def acquire(self) -> Sequence[str]:
+        deadline = time.monotonic() + BUSY_SECONDS_MAX
+        while not self._threads.acquire(timeout=0.2):
+            self._check(deadline)
+        try:
+            pause = 0.0002
+            while not self._try():
+                self._check(deadline)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.002)
+            return self._left_over()
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def try_now(self) -> bool:
+        """Take the lock if nobody has it; return whether it was taken."""
+        if not self._threads.acquire(blocking=False):
+            return False
+        if self._try():
+            return True
+        self._threads.release()
+        return False
+
+    def note(self, keys: Sequence[str]) -> None:
+        if keys:
+            data = "\n".join(keys).encode()
+            os.pwrite(self._file, _LENGTH.pack(len(data)) + data, 0)
+        elif self._noted:
+            os.pwrite(self._file, _LENGTH.pack(0), 0)
+        self._noted = bool(keys)
+
+    def release(self) -> None:
+        if self._file >= 0:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._threads.release()
+
+    def close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def _try(self) -> bool:
+        if self._file < 0 or self._ended.is_set():
+            raise closed()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _check(self, deadline: float) -> None:
+        if self._ended.is_set():
+            raise closed()
+        if time.monotonic() >= deadline:
+            raise StoreBusy(
+                f"{self._path}: others have been writing for over {BUSY_SECONDS_MAX:g} seconds",
+                hint="end the process that writes, or try again",
+            )
+
+    def _left_over(self) -> Sequence[str]:
+        head = os.pread(self._file, _LENGTH.size, 0)
+        size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+        if not size:
+            return ()
+        self._noted = True
+        return os.pread(self._file, size, _LENGTH.size).decode().split("\n")
+
+
+class ThreadLock:
+    """A `Lock` for the threads of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def acquire(self) -> Sequence[str]:
+        if not self._lock.acquire(timeout=BUSY_SECONDS_MAX):
+            raise StoreBusy(f"other threads have held a lock for over {BUSY_SECONDS_MAX:g} seconds")
+        return ()
+
+    def note(self, keys: Sequence[str]) -> None: ...
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class Counters:
+    """A few numbers that every process maps: each is loaded and stored whole. 0.1 us."""
+
+    def __init__(self, path: Path) -> None:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if os.fstat(file).st_size < _COUNTERS_BYTES:
+                os.ftruncate(file, _COUNTERS_BYTES)
+            self._map = mmap.mmap(file, _COUNTERS_BYTES)
+        finally:
+            os.close(file)
+        self.values = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):
+            self.values.release()
+            self._map.close()
+
+
+class Membership:
+    """The view as a file, <path>/members.json, and its epoch as a counter that every process looks at."""
+
+    def __init__(self, path: Path, ended: threading.Event) -> None:
+        self._path = path / "members.json"
+        self._counters = Counters(path / "epoch")
+        self._lock = SharedLock(path / "members.lock", ended)
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def epoch(self) -> int:
+        """Return the epoch there is now. 0.1 us."""
+        return int(self._counters.values[0])
+
+    def read(self) -> View:
+        try:
+            return View.decode(self._path.read_bytes())
+        except (ValueError, KeyError, TypeError) as error:
+            raise Corrupt(f"{self._path} is damaged: {error}", hint="restore the file from a copy") from error
+        except OSError as error:
+            raise failed_call(error, self._path) from error
+
+    async def change(self, make: Callable[[View | None], View]) -> View:
+        """Replace the view by `make` of what it is (None: there is none yet), whole and at once."""
+        await self._lock.acquire()
+        try:
+            found = self.read() if self.exists() else None
+            view = make(found)
+            if found is None or view.epoch > found.epoch:
+                new = self._path.with_suffix(f".{os.getpid()}.new")
+                try:
+                    with new.open("wb") as file:
+                        file.write(view.encode())
+                        file.flush()
+                        os.fsync(file.fileno())
+                    new.replace(self._path)
+                except OSError as error:
+                    raise failed_call(error, new) from error
+            self._counters.values[0] = view.epoch
+            return view
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        self._lock.close()
+        self._counters.close()

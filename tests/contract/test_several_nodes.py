@@ -1,0 +1,25 @@
+"""A store of several nodes passes the contract of one, unchanged."""
+
+import functools
+
+import pytest
+from tests.contract.store_contract import StoreContract
+
+import eau2
+
+
+class TestThreeNodes(StoreContract):
+    def make_opener(self, folder):
+        return functools.partial(eau2.open, str(folder), nodes=3)
+
+
+@pytest.mark.slow
+class TestFiveNodes(StoreContract):
+    def make_opener(self, folder):
+        return functools.partial(eau2.open, str(folder), nodes=5)
+
+
+@pytest.mark.slow
+class TestFourNodesWithoutReplicas(StoreContract):
+    def make_opener(self, folder):
+        return functools.partial(eau2.open, str(folder), nodes=4, replicas=1)
