@@ -55,6 +55,16 @@ class Eau2Error(Exception):
     def __str__(self) -> str:  # KeyError would print the repr, OSError its errno
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:  # errors travel between nodes, whatever their __init__ asks for
+        return _made_again, (type(self), self.args, dict(self.__dict__))
+
+
+def _made_again(kind: type[Eau2Error], args: tuple[object, ...], attributes: dict[str, object]) -> Eau2Error:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class KeyMissing(Eau2Error, KeyError):
     """No value under the key; the message names keys that are near.
@@ -77,7 +87,7 @@ class KeyMissing(Eau2Error, KeyError):
                 self.hint = "did you mean " + " or ".join(repr(name) for name in names) + "?"
         return super().__str__()
 
-    def __reduce__(self) -> tuple[type[KeyMissing], tuple[str]]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self),)
 
 

@@ -38,6 +38,9 @@ class View:
     base: tuple[str, ...]
     fell: tuple[str, ...] = ()
 
+    def __reduce__(self) -> tuple[object, ...]:  # without the tables that are made of them
+        return View, (self.epoch, self.replicas, self.members, self.base, self.fell)
+
     @cached_property
     def live(self) -> tuple[str, ...]:
         return tuple(name for name, state in self.members if state == State.LIVE)
