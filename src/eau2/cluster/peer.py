@@ -21,8 +21,11 @@ class WrongEpoch(Exception):
     """The request is of another epoch than the member's, whose view this carries."""
 
     def __init__(self, view: View) -> None:
-        super().__init__(f"the member is in epoch {view.epoch}")
+        super().__init__(view)
         self.view = view
+
+    def __str__(self) -> str:
+        return f"the member is in epoch {self.view.epoch}"
 
 
 class NotServing(Exception):
@@ -33,8 +36,11 @@ class Unreachable(Exception):
     """No answer came in time. What was asked may or may not have been done."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} does not answer")
+        super().__init__(name)
         self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} does not answer"
 
 
 class Request(NamedTuple):

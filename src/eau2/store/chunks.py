@@ -43,6 +43,9 @@ class NoSuchChunk(FileNotFoundError):
     def __init__(self, path: str) -> None:
         super().__init__(errno.ENOENT, "no such chunk", path)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return NoSuchChunk, (self.filename,)
+
 
 def boot_id() -> str:
     """Return what differs between boots of the machine: a stamp says nothing about what happened while it was off."""
