@@ -7,27 +7,29 @@ stand still, be slow in the middle of what it does, and be cut off. Its clock is
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
 from heapq import heappop, heappush
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.errors import Eau2Error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
 ANSWERS = (Eau2Error, WrongEpoch, NotServing, Unreachable, FileNotFoundError)  # what a request may raise; else a bug
 CALL_TIMEOUT = 0.5
 _EVER = -1  # of an event: meant for whoever has the name when it comes, not for one incarnation
 
 
+MUTE = object()  # what a process serves that does not answer yet
+
+
 class Killed(BaseException):
     """The process ends here: raised in what it was doing."""
-
-
-class Stuck(AssertionError):
-    """Something that had to end did not."""
 
 
 class Future:
@@ -123,11 +125,6 @@ class Call:
 class Process:
     """One process: what it serves, its tasks, its clock, and what is wrong with it now."""
 
-    __slots__ = (
-        "commits_to_live", "dies_after", "frozen_until", "held", "incarnation", "lag", "name", "offset", "rate", "serves",
-        "slow", "tasks", "world",
-    )  # fmt: skip
-
     def __init__(self, world, name, *, offset=0.0, rate=1.0):
         self.world, self.name, self.offset, self.rate = world, name, offset, rate
         self.incarnation, self.serves = 0, None
@@ -136,7 +133,7 @@ class Process:
         self.frozen_until = 0.0
         self.lag = 0.0  # seconds that the step under way has taken so far
         self.slow = 0.0  # the chance that an access to its disk takes long
-        self.commits_to_live, self.dies_after = 0, False  # 0: it is not to die at a commit
+        self.commits_to_live = 0  # it is killed at that one; 0: at none
 
     @property
     def alive(self) -> bool:
@@ -165,10 +162,9 @@ class Process:
         self.held.clear()
         tasks, self.tasks = self.tasks, {}
         for task in tasks:
-            try:
+            # It may wait in a `finally`, be the one that runs, or meet its dead disk: it ends all the same.
+            with contextlib.suppress(RuntimeError, ValueError, Killed):
                 task.coroutine.close()
-            except (RuntimeError, ValueError, Killed):
-                pass  # it waits in a `finally`, is the one that runs, or has met its dead disk: it ends all the same
 
     def freeze(self, seconds: float) -> None:
         """Stand still: what comes meanwhile waits. Its clock goes on."""
@@ -260,6 +256,8 @@ class World:
 
     def serve(self, call):
         process = self.processes[call.target]
+        if process.serves is MUTE:
+            return
         arguments, named = pickle.loads(call.payload)
         if self.trace:
             shown = ", ".join([*map(show, arguments), *(f"{name}={value}" for name, value in named.items())])
@@ -291,6 +289,10 @@ class SimLock:
             self.waiting.append(Future())
             await self.waiting[-1]
         self.held = True
+        return ()
+
+    def note(self, keys):
+        """One process has a node here: nobody is left to be told."""
 
     def release(self):
         assert self.held, "released, but nobody holds it"
