@@ -36,7 +36,7 @@ def audit(members: LocalMembers) -> NodeCheck:
                 faults += _key_faults(members, view, name, key)
     return NodeCheck(
         len(keys),
-        sum(check.chunks for check in checks.values()),
+        len({chunk for name in view.present for chunk in members.nodes[name].chunk_sizes()}),
         sum(check.bytes for check in checks.values()),
         tuple(faults),
     )
@@ -71,8 +71,7 @@ def _chunk_faults(members: LocalMembers, view: View, record: Record) -> list[Fau
     faults = []
     manifest = Manifest.decode(record.payload)
     held = {name: _held(members, name, record) for name in view.live}
-    homes = manifest.table.column("homes").to_pylist()
-    for chunk_id, assigned in zip(manifest.chunk_ids, homes, strict=True):
+    for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True):
         faults += [
             Fault(f"{name} is to have a copy of a chunk, and has none", record.key, chunk_id)
             for name in view.chunk_homes(chunk_id, assigned)

@@ -71,7 +71,7 @@ class Client:
     async def _look(self, view: View, parts: dict[str, list[str]]) -> dict[str, Entry]:
         homes = list(parts)
         answers = await self._runtime.together(
-            [self._runtime.peer(home).get(view.epoch, parts[home]) for home in homes]
+            [self._runtime.peer(home).get(view.epoch, parts[home], deleted=len(homes) > 1) for home in homes]
         )
         found: dict[str, Entry] = {}
         for home, answer in zip(homes, answers, strict=True):

@@ -133,8 +133,7 @@ class Cluster:
         view = self._members.view
         load: Counter[str] = Counter()
         chosen: list[str] = []
-        homes = manifest.table.column("homes").to_pylist()
-        for chunk_id, assigned in zip(manifest.chunk_ids, homes, strict=True):
+        for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True):
             there = [name for name in view.chunk_homes(chunk_id, assigned) if self._has(name, chunk_id)]
             there = there or [name for name in view.live if self._has(name, chunk_id)]
             if not there:
@@ -162,11 +161,10 @@ class Cluster:
             chunk.id, homes or self._members.view.assigned(chunk.id, 0), lambda node: node.stage(chunk)
         )
 
-    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
+    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
         self._check_open()
-        holders = [name for name in self._members.view.live if self._has(name, chunk_id)]
-        homes = holders or self._members.view.chunk_homes(chunk_id, ())
-        return self._on_each(chunk_id, homes, lambda node: node.stage_again(chunk_id, data))
+        homes = self._members.view.chunk_homes(chunk_id, homes)
+        return self._on_each(chunk_id, homes, lambda node: _staged_again(node, chunk_id, data))
 
     def _on_each(self, chunk_id: str, homes: Sequence[str], stage: Callable[[Any], Staged]) -> Staged:
         if not homes:
@@ -219,10 +217,12 @@ class Cluster:
         return audit(self._members)
 
     def statistics(self) -> NodeStatistics:
-        """Return the sums of all nodes; `keys` and `frames` count each once."""
+        """Return the sums of all nodes; keys, frames and chunks are counted once each, however many copies they have."""
         parts = [node.statistics() for node in self._nodes.values()]
         sums = {field.name: sum(getattr(part, field.name) for part in parts) for field in fields(NodeStatistics)}
+        chunks = {chunk: size for node in self._nodes.values() for chunk, size in node.chunk_sizes().items()}
         sums |= {"keys": len(self.keys()), "frames": len(self.frames())}
+        sums |= {"chunks": len(chunks), "chunk_bytes": sum(chunks.values())}
         return NodeStatistics(**sums)
 
     def close(self) -> None:
@@ -235,6 +235,14 @@ class Cluster:
                 with contextlib.suppress(Eau2Error):
                     node.close()
             self._members.close()
+
+
+def _staged_again(node: Any, chunk_id: str, data: pa.Buffer) -> Staged:
+    """Stage on `node` a chunk that is mapped from another: linked where it has one of its own."""
+    with contextlib.suppress(FileNotFoundError, Corrupt):
+        (data,) = node.map([chunk_id])
+    staged: Staged = node.stage_again(chunk_id, data)
+    return staged
 
 
 class _All:

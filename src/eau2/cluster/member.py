@@ -198,18 +198,19 @@ class Member:
             await self.settle()
         self.admit(epoch)
 
-    async def get(self, epoch: int, keys: Sequence[str]) -> list[Entry | None]:
+    async def get(self, epoch: int, keys: Sequence[str], *, deleted: bool = False) -> list[Entry | None]:
         await self._ready(epoch)
         if self.order.blocked and not self.order.blocked.isdisjoint(keys):
             raise NotServing
         if self.view.may_lose:
             self._refuse_lost(keys)
-        found = self.node.records(keys)
+        if deleted:
+            known = self.node.records(keys)
+            found = {key: Entry(record.rank, record.kind, record.payload) for key, record in known.items()}
+        else:
+            found = self.node.get_many(keys)
         self.admit(epoch)  # also after the look: nobody else has served these keys before it
-        return [
-            None if (known := found.get(key)) is None else Entry(known.rank & VERSION_MASK, known.kind, known.payload)
-            for key in keys
-        ]
+        return [None if (each := found.get(key)) is None else _without_epoch(each) for key in keys]
 
     async def names(self, epoch: int, prefix: str, limit: int | None, *, frames: bool) -> list[str]:
         await self._ready(epoch)
@@ -352,6 +353,10 @@ class Member:
             with contextlib.suppress(Eau2Error, NotServing, Unreachable, WrongEpoch):
                 undone = await client.undo(batch)
                 await self.order.finish(self.view.epoch, batch, decided=not undone)
+
+
+def _without_epoch(entry: Entry) -> Entry:
+    return Entry(entry.version & VERSION_MASK, entry.kind, entry.payload)
 
 
 def _pages(records: list[Record]) -> Iterable[list[Record]]:

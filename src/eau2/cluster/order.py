@@ -420,9 +420,8 @@ def unavailable(key: str, view: View) -> NodeUnavailable:
 def chunk_nodes(view: View, record: Record) -> set[str]:
     """Return the nodes that should hold chunks of the frame `record`."""
     manifest = Manifest.decode(record.payload)
-    homes = manifest.table.column("homes").to_pylist()
     return {
         node
-        for chunk_id, assigned in zip(manifest.chunk_ids, homes, strict=True)
+        for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True)
         for node in view.chunk_homes(chunk_id, assigned)
     }

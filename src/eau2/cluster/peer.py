@@ -64,8 +64,11 @@ class Unsettled(NamedTuple):
 class Peer(Protocol):
     """A member of the cluster, as the others and the clients see it."""
 
-    async def get(self, epoch: int, keys: Sequence[str]) -> list[Entry | None]:
-        """Return what is under `keys`, of which the member is the first home: one snapshot. Versions without epoch."""
+    async def get(self, epoch: int, keys: Sequence[str], *, deleted: bool = False) -> list[Entry | None]:
+        """Return what is under `keys`, of which the member is the first home: one snapshot. Versions without epoch.
+
+        `deleted`: for a key that was deleted, an entry of that kind with the version of its deletion.
+        """
 
     async def names(self, epoch: int, prefix: str, limit: int | None, *, frames: bool) -> list[str]:
         """Return those keys with `prefix`, sorted, that have a value and the member as first home."""

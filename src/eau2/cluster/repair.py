@@ -210,8 +210,7 @@ class Repair:
             found = await member.at(node).records(view.epoch, [name])
             has[node] = set(found[0].payload.decode().split("\n")) if found and found[0].kind == Kind.HOLD else set()
         wanted: dict[str, set[str]] = defaultdict(set)
-        homes = manifest.table.column("homes").to_pylist()
-        for chunk_id, assigned in zip(manifest.chunk_ids, homes, strict=True):
+        for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True):
             for node in view.chunk_homes(chunk_id, assigned):
                 if chunk_id not in has.get(node, ()):
                     wanted[node].add(chunk_id)

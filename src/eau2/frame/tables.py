@@ -105,10 +105,14 @@ def _stage(node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordB
 def _share(node: Node, source: Source) -> StagedFrame:
     """A stored frame put under another key: the same chunks, nothing is encoded and next to nothing written."""
     source.verify()
-    chunks = dict(zip(source.manifest.chunk_ids, source.buffers, strict=True))
+    homes = source.manifest.chunk_homes
+    chunks = {
+        chunk_id: (data, assigned)
+        for chunk_id, data, assigned in zip(source.manifest.chunk_ids, source.buffers, homes, strict=True)
+    }
     staged: list[Staged] = []
     try:
-        staged.extend(node.stage_again(chunk_id, data) for chunk_id, data in chunks.items())
+        staged.extend(node.stage_again(chunk_id, *found) for chunk_id, found in chunks.items())
     except BaseException:
         node.discard(staged)
         raise

@@ -116,21 +116,20 @@ def erase(writer: Writer, keys: Sequence[str]) -> None:
 
 def adopt(writer: Writer) -> None:
     """As `Node.adopt`."""
-    run = writer.changes.run
+    changes = writer.changes
 
     def change() -> None:
-        for key, rank in run("select key, version from entry where kind = ?", (Kind.FRAME,)).fetchall():
-            payload = run("select payload from entry where key = ?", (key,)).get
+        frames = changes.run("select key, version from entry where kind = ?", (Kind.FRAME,)).fetchall()
+        for key, rank in frames:
+            payload, hold = changes.run("select payload from entry where key = ?", (key,)).get, hold_key(key, rank)
             try:
-                ids = chunks_of(Kind.FRAME, payload)
+                held = "\n".join(chunks_of(Kind.FRAME, payload)).encode()
             except (ValueError, KeyError) as error:
                 raise Corrupt(f"{key!r}: its manifest makes no sense: {error}", hint="run `eau2 check`") from error
-            held = "\n".join(ids).encode()
-            run(
-                "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)",
-                (hold_key(key, rank), rank, Kind.HOLD, held),
-            )
-            run("update entry set kind = ? where key = ?", (Kind.SPREAD, key))
+            if changes.run("select kind from entry where key = ?", (hold,)).get in NAMING:
+                changes.release(hold)  # of a write on many nodes that was never finished
+            changes.run(PUT_MANY, (hold, rank, Kind.HOLD, held))
+            changes.run("update entry set kind = ? where key = ?", (Kind.SPREAD, key))
 
     writer.transaction(change)
 

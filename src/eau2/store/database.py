@@ -1,8 +1,10 @@
 """The database of a node: how it is opened, its tables, its checksums, and what its errors mean.
 
-    entry     a key with a value: its version, kind and payload (a frame's payload is its manifest)
+    entry     a key with a value: its version, kind and payload (a frame's payload is its manifest). The version is
+              a rank (see nodes.py) where the store has many nodes; they also have internal keys, which begin with NUL
     gone      the last version of a deleted key, so that versions only ever grow; the oldest are forgotten
-    chunk     a chunk file: its size, how many manifests name it, and the stamp under which it was last found whole
+    chunk     a chunk file: its size, how many manifests and holds name it, and the stamp under which it was last found
+              whole
     meta      version_floor: the highest version that was forgotten with a `gone` row; new keys start above it
 
 Every page has a checksum (SQLite's `cksumvfs`), which is looked at whenever the page is read, from the file or its log.

@@ -145,6 +145,9 @@ class DirectoryNode:
     def listing(self, after: str, limit: int) -> list[tuple[str, int, int]]:
         return copies.listing(self._reader, after, limit)
 
+    def chunk_sizes(self) -> dict[str, int]:
+        return dict(self._reader.rows("select id, size from chunk where refs > 0"))
+
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         return copies.has_chunks(self._reader, chunk_ids)
 
@@ -187,7 +190,7 @@ class DirectoryNode:
         self._writing()
         return self._files.stage(chunk.id, chunk.pieces)
 
-    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
+    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
         self._writing()
         with self._mappings.linking(chunk_id) as shared:
             trusted = None if shared is None or shared.address != data.address else shared.stamp

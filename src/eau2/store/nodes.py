@@ -132,7 +132,10 @@ class Node(Protocol):
         """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its page is. About 3 us."""
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Return what is under those of `keys` that have a value, in their order: one snapshot. About 1 us a key."""
+        """Return what is under those of `keys` that have a value, in their order: one snapshot. About 1 us a key.
+
+        Not for internal keys: `records` has them.
+        """
 
     def keys(self, prefix: str = "", *, limit: int | None = None) -> list[str]:
         """Return the keys that start with `prefix`, sorted by code point; at most the first `limit` of them."""
@@ -167,8 +170,9 @@ class Node(Protocol):
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         """Write `chunk`, on each of `homes`, where nobody sees it yet. DiskFull leaves nothing behind."""
 
-    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
-        """Stage a chunk that is mapped here as `data`: a link where the file is still there, else a copy."""
+    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
+        """Stage a chunk that is mapped here as `data`, assigned to `homes`: a link where its file is there, else a
+        copy."""
 
     def discard(self, staged: Sequence[Staged]) -> None:
         """Remove staged chunks that will not be written."""
@@ -216,6 +220,9 @@ class Replica(Node, Protocol):
 
     def adopt(self) -> None:
         """Make every frame a SPREAD one, with a HOLD of the same rank for its chunks: the store becomes one of many."""
+
+    def chunk_sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each chunk that a frame or hold of this node names."""
 
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         """Return for each chunk whether a frame or hold of this node names it."""

@@ -65,6 +65,11 @@ class Manifest:
         return tuple(self.table.column("rows").to_pylist())
 
     @cached_property
+    def chunk_homes(self) -> tuple[tuple[str, ...], ...]:
+        """The nodes each chunk was assigned to."""
+        return tuple(map(tuple, self.table.column("homes").to_pylist()))
+
+    @cached_property
     def rows(self) -> int:
         return sum(self.chunk_rows)
 

@@ -131,7 +131,7 @@ class _Slots:
         self._names = names
         self._hashes = _hashed(names)
         self._count = count
-        self._bits = min(SLOTS, _WEIGHTS_A_BLOCK // len(names)).bit_length() - 1  # of a slot: its place in its block
+        self._bits = min(1 << 12, _WEIGHTS_A_BLOCK // len(names)).bit_length() - 1  # of a slot: its place in its block
         self._blocks: list[NDArray[np.uint16] | None] = [None] * (SLOTS >> self._bits)
         self._same: dict[tuple[str, ...], tuple[str, ...]] = {}
 
@@ -162,7 +162,7 @@ def _orders(subjects: NDArray[np.uint64], hashes: NDArray[np.uint64], count: int
     orders = np.empty((len(subjects), count), np.uint16)
     step = max(1, _WEIGHTS_AT_ONCE // len(hashes))
     # Taken once for all steps: fresh pages from the system for every step would cost more than the arithmetic.
-    weights, scratch = np.empty((2, len(hashes), min(step, len(subjects))), np.uint64)
+    weights, scratch = _spaces(len(hashes), min(step, len(subjects)))
     positions = np.arange(len(hashes), dtype=np.uint64)[:, None]
     for start in range(0, len(subjects), step):
         rows = orders[start : start + step]
@@ -172,6 +172,13 @@ def _orders(subjects: NDArray[np.uint64], hashes: NDArray[np.uint64], count: int
         weighed |= positions
         _highest(weighed, rows)
     return orders
+
+
+def _spaces(names: int, subjects: int) -> NDArray[np.uint64]:
+    """Return two arrays of `names` x `subjects`, the longer side along the memory: what is done to a row at once is long."""
+    if names > subjects:
+        return np.empty((2, subjects, names), np.uint64).transpose(0, 2, 1)
+    return np.empty((2, names, subjects), np.uint64)
 
 
 def _highest(weights: NDArray[np.uint64], rows: NDArray[np.uint16]) -> None:
