@@ -264,6 +264,10 @@ class Client:
             except Unreachable as error:
                 unknown, silent = unknown or changes, error.name
                 await self._report(error.name)
+            except Eau2Error as error:
+                if unknown:
+                    raise OutcomeUnknown(f"{what}: {silent} did not say whether it was done, and then: {error}") from error
+                raise
             if self._runtime.now() >= deadline:
                 who = silent or "no member"
                 if unknown:

@@ -92,7 +92,7 @@ class Coordinator:
         view = self._view
         if view.fell or view.base != view.live:
             settled = all(self._heard[name].whole == view.epoch for name in view.live)
-            if view.live and view.present == view.live and settled:
+            if view.live and view.present == view.live and not view.awaits and settled:
                 self._view = view.repaired()
 
     def _change(self, name: str, state: State) -> None:

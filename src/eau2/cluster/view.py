@@ -95,6 +95,11 @@ class View:
         """Whether there may be keys that are lost or contested."""
         return len(self.fell) >= min(self.replicas, len(self.base))
 
+    @cached_property
+    def awaits(self) -> tuple[str, ...]:
+        """Return who must come back before anything can be said to have all its copies: only they may know some keys."""
+        return tuple(name for name in self.fell if name not in self.live) if self.may_lose else ()
+
     # -- chunks -------------------------------------------------------------------------------------------------------
 
     def chunk_homes(self, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
