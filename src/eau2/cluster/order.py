@@ -84,6 +84,7 @@ class Order:
 
     def __init__(self, member: Member, name: str) -> None:
         self._member = member
+        self._sender = f"{member.name}/{name}"  # batches of each order are numbered for themselves
         self._lock = member.runtime.lock(name)
         self._queue: deque[_Ticket] = deque()
         self._numbers = itertools.count(1)
@@ -323,9 +324,9 @@ class Order:
     async def _replicate(self, flight: _Flight, done: Done) -> None:
         """Have every other writer have the records of `flight`."""
         parts = self._by_writer(flight.changes.records)
-        member, name = self._member, self._member.name
+        member = self._member
         calls = [
-            (node, partial(member.at(node).replicate, flight.epoch, name, flight.number, tuple(records), done))
+            (node, partial(member.at(node).replicate, flight.epoch, self._sender, flight.number, tuple(records), done))
             for node, records in parts.items()
         ]
         await self._everywhere(flight, calls)
@@ -349,9 +350,9 @@ class Order:
             self._burned[key] = record.rank & VERSION_MASK
         here = self._member.node.records(list(changed))
         parts = self._by_writer({key: here.get(key, Record(key, 0, Kind.DELETED)) for key in changed})
-        member, name = self._member, self._member.name
+        member = self._member
         calls = [
-            (node, partial(member.at(node).revoke, flight.epoch, name, flight.number, tuple(before)))
+            (node, partial(member.at(node).revoke, flight.epoch, self._sender, flight.number, tuple(before)))
             for node, before in parts.items()
         ]
         await self._everywhere(flight, calls)
