@@ -151,7 +151,9 @@ class MemoryNode:
             for key, entry in list(self.entries.items()):
                 if entry.kind == Kind.FRAME:
                     held = "\n".join(chunks_of(entry.kind, entry.payload)).encode()
-                    self._set(self.entries, hold_key(key, entry.version), Entry(entry.version, Kind.HOLD, held))
+                    hold = hold_key(key, entry.version)
+                    self._release(self.entries.get(hold))  # of a write on many nodes that was never finished
+                    self._set(self.entries, hold, Entry(entry.version, Kind.HOLD, held))
                     self._set(self.entries, key, Entry(entry.version, Kind.SPREAD, entry.payload))
 
         self._change((), change)
