@@ -236,6 +236,8 @@ class Repair:
                 self.progress.dropped += len(gone)
             frames = member.node.records([held_key(hold) for _, hold in work.holds])
             for node, hold in work.holds:
+                if view.is_lost(held_key(hold)):  # who knows the frame is to come back
+                    continue
                 frame = frames.get(held_key(hold))
                 if frame is None or frame.kind != Kind.SPREAD or hold != hold_key(frame.key, frame.rank):
                     await member.at(node).release(view.epoch, [hold])
