@@ -319,7 +319,10 @@ class Order:
                 holds.append((node, hold))
         member = self._member
         calls = [(node, partial(member.at(node).hold, flight.epoch, hold)) for node, hold in holds]
-        await self._everywhere(flight, calls)
+        try:
+            await self._everywhere(flight, calls)
+        except FileNotFoundError as error:  # swept: whoever staged it, or the node itself, was started anew since
+            raise NodeUnavailable(f"chunk {error.filename} is not staged any more", hint="put the frame again") from None
 
     async def _replicate(self, flight: _Flight, done: Done) -> None:
         """Have every other writer have the records of `flight`."""
