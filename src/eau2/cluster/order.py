@@ -236,7 +236,8 @@ class Order:
         view = member.view
         member.admit(view.epoch)
         await self._even_out()
-        fresh: list[_Ticket] = []
+        member.admit(view.epoch)  # that may have taken longer than the lease
+        fresh: dict[Request, list[_Ticket]] = defaultdict(list)  # a request may have come twice
         for ticket in batch:
             known = member.done.get(ticket.request)
             if ticket.epoch != view.epoch:
@@ -244,16 +245,19 @@ class Order:
             elif known is not None:
                 ticket.succeed(known)
             else:
-                fresh.append(ticket)
+                fresh[ticket.request].append(ticket)
         changes = _Changes()
-        writes = [write for ticket in fresh for write in ticket.writes]
+        writes = [write for ticket, *_ in fresh.values() for write in ticket.writes]
         outcomes = iter(self._judge_all(writes, changes))
-        done = tuple((ticket.request, tuple(itertools.islice(outcomes, len(ticket.writes)))) for ticket in fresh)
+        done = tuple(
+            (request, tuple(itertools.islice(outcomes, len(ticket.writes)))) for request, (ticket, *_) in fresh.items()
+        )
         if changes.records:
             await self._commit(_Flight(view.epoch, next(self._numbers), changes), done)
         member.remember(done)
-        for ticket, (_, came_to) in zip(fresh, done, strict=True):
-            ticket.succeed(came_to)
+        for request, came_to in done:
+            for ticket in fresh[request]:
+                ticket.succeed(came_to)
 
     def _judge_all(self, writes: Sequence[Write], changes: _Changes) -> list[Outcome]:
         now = self._member.node.records([write.key for write in writes])
