@@ -13,6 +13,7 @@ from eau2.cli import frames, programs, upkeep, values
 from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
 from eau2.cli.interrupts import INTERRUPTED, interruptible
+from eau2.cli.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "Values": (values.put, values.get, values.delete, values.keys, values.wait),
     "Frames": (frames.load, frames.show, frames.sql),
-    "Programs": (programs.wordcount, programs.linus, programs.sor),
+    "Programs": (run, programs.wordcount, programs.linus, programs.sor),
     "The store": (upkeep.check, upkeep.doctor, upkeep.version),
 }
 

@@ -52,6 +52,7 @@ class Call:
 
     store_path: str
     json: bool
+    store_given: bool  # False: nobody named one, and store_path is the default
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
@@ -117,9 +118,9 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
         given = before.store if store is None else store
         if given == "":  # an empty variable of a script: not to be mistaken for the default
             raise InvalidOption("--store is the path of a directory, not ''")
-        path = given or os.environ.get("EAU2_STORE") or STORE_DEFAULT
+        named = given or os.environ.get("EAU2_STORE")
         try:
-            command(Call(path, json or before.json), **options)
+            command(Call(named or STORE_DEFAULT, json or before.json, store_given=bool(named)), **options)
         except BrokenPipeError as error:  # typer would make it a failure
             raise PipeClosed from error
 

@@ -266,7 +266,9 @@ class Client:
                 await self._report(error.name)
             except Eau2Error as error:
                 if unknown:
-                    raise OutcomeUnknown(f"{what}: {silent} did not say whether it was done, and then: {error}") from error
+                    raise OutcomeUnknown(
+                        f"{what}: {silent} did not say whether it was done, and then: {error}"
+                    ) from error
                 raise
             if self._runtime.now() >= deadline:
                 who = silent or "no member"

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from eau2.cluster.audit import audit
+from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.generation import Waiting
@@ -215,6 +216,14 @@ class Cluster:
         """As `Node.check` for all nodes; and every key and chunk has its copies, equal, where they belong."""
         self._check_open()
         return audit(self._members)
+
+    def rebalance(self) -> int:
+        """As `Node.rebalance`."""
+        self._check_open()
+        try:
+            return self._members.rebalance().copies
+        except (NotServing, Unreachable, WrongEpoch) as error:
+            raise NodeUnavailable("the members changed meanwhile", hint="call rebalance() again") from error
 
     def statistics(self) -> NodeStatistics:
         """Return the sums of all nodes; keys, frames and chunks are counted once each, however many copies they have."""

@@ -369,7 +369,7 @@ class Order:
             if changed[key].kind == Kind.SPREAD and (key not in here or here[key].rank != changed[key].rank)
         ]
         nodes = {copy.node for key, _ in unused for copy in flight.changes.chunks[key]}
-        await self._release(nodes, unused)
+        await self.release(nodes, unused)
         self._landed()
 
     async def _everywhere(self, flight: _Flight, calls: Sequence[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
@@ -405,9 +405,10 @@ class Order:
         for key, before in gone:
             if before.kind != Kind.SPREAD:
                 continue
-            await self._release(self._member.holders(before), [(key, before.rank)])
+            await self.release(self._member.holders(before), [(key, before.rank)])
 
-    async def _release(self, nodes: Iterable[str], holds: Sequence[tuple[str, int]]) -> None:
+    async def release(self, nodes: Iterable[str], holds: Sequence[tuple[str, int]]) -> None:
+        """Have `nodes` let go of the chunks they hold for frames of (key, rank). Best effort."""
         member = self._member
         keys = tuple(hold_key(key, rank) for key, rank in holds)
         epoch = member.view.epoch

@@ -7,7 +7,6 @@ import ctypes
 import inspect
 import threading
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +17,7 @@ from eau2.programs.meeting import Meeting
 from eau2.programs.parameters import checked
 from eau2.programs.printing import output
 from eau2.programs.program_store import ProgramStore
+from eau2.programs.tracing import last_line
 from eau2.query.shipping import error_text
 from eau2.store.arguments import checked_seconds
 from eau2.store.store import Store
@@ -136,7 +136,8 @@ class Run:
 
     def _failed(self, index: int, error: BaseException) -> ProgramFailed:
         """Return the error for the caller: the program failed on a node with `error`."""
-        file, line = _place(self._program, error)
+        file = self._program.run.__code__.co_filename
+        line = last_line(file, error)
         where = f"{self.names[index]}, line {line} of {Path(file).name}" if line else self.names[index]
         what, hint = (error.message, error.hint) if isinstance(error, Eau2Error) else (error_text(error), "")
         busy = [thread.name.removeprefix(_THREAD) for thread in self._threads if thread.is_alive()]
@@ -231,10 +232,3 @@ def _check(program: object, store: object) -> None:
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error and ctypes.py_object(error))
-
-
-def _place(program: type[Application], error: BaseException) -> tuple[str, int]:
-    """Return the program's file, and the line of it that `error` came from last; 0 when it came from elsewhere."""
-    file = program.run.__code__.co_filename
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
-    return file, lines[-1] if lines else 0

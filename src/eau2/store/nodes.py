@@ -187,6 +187,9 @@ class Node(Protocol):
     def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
         """Raise Corrupt unless `data`, as `map` returned it, is still what was written. About 2 us a chunk."""
 
+    def rebalance(self) -> int:
+        """Move the chunks of stored frames to where they would be put now; return how many copies were made."""
+
     def check(self) -> NodeCheck:
         """Compute every checksum and compare every reference, and report what is wrong. Reads everything."""
 

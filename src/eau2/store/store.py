@@ -304,6 +304,12 @@ class Store:
         """Compute every checksum, compare every reference, and report all that is wrong. Reads the whole store."""
         return self._node.check()
 
+    def rebalance(self) -> int:
+        """Move the chunks of stored frames to where they would be put today, so that nodes that joined since have their
+        share; return how many copies of chunks were made. 0 on one node. Frames stay readable, and keep their version.
+        """
+        return self._node.rebalance()
+
     def statistics(self) -> NodeStatistics:
         """Return sizes now and counts since this process opened the store."""
         return self._node.statistics()

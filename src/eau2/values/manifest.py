@@ -94,6 +94,11 @@ class Manifest:
                 columns[f"max:{index}"] = _scalars([known.most for known in ranges], field.type)
         return cls(schema, pa.table(columns))
 
+    def assigned_to(self, homes: Sequence[Sequence[str]]) -> Manifest:
+        """Return the manifest with other homes, one list of nodes for each chunk."""
+        place = self.table.schema.get_field_index("homes")
+        return Manifest(self.schema, self.table.set_column(place, "homes", _lists(homes)))
+
     def encode(self) -> bytes:
         metadata = {_FORMAT: MANIFEST_FORMAT, _SCHEMA: self.schema.serialize().to_pybytes()}
         sink = pa.BufferOutputStream()

@@ -1,10 +1,11 @@
 """Who is a home of what, by hashing alone: the same on every machine that knows the same names.
 
-Rendezvous order: of every pair of a subject (a key's slot, or a chunk) and a name a weight is computed, which nothing else
-decides; the homes are the names of the highest weights. So when a name leaves, only what it was a home of gets another,
+Rendezvous order: every pair of a subject (a key's slot, or a chunk) and a name has a weight, which depends on nothing
+else; the homes are the names of the highest weights. So when a name leaves, only what it was a home of gets another,
 and when it is back, that goes back; a name that joins takes only what it becomes a home of.
 
-Hashes are XXH3-64 of UTF-8. A weight is the finalizer of splitmix64 over the exclusive or of both hashes (see `_mixed`).
+Names and chunk ids are hashed by XXH3-64 of their UTF-8, slots by `_mixed`; a weight is `_mixed` of the exclusive or of
+both hashes, without its last 16 bits: of equal ones (one in 10**14) the later name comes first.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Keys of one slot have the same homes, so that homes are looked up, not computed. Enough slots that 1,000 nodes share
-# them within 1.20 of the mean (65,536: 1.40; measured by benchmarks/placement.py), few enough that 1,000 nodes take
-# about a second to weigh them all.
+# Keys of one slot have the same homes, so that homes are looked up, not computed. Enough slots that of 1,000 nodes none
+# is the first home of more than 1.2 times the mean (of 65,536: 1.4), few enough to weigh them all in a second or two.
 SLOTS = 1 << 18
-NAMES_MAX = 1 << 16  # a name's position is the last 16 bits of its weight
+NAMES_MAX = 1 << 16  # a name's position takes the last 16 bits of its weight
 
 _HOLD = "\x00h"  # begins the key of a hold: then the key, "\x00", and a rank in 16 hexadecimal digits
 _HOLD_END = 17
 _WEIGHTS_AT_ONCE = 1 << 16  # with scratch of the same size 1 MB, which stays in the cache
-_WEIGHTS_A_BLOCK = 1 << 18  # of slots: about 2 ms
-_SORTED_FROM = 8  # homes: from so many on it is faster to sort the weights than to look for the highest again and again
+_WEIGHTS_A_BLOCK = 1 << 18  # of slots, and at most _SLOTS_A_BLOCK of those: what a first look-up waits for
+_SLOTS_A_BLOCK = 1 << 13
+_SORTED_FROM = 8  # homes: from so many on, weights are sorted, not searched for the highest again and again
+_FEW = 64  # names: so few have few different tuples of homes, and equal ones are kept once
 _POSITION = np.uint64(NAMES_MAX - 1)
 
 
 def slot_of(key: str) -> int:
-    """Return the slot of `key`, from 0 to SLOTS - 1. A hold is in the slot of the key it is for. About 0.25 microseconds.
+    """Return the slot of `key`, from 0 to SLOTS - 1. A hold is in the slot of the key it is for. 0.25 microseconds.
 
     >>> slot_of("trips") == slot_of("\\x00htrips\\x00" + "0123456789abcdef")
     True
@@ -50,8 +52,8 @@ def slot_of(key: str) -> int:
 class Placement:
     """The homes of keys and chunks over one set of names, whatever order they were given in.
 
-    Every answer has `count` names, or all when there are fewer. Immutable, and safe in any thread: what is kept of
-    slots already asked for is found again by every other Placement of the same names.
+    An answer has `count` names, or all when there are fewer. Safe in any thread. Nothing is computed before it is asked
+    for; what was computed for slots is shared with other Placements of the same names.
 
     >>> nodes = Placement(["node-10", "node-2", "node-1"])
     >>> nodes.names
@@ -69,9 +71,10 @@ class Placement:
         return f"<Placement over {len(self.names)} nodes>"
 
     def homes_of_key(self, key: str, count: int) -> tuple[str, ...]:
-        """Return the homes of `key`, in rendezvous order of its slot. About 0.6 microseconds.
+        """Return the homes of `key`, in rendezvous order of its slot. 0.4 microseconds.
 
-        The first key of a neighbourhood of slots pays for weighing it: 0.2 ms on 4 nodes, 0.6 ms on 1,000.
+        Who first asks for a slot of a block has the block weighed: one of 32, 0.4 ms, on 4 names, and one of 1,024,
+        1.5 ms, on 1,000; all blocks take 10 ms and 1.2 s.
         """
         if not self.names:
             return ()
@@ -83,15 +86,18 @@ class Placement:
 
     def homes_of_chunk(self, chunk_id: str, assigned: Sequence[str], count: int) -> tuple[str, ...]:
         """Return the homes of a chunk: those it is assigned to that are here, in their order, then the other names in
-        rendezvous order of its id. A microsecond when enough of the assigned are here, else 50, and 50 more for 1,000 names.
+        rendezvous order of its id. 2 microseconds when enough of the assigned are here, else 50.
         """
         return self.homes_of_chunks([chunk_id], [assigned], count)[0]
 
     def homes_of_chunks(
         self, chunk_ids: Sequence[str], assigned: Iterable[Sequence[str]], count: int
     ) -> list[tuple[str, ...]]:
-        """Return `homes_of_chunk` of each. At worst, when none of the assigned is here, 100,000 chunks on 1,000 names take
-        0.6 s, in blocks of 2 MB."""
+        """Return `homes_of_chunk` of each.
+
+        100,000 chunks take 0.1 s, or 0.75 s when none of their assigned homes is here and 1,000 others are: then 1 MB
+        is worked in, besides some 200 bytes a chunk that are asked for and answered.
+        """
         here = [tuple([name for name in dict.fromkeys(homes) if name in self._positions])[:count] for homes in assigned]
         count = min(count, len(self.names))
         short = [index for index, homes in enumerate(here) if len(homes) < count]
@@ -103,16 +109,20 @@ class Placement:
         return here
 
     def round_the_ring(self, homes: Sequence[str], index: int) -> tuple[str, ...]:
-        """Return the homes to assign to chunk `index` of a frame whose key has `homes`; as many, and those for chunk 0.
+        """Return the homes to assign to chunk `index` of a frame whose key has `homes`: as many, and for chunk 0 these.
 
-        The names in natural order are a ring. Each chunk's homes are those of the chunk before, one name further. After
-        each turn, of as many chunks as there are names, all but the first are moved one name further still.
+        The names in natural order (node-2 before node-10) are a ring. The homes of a chunk are those of the chunk
+        before, each moved on by one name; after every turn, which is as many chunks as there are names, all but the
+        first are moved on by one more, past the first. KeyError when a home is not among the names.
 
-        What holds of a frame: as first homes of its chunks nodes differ by at most one chunk, likewise as second ones and
-        so on; whole turns give every node the same. When a node dies, the chunks it was the first home of in
-        consecutive turns go to one other after the other, so that each gets the same share of any large frame; and since
-        keys' homes are in rendezvous order, each gets the same share of many small ones.
+        So of one frame nodes differ by at most one chunk in how many they are first home of, by at most one in how
+        many they are second home of, and so on; in whole turns they do not differ. When a node dies, the chunks that it
+        was first home of, one a turn, have each another second home until all others have had one: the others serve
+        them differing by one. Of many frames shorter than a turn that holds on average, as second homes of keys are
+        spread.
         """
+        if not homes:
+            return ()
         names, count = self.names, len(self.names)
         turn, step = divmod(index, count)
         first = self._positions[homes[0]]
@@ -123,7 +133,7 @@ class Placement:
 class _Slots:
     """The `count` homes of every slot over `names`, weighed a block of slots at a time when one of them is asked for.
 
-    Takes 2 MB, and with every slot asked for 1 MB more on few names (equal homes are one tuple), 20 MB on 1,000.
+    Takes 2 MB; once every slot was asked for and `count` is 2, 3 MB on up to _FEW names and 22 MB on more.
     """
 
     def __init__(self, names: tuple[str, ...], count: int) -> None:
@@ -131,7 +141,8 @@ class _Slots:
         self._names = names
         self._hashes = _hashed(names)
         self._count = count
-        self._bits = min(1 << 12, _WEIGHTS_A_BLOCK // len(names)).bit_length() - 1  # of a slot: its place in its block
+        slots = min(_SLOTS_A_BLOCK, _WEIGHTS_A_BLOCK // len(names))
+        self._bits = slots.bit_length() - 1  # of a slot: its place in its block; the bits above are which block
         self._blocks: list[NDArray[np.uint16] | None] = [None] * (SLOTS >> self._bits)
         self._same: dict[tuple[str, ...], tuple[str, ...]] = {}
 
@@ -143,12 +154,14 @@ class _Slots:
             slots = np.arange(index << self._bits, (index + 1) << self._bits, dtype=np.uint64)
             block = self._blocks[index] = _orders(_mixed(slots, np.empty_like(slots)), self._hashes, self._count)
         homes = tuple([self._names[position] for position in block[place].tolist()])
-        homes = self.homes[slot] = self._same.setdefault(homes, homes)
+        if len(self._names) <= _FEW:
+            homes = self._same.setdefault(homes, homes)
+        self.homes[slot] = homes
         return homes
 
 
 # Views come and go, but over few sets of members; the members in one process share what they know of each.
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _slots(names: tuple[str, ...], count: int) -> _Slots:
     return _Slots(names, count)
 
@@ -158,7 +171,7 @@ def _hashed(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _orders(subjects: NDArray[np.uint64], hashes: NDArray[np.uint64], count: int) -> NDArray[np.uint16]:
-    """Return a row for each of `subjects`: the positions of the `count` highest weights among `hashes`, highest first."""
+    """Return a row for each of `subjects`: positions in `hashes` of the `count` highest weights, highest first."""
     orders = np.empty((len(subjects), count), np.uint16)
     step = max(1, _WEIGHTS_AT_ONCE // len(hashes))
     # Taken once for all steps: fresh pages from the system for every step would cost more than the arithmetic.
@@ -175,7 +188,7 @@ def _orders(subjects: NDArray[np.uint64], hashes: NDArray[np.uint64], count: int
 
 
 def _spaces(names: int, subjects: int) -> NDArray[np.uint64]:
-    """Return two arrays of `names` x `subjects`, the longer side along the memory: what is done to a row at once is long."""
+    """Return two arrays of `names` x `subjects`, contiguous along the longer side, so that inner loops are long."""
     if names > subjects:
         return np.empty((2, subjects, names), np.uint64).transpose(0, 2, 1)
     return np.empty((2, names, subjects), np.uint64)
@@ -190,9 +203,9 @@ def _highest(weights: NDArray[np.uint64], rows: NDArray[np.uint16]) -> None:
         return
     columns = np.arange(len(rows))
     for rank in range(count):
-        positions = (weights.max(axis=0) & _POSITION).astype(np.intp)
-        rows[:, rank] = positions
-        weights[positions, columns] = 0
+        if rank:
+            weights[rows[:, rank - 1], columns] = 0
+        rows[:, rank] = weights.max(axis=0) & _POSITION
 
 
 def _mixed(values: NDArray[np.uint64], scratch: NDArray[np.uint64]) -> NDArray[np.uint64]:
