@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from eau2.cluster.audit import audit
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
-from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
+from eau2.errors import Corrupt, Eau2Error, InvalidOption, NodeUnavailable
 from eau2.store.generation import Waiting
 from eau2.store.nodes import Entry, Kind, NodeCheck, NodeStatistics, Staged, Write, closed
 
@@ -124,10 +124,13 @@ class Cluster:
         """Return the live nodes, in natural order."""
         return self._members.names()
 
-    def assigned(self, key: str, index: int) -> tuple[str, ...]:
-        """Return the homes for chunk `index` of a frame that is put under `key` now."""
+    def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
+        """As `Node.assigned`."""
         self._check_open()
-        return self._members.view.assigned(key, index)
+        view = self._members.view
+        if first and first not in view.live:
+            raise InvalidOption(f"{first!r} is no live node", hint=f"these are: {', '.join(self.names())}")
+        return view.assigned(key, index, first)
 
     def places(self, manifest: Manifest) -> tuple[str, ...]:
         """Return for each chunk of a frame one live home that has it, so that each home has as many as can be."""

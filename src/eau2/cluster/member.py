@@ -248,10 +248,7 @@ class Member:
 
     async def hold(self, epoch: int, record: Record) -> None:
         self.same_epoch(epoch)
-        ids = [chunk.id for chunk in record.chunks]
-        there = dict(zip(ids, self.node.has_chunks(ids), strict=True))
-        self.node.store([record._replace(chunks=tuple(chunk for chunk in record.chunks if not there[chunk.id]))])
-        self.node.discard([chunk for chunk in record.chunks if there[chunk.id]])
+        self.node.store([record])
 
     async def release(self, epoch: int, hold_keys: Sequence[str]) -> None:
         self.same_epoch(epoch)

@@ -107,9 +107,12 @@ class View:
         others, `replicas` in all."""
         return self._serving.homes_of_chunk(chunk_id, assigned, self.replicas)
 
-    def assigned(self, key: str, index: int) -> tuple[str, ...]:
-        """Return the homes that chunk `index` of a frame under `key` is given: round the ring from the key's home."""
+    def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
+        """Return the homes that chunk `index` of a frame under `key` is given: round the ring from the key's home, or
+        from `first`."""
         homes = self.homes(key)
+        if first:
+            homes = (first, *(name for name in homes if name != first))[: len(homes)]
         return self._serving.round_the_ring(homes, index) if homes else ()
 
     # -- the next view ------------------------------------------------------------------------------------------------

@@ -36,12 +36,12 @@ class FrameTables:
         self._engine = engine
         self._opened = OpenSources()
 
-    def stage(self, node: Node, key: str, value: object, schema: object) -> StagedFrame:
+    def stage(self, node: Node, key: str, value: object, schema: object, home: str = "") -> StagedFrame:
         self._opened.drop_stale(node)
-        if isinstance(value, Frame) and value.source is not None and schema is None:
+        if isinstance(value, Frame) and value.source is not None and schema is None and not home:
             return _share(node, value.source)
         found, batches = batches_of(value, None if schema is None else arrow_schema(schema))
-        return _stage(node, key, found, batches)
+        return _stage(node, key, found, batches, home)
 
     def stage_file(self, node: Node, key: str, path: str | os.PathLike[str]) -> StagedFrame:
         return _stage(node, key, FILE_SCHEMA, read_pieces(path))
@@ -95,8 +95,8 @@ class FrameTables:
         self._engine.close()
 
 
-def _stage(node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> StagedFrame:
-    with FrameWriter(node, schema, key=key) as writer:
+def _stage(node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], home: str = "") -> StagedFrame:
+    with FrameWriter(node, schema, key=key, home=home) as writer:
         for batch in batches:
             writer.write(batch)
         return writer.finish()

@@ -39,13 +39,14 @@ class FrameWriter:
         schema: pa.Schema,
         *,
         key: str = "",
+        home: str = "",
         chunk_bytes: int = CHUNK_BYTES_MAX,
         workers: int | None = None,
     ) -> None:
         self.schema = schema
         self._plain_schema = _without_views(schema)
         self._node = node
-        self._key = key  # whose home says where the chunks go
+        self._key, self._home = key, home  # which say where the chunks go
         self._chunks = itertools.count()
         self._chunk_bytes = chunk_bytes
         self._workers = workers or min(WORKERS_MAX, os.cpu_count() or 1)
@@ -116,7 +117,7 @@ class FrameWriter:
 
     def _submit(self, *, last: bool = False) -> None:
         batches, size = self._pending, self._pending_bytes
-        homes = self._node.assigned(self._key, next(self._chunks))
+        homes = self._node.assigned(self._key, next(self._chunks), self._home)
         self._pending, self._pending_bytes = [], 0
         if last and self._pool is None:
             self._done.append(self._stage(batches, homes, beside=size >= MEASURED_BESIDE_BYTES))

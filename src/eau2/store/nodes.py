@@ -161,8 +161,9 @@ class Node(Protocol):
 
     # -- chunks -----------------------------------------------------------------------------------------------------
 
-    def assigned(self, key: str, index: int) -> tuple[str, ...]:
-        """Return the homes of chunk `index` of a frame that is put under `key` now."""
+    def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
+        """Return the homes of chunk `index` of a frame that is put under `key` now: round the ring from node `first`,
+        by default from the key's home. InvalidOption when `first` is no live node."""
 
     def places(self, manifest: Manifest) -> tuple[str, ...]:
         """Return one live node for each chunk of a frame that has it; () where there is one node."""

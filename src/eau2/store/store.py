@@ -41,8 +41,11 @@ _BYTES, _ANYTHING = Kind.BYTES, Expect.ANYTHING  # looked up once: an enumeratio
 class Tables(Protocol):
     """What the floor above does for a store: it knows what a frame means. Handed in by `eau2.open`."""
 
-    def stage(self, node: Node, key: str, value: object, schema: pa.Schema | None) -> tuple[bytes, tuple[Staged, ...]]:
-        """Write `value`, a table of any kind for `key`, as chunks on `node`; return its manifest and the chunks, not yet seen."""
+    def stage(
+        self, node: Node, key: str, value: object, schema: pa.Schema | None, home: str = ""
+    ) -> tuple[bytes, tuple[Staged, ...]]:
+        """Write `value`, a table of any kind for `key`, as chunks on `node`, from its member `home` on; return its
+        manifest and the chunks, not yet seen."""
 
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
         """Return the frame whose manifest is `entry`. FileNotFoundError when a chunk is gone."""
@@ -103,14 +106,15 @@ class Store:
 
     # -- one key ------------------------------------------------------------------------------------------------------
 
-    def put(self, key: str, value: object, *, schema: pa.Schema | None = None) -> int:
+    def put(self, key: str, value: object, *, schema: pa.Schema | None = None, node: str | None = None) -> int:
         """Create or replace what is under `key`; return its new version.
 
         `value` is bytes (at most 64 MiB) or a table: pyarrow, pandas, Polars, a dict of columns, anything with
         `__arrow_c_stream__`, an iterator of record batches, or of rows with `schema=`. A frame is seen whole or not at
-        all; an iterator larger than memory is fine. Raises InvalidValue, ValueTooLarge.
+        all; an iterator larger than memory is fine. `node` pins a frame's home: its chunks go round the nodes from that one
+        and not from the key's home (bytes are where their key is). Raises InvalidValue, ValueTooLarge, InvalidOption.
         """
-        return self._write(key, value, Expect.ANYTHING, schema)
+        return self._write(key, value, Expect.ANYTHING, schema, node)
 
     def create(self, key: str, value: object, *, schema: pa.Schema | None = None) -> int:
         """As `put`, but only where nothing is: KeyExists otherwise. Of several that try at once, one succeeds."""
@@ -326,11 +330,11 @@ class Store:
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _write(self, key: str, value: object, expect: int, schema: pa.Schema | None) -> int:
+    def _write(self, key: str, value: object, expect: int, schema: pa.Schema | None, home: str | None = None) -> int:
         check_key(key)
         if expect != Expect.ANYTHING and not isinstance(value, (bytes, bytearray, memoryview)):
             self._refuse_early(key, expect)
-        return self._apply([self._change(key, value, expect, schema)])[0]
+        return self._apply([self._change(key, value, expect, schema, home)])[0]
 
     def _refuse_early(self, key: str, expect: int) -> None:
         """Find out before a table is read and staged that its write would be refused; the write itself looks again."""
@@ -339,8 +343,10 @@ class Store:
         if error is not None:
             raise error
 
-    def _change(self, key: str, value: object, expect: int, schema: pa.Schema | None) -> Write:
+    def _change(self, key: str, value: object, expect: int, schema: pa.Schema | None, home: str | None = None) -> Write:
         if isinstance(value, (bytes, bytearray, memoryview)):
+            if home is not None:
+                raise InvalidOption(f"{key!r}: node= is for frames", hint="bytes are where their key is")
             size = value.nbytes if isinstance(value, memoryview) else len(value)
             if size > VALUE_BYTES_MAX:
                 raise ValueTooLarge(
@@ -348,7 +354,7 @@ class Store:
                     hint="store.put_file() stores a file of any size, store.put() a frame",
                 )
             return Write(key, Kind.BYTES, bytes(value), expect=expect)
-        payload, chunks = self._tables.stage(self._node, key, value, schema)
+        payload, chunks = self._tables.stage(self._node, key, value, schema, home or "")
         return Write(key, Kind.FRAME, payload, chunks, expect)
 
     def _apply(self, writes: list[Write]) -> list[int]:
