@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from eau2.store.nodes import Write
     from eau2.values.chunk import Chunk
+    from eau2.values.manifest import Manifest
 
 _ABSENT = object()
 
@@ -158,6 +159,11 @@ class MemoryNode:
 
         self._change((), change)
 
+    def chunk_sizes(self) -> dict[str, int]:
+        with self._changed:
+            self._check_open()
+            return {chunk_id: len(self.files[chunk_id]) for chunk_id in self.references}
+
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         with self._changed:
             self._check_open()
@@ -177,17 +183,23 @@ class MemoryNode:
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
-    def stage(self, chunk: Chunk) -> Staged:
+    def assigned(self, key: str, index: int) -> tuple[str, ...]:
+        return (self.name,)
+
+    def places(self, manifest: Manifest) -> tuple[str, ...]:
+        return ()
+
+    def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         return self._stage(chunk.id, b"".join(chunk.pieces))
 
-    def stage_again(self, chunk_id: str, data: pa.Buffer) -> Staged:
+    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
         return self._stage(chunk_id, data.to_pybytes())
 
     def discard(self, staged: Sequence[Staged]) -> None:
         self._check_open()
         self._discard(staged)
 
-    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
+    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
         with self._changed:
             self._check_open()
             for chunk_id in chunk_ids:

@@ -222,10 +222,12 @@ def test_a_hold_gives_staged_chunks_their_names_and_they_go_with_it(node, frames
     held(node, "f", EPOCH + 1, chunks)
     assert node.has_chunks([*ids(chunks), "0" * 32]) == [True, True, True, False]
     assert node.has_chunks([]) == []
+    assert node.chunk_sizes() == {chunk.id: chunk.size for chunk in chunks}
     assert [identify(data) for data in node.map(ids(chunks))] == ids(chunks)
     assert left_staged(node) == []
     node.erase([hold_key("f", EPOCH + 1)])
     assert node.has_chunks(ids(chunks)) == [False] * 3
+    assert node.chunk_sizes() == {}
     assert node.statistics().chunks_removed == 3
 
 

@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import ctypes
 import os
-import shutil
 import time
 import weakref
 from pathlib import Path
@@ -23,10 +22,11 @@ from eau2.store import copies, database, generation
 from eau2.store import directory as directories
 from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, NoSuchChunk
-from eau2.store.holder import dead_holders, others_live
+from eau2.store.holder import others_live
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import NodeStatistics, closed
 from eau2.store.reading import Reader
+from eau2.store.sweep import sweep, without_row
 from eau2.store.writing import Writer
 from eau2.values.key import FIRST
 
@@ -154,6 +154,8 @@ class DirectoryNode:
     def store(self, records: Sequence[Record], *, force: bool = False) -> None:
         copies.store(self._writing(), records, force=force)
         self._waiting.notify()
+        if records and records[-1].chunks and time.monotonic() - self._swept > _SWEEP_SECONDS:
+            self._sweep()
 
     def erase(self, keys: Sequence[str]) -> None:
         copies.erase(self._writing(), keys)
@@ -180,7 +182,9 @@ class DirectoryNode:
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
-    def assigned(self, key: str, index: int) -> tuple[str, ...]:
+    def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
+        if first not in ("", self.name):
+            raise InvalidOption(f"{first!r} is no live node", hint=f"this is: {self.name}")
         return (self.name,)
 
     def places(self, manifest: Manifest) -> tuple[str, ...]:
@@ -317,44 +321,24 @@ class DirectoryNode:
         """Return those of `chunk_ids` that have a file and no row, at a moment when nobody gives files their names."""
 
         def change() -> list[str]:
-            assert self._writer is not None
-            return [
-                chunk_id
-                for chunk_id in chunk_ids
-                if self._writer.execute("select 1 from chunk where id = ?", (chunk_id,)) is None
-                and self._files.stat(chunk_id) is not None
-            ]
+            assert writer is not None
+            return [chunk_id for chunk_id in without_row(writer, chunk_ids) if self._files.stat(chunk_id) is not None]
 
-        if not chunk_ids or self._writer is None:
+        writer = self._writer
+        if not chunk_ids or writer is None:
             return []
-        found: list[str] = self._writer.transaction(change)
+        found: list[str] = writer.transaction(change)
         return found
 
     def _sweep(self) -> None:
-        """Remove what dead processes left. Cheap when there is nothing: one look at an index, one at a directory.
+        """Remove what dead processes left.
 
         What stands in the way (a full disk, a busy writer, damage) is not an error of the open or the write that we
         are part of: the next sweep tries again, and `check` names what is damaged.
         """
         self._swept = time.monotonic()
         with contextlib.suppress(Eau2Error):
-            self._sweep_now()
-
-    def _sweep_now(self) -> None:
-        assert self._writer is not None
-        assert self._files.holder is not None
-        if self._reader.rows("select 1 from chunk where refs = 0 limit 1"):
-            self._writer.sweep_unnamed()
-        own = self._files.holder.directory
-        dead = list(dead_holders(own.parent, own=own))
-        try:
-            if dead:
-                self._writer.sweep_files()
-            for directory, _ in dead:  # last: whoever is killed before this leaves the next one a reason to look
-                shutil.rmtree(directory, ignore_errors=True)
-        finally:
-            for _, lock in dead:
-                os.close(lock)
+            sweep(self._reader, self._writing(), self._files)
 
     def _abandon(self) -> None:
         """In a forked child. SQLite's connections may not be used nor closed here: closing would undo the parent's

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     Apply = Callable[[Sequence[Any]], list[Outcome]]
 
-_SWEEP_SECONDS_MAX = 1.0  # to get the write lock: a sweep can be put off
-
 
 class _Request:
     """The writes of one caller, how they are applied, and what became of them."""
@@ -132,24 +130,6 @@ class Writer:
             finally:
                 self._patience.seconds = BUSY_SECONDS_MAX
                 self._lock.release()
-
-    def sweep_unnamed(self) -> None:
-        """Remove the chunks that no manifest names: files, then rows."""
-
-        unnamed = "select id from chunk where refs = 0"
-        self.transaction(lambda: self.changes.remove(_column(self.execute(unnamed))), seconds=_SWEEP_SECONDS_MAX)
-
-    def sweep_files(self) -> None:
-        """Remove the chunk files that no row names. Lists all of them: only after a process ended without closing."""
-        ids = list(self._files.ids())
-
-        def change() -> None:
-            for chunk_id in ids:
-                if self.execute("select 1 from chunk where id = ?", (chunk_id,)) is None:
-                    self.changes.removed += self._files.remove(chunk_id)
-
-        if ids:
-            self.transaction(change, seconds=_SWEEP_SECONDS_MAX)
 
     def close(self, seconds: float) -> None:
         """Wait for the write under way, take the log into the file, and close."""
@@ -295,10 +275,3 @@ class Writer:
             self._commit(lambda: self.changes.remove(chunk_ids))
         except Eau2Error:
             self.left_over = True
-
-
-def _column(found: Any) -> list[str]:
-    """`Cursor.get` returns None, a value, or a list of values."""
-    if found is None:
-        return []
-    return [found] if isinstance(found, str) else list(found)
