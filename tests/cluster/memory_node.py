@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from eau2.errors import Corrupt, DiskFull, Eau2Error, StoreUnusable
+from eau2.errors import Corrupt, DiskFull, Eau2Error, InvalidOption, StoreUnusable
 from eau2.store import changes
 from eau2.store.changes import NAMING, chunks_of
 from eau2.store.chunks import NoSuchChunk
@@ -183,7 +183,9 @@ class MemoryNode:
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
-    def assigned(self, key: str, index: int) -> tuple[str, ...]:
+    def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
+        if first not in ("", self.name):
+            raise InvalidOption(f"{first!r} is no live node")
         return (self.name,)
 
     def places(self, manifest: Manifest) -> tuple[str, ...]:
@@ -217,6 +219,9 @@ class MemoryNode:
                 raise Corrupt(f"{key!r}: chunk {chunk_id} is damaged: its hash is not its name")
 
     # -- the node itself ----------------------------------------------------------------------------------------------
+
+    def rebalance(self) -> int:
+        return 0
 
     def check(self) -> NodeCheck:
         with self._changed:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from tests.cluster.memory_node import MemoryNode
 
 from eau2.errors import DiskFull, StoreClosed
-from eau2.store.nodes import Kind, Record, Write
+from eau2.store.nodes import Kind, Record, Replica, Write
 from eau2.values.chunk import encode
 
 CHUNK = encode(pa.table({"a": np.arange(10)}))
+
+
+def test_it_can_be_called_in_every_way_that_a_node_of_a_cluster_can():
+    for name, function in inspect.getmembers(Replica, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.signature(getattr(MemoryNode, name)) == inspect.signature(function), name
 
 
 def hold(rank, *staged):
