@@ -36,7 +36,7 @@ class Tables:
 
 
 class MakeTables(Protocol):
-    def __call__(self, memory_bytes: int | None = None) -> Tables: ...
+    def __call__(self, memory_bytes: int | None = None, *, threads: int | None = None) -> Tables: ...
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +54,12 @@ def tables(shared_engine: Engine) -> Tables:
 
 @pytest.fixture
 def make_tables() -> Iterator[MakeTables]:
-    """Makes frames on an engine of their own, closed after the test."""
+    """Makes frames on an engine of their own, closed after the test. What a machine has cores for, `threads` says."""
     engines = []
 
-    def make(memory_bytes: int | None = None) -> Tables:
+    def make(memory_bytes: int | None = None, *, threads: int | None = None) -> Tables:
         engines.append(Engine(memory_bytes))
+        engines[-1].threads = threads or engines[-1].threads
         return Tables(engines[-1])
 
     yield make

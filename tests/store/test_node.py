@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from tests.until import SECONDS_MAX, until
 
 from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreClosed, VersionConflict
-from eau2.store import changes
+from eau2.store import changes, generation
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
 
@@ -37,13 +40,10 @@ def test_another_connection_sees_a_write_at_once_and_never_an_older_value_again(
 
 def test_a_kept_snapshot_is_ended_when_nobody_reads_so_that_the_log_can_be_reset(node):
     put(node, "a", b"x")
-    for _ in range(5):
-        node.get("a")
-    assert "eau2-idle" in {thread.name for thread in threading.enumerate()}
-    for thread in threading.enumerate():
-        if thread.name == "eau2-idle":
-            thread.join(5)
-            assert not thread.is_alive()
+    idle = until(lambda: node.get("a") and node._reader._idle)
+    idle.join(SECONDS_MAX)
+    assert not idle.is_alive()
+    assert not node._reader._connection.in_transaction
     assert node.get("a").payload == b"x"
 
 
@@ -142,7 +142,7 @@ def test_many_keys_are_read_in_one_snapshot(node, other):
             assert len({entry.payload for entry in found.values()}) == 1
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(SECONDS_MAX)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4000, 1 << 20, 64 << 20])
@@ -180,7 +180,7 @@ def at_once(node, write):
         while len(node._writer._queue) < 3:
             pass
     for thread in threads:
-        thread.join(10)
+        thread.join(SECONDS_MAX)
     return ends
 
 
@@ -313,17 +313,38 @@ def test_waiting_ends_with_a_write_of_this_process_or_another_or_with_the_time(n
         since = node.generation()
         timer = threading.Timer(0.05, put, (writer, "a", b"x"))
         timer.start()
-        assert node.wait_for_write(since, 10) != since
+        assert node.wait_for_write(since, SECONDS_MAX) != since
         timer.join()
     since = node.generation()
     put(node, "a", b"y")
-    assert node.wait_for_write(since, 10) != since  # not slept through
+    assert node.wait_for_write(since, SECONDS_MAX) != since  # not slept through
+
+
+def test_a_write_of_this_process_wakes_a_waiter_without_the_thread_that_looks_for_writes_of_others(node, monkeypatch):
+    waits, looks = node.statistics().waits, threading.Event()
+
+    def sleep(seconds):
+        looks.set()
+        done.wait(SECONDS_MAX)  # it has looked once, and looks no more
+
+    done = threading.Event()
+    monkeypatch.setattr(generation, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    since = node.generation()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(node.wait_for_write, since, 2 * SECONDS_MAX)
+        try:
+            assert looks.wait(SECONDS_MAX)
+            assert node.statistics().waits == waits + 1
+            put(node, "a", b"x")
+            assert waiting.result(SECONDS_MAX) != since
+        finally:
+            done.set()
 
 
 def test_a_waiter_is_woken_when_the_writer_died_between_commit_and_its_last_step(node, other):
     started = other._generation.start()  # as if killed before COMMIT or right after it
     since = node.generation()
-    assert node.wait_for_write(since, 5) != since
+    assert node.wait_for_write(since, SECONDS_MAX) != since
     assert node._generation.settled
     assert started > 0
     put(other, "a", b"x")
@@ -339,7 +360,7 @@ def test_closing_wakes_waiters_ends_threads_and_may_be_repeated(directory):
 
     def wait():
         try:
-            node.wait_for_write(node.generation(), 30)
+            node.wait_for_write(node.generation(), 2 * SECONDS_MAX)
         except StoreClosed as error:
             raised.append(error)
 
@@ -351,9 +372,9 @@ def test_closing_wakes_waiters_ends_threads_and_may_be_repeated(directory):
     node.close()
     node.close()
     for waiter in waiters:
-        waiter.join(2)
+        waiter.join(SECONDS_MAX)
     assert len(raised) == 5
-    assert not {thread.name for thread in threading.enumerate()} & {"eau2-wait", "eau2-idle"}
+    until(lambda: not {thread.name for thread in threading.enumerate()} & {"eau2-wait", "eau2-idle"})
     for use in (
         lambda: node.get("a"),
         lambda: node.get_many(["a"]),
@@ -390,3 +411,35 @@ def test_a_write_that_comes_once_the_writer_is_closed_is_refused_as_closed(node)
     node._writer.close(1)
     with pytest.raises(StoreClosed):
         node._writer.write([Write("k", Kind.BYTES, b"2")])
+
+
+def test_a_write_that_takes_longer_than_closing_waits_for_it_ends_as_it_would_have(directory, frames, monkeypatch):
+    monkeypatch.setattr("eau2.store.node._CLOSE_SECONDS", 0.01)
+    node = DirectoryNode(directory)
+    apply, begun, go = node._writer.changes._apply, threading.Event(), threading.Event()
+
+    def apply_late(write):
+        begun.set()
+        assert go.wait(SECONDS_MAX)
+        return apply(write)
+
+    monkeypatch.setattr(node._writer.changes, "_apply", apply_late)
+    with ThreadPoolExecutor(1) as threads:
+        written = threads.submit(frames.put, node, "f", frames.some_chunks(2))
+        assert begun.wait(SECONDS_MAX)
+        node.close()
+        go.set()
+        assert written.result(SECONDS_MAX) == 1
+    again = DirectoryNode(directory)
+    assert again.keys() == ["f"]
+    assert again.check().faults == ()
+    assert frames.staged(directory) == []
+    again.close()
+
+
+def test_a_chunk_whose_staging_a_close_overtakes_is_refused_as_closed(directory, frames):
+    node = DirectoryNode(directory)
+    (chunk,) = frames.some_chunks(1)
+    node.close()
+    with pytest.raises(StoreClosed):
+        node._files.stage(chunk.id, chunk.pieces)  # the node was open when it was asked

@@ -165,6 +165,7 @@ class WorkerProcesses:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._ending = threading.Lock()  # a pool that is shut down by two at once fails in one of them
         self._lock = threading.Lock()  # guards everything below
         self._idle: ProcessPoolExecutor | None = None
         self._lent: set[ProcessPoolExecutor] = set()
@@ -215,7 +216,8 @@ class WorkerProcesses:
             return pool
 
     def _end(self, pool: ProcessPoolExecutor) -> None:
-        pool.shutdown(wait=True, kill_workers=True)
+        with self._ending:
+            pool.shutdown(wait=True, kill_workers=True)
         with self._lock:
             self._lent.discard(pool)
 

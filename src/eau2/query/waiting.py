@@ -32,15 +32,18 @@ class _Caller:
         self.pid = os.getpid()
         self.calls: SimpleQueue[_Call[object]] = SimpleQueue()
         self._abandoned = False
+        self._began = threading.Event()
         self.thread = threading.Thread(target=self._run, name="eau2-query", daemon=True)
         self.thread.start()
 
     def abandon(self) -> None:
         """Interrupt the call that runs, and end. The engine looks for this every second, and then drops the query."""
-        self._abandoned = True
+        # It is hit within `_run`, which has begun and has no reason to end yet: elsewhere Python would print a trace.
+        self._began.wait(_LOOK_SECONDS)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(self.thread.ident or 0), ctypes.py_object(KeyboardInterrupt)
         )
+        self._abandoned = True
         self.calls.put(_Call(lambda: None))  # wakes it, should it have been done just now
 
     def end(self) -> None:
@@ -51,6 +54,7 @@ class _Caller:
 
     def _run(self) -> None:
         try:
+            self._began.set()
             while not self._abandoned:
                 call = self.calls.get()
                 try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.errors import StoreUnusable, failed_call
-from eau2.store.nodes import Staged
+from eau2.store.nodes import Staged, closed
 from eau2.values.chunk import identify
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ class ChunkFiles:
     # -- staging ------------------------------------------------------------------------------------------------------
 
     def stage(self, chunk_id: str, pieces: Iterable[pa.Buffer]) -> Staged:
-        """Write `pieces` to a new file of this process. DiskFull, ReadOnly; then the file is gone again."""
+        """Write `pieces` to a new file of this process. DiskFull, ReadOnly; then the file is gone again.
+
+        StoreClosed when the process's directory went meanwhile.
+        """
         path = self._new_path(chunk_id)
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -104,7 +107,8 @@ class ChunkFiles:
         except BaseException as error:
             _unlink(path)
             if isinstance(error, OSError):
-                raise failed_call(error, path) from error
+                closing = self.holder is not None and self.holder.closed
+                raise (closed() if closing else failed_call(error, path)) from error
             raise
         self.written += 1
         return Staged(chunk_id, path)

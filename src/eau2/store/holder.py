@@ -33,6 +33,7 @@ class Holder:
     def __init__(self, parent: Path, *, prefix: str = "", mode: int = 0o777) -> None:
         parent.mkdir(exist_ok=True)
         self._process = os.getpid()
+        self.closed = False
         for _ in range(_TRIES_MAX):
             self.directory = parent / f"{prefix}{self._process}-{os.urandom(4).hex()}"
             self.directory.mkdir(mode)
@@ -59,6 +60,7 @@ class Holder:
 
         In a forked child the directory and the lock stay the parent's: the child gives up its copy of the descriptor.
         """
+        self.closed = True  # first: who meets that the directory is gone can tell why
         if not keep and os.getpid() == self._process:
             shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._lock)

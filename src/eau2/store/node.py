@@ -249,9 +249,10 @@ class DirectoryNode:
         ((chunks, chunk_bytes),) = self._reader.rows(
             "select count(*), coalesce(sum(size), 0) from chunk where refs > 0"
         )
-        size = sum(
-            path.stat().st_size for suffix in ("", "-wal") if (path := Path(f"{self._database}{suffix}")).exists()
-        )
+        size = 0
+        for path in (self._database, f"{self._database}-wal"):
+            with contextlib.suppress(FileNotFoundError):  # the log goes with the last connection
+                size += os.stat(path).st_size
         writer = self._writer
         return NodeStatistics(
             keys=keys,
@@ -278,11 +279,11 @@ class DirectoryNode:
         self._reader_patience.stop()
         self._writer_patience.stop()
         self._waiting.close()
-        if self._writer is not None:
-            self._writer.close(_CLOSE_SECONDS)
+        ended = self._writer is None or self._writer.close(_CLOSE_SECONDS)
         self._reader.close()
         self._forgotten()
-        self._generation.close()
+        if ended:  # else the write under way still counts there; the map goes with the last who holds it
+            self._generation.close()
 
     # -- private ------------------------------------------------------------------------------------------------------
 

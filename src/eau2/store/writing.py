@@ -131,8 +131,8 @@ class Writer:
                 self._patience.seconds = BUSY_SECONDS_MAX
                 self._lock.release()
 
-    def close(self, seconds: float) -> None:
-        """Wait for the write under way, take the log into the file, and close."""
+    def close(self, seconds: float) -> bool:
+        """Wait for the write under way, take the log into the file, and close. Return whether that write has ended."""
         held = self._lock.acquire(timeout=seconds)
         self._closed = True
         if held:
@@ -140,6 +140,8 @@ class Writer:
                 self._connection.close()
             finally:
                 self._lock.release()
+        self.left_over |= not held  # the write that goes on has staged files
+        return held
 
     def abandon(self) -> list[object]:
         """In a forked child: forget all without touching it. Return what must never be freed here."""
