@@ -150,6 +150,7 @@ def test_a_word_of_ten_megabytes_is_one_word(scratch):
 
 def test_a_word_over_the_limit_is_refused(scratch, monkeypatch):
     monkeypatch.setattr(module, "WORD_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 18)  # less than a word, as it is, however many threads share
     scratch.write_bytes(b"x" * (4 << 20))
     with pytest.raises(ValueTooLarge, match="over 1048576 bytes"):
         wordcount(scratch)

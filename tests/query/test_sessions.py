@@ -19,7 +19,7 @@ def test_fewer_rows_are_handed_on_at_once_where_they_are_wide_or_memory_is_small
     narrow = pa.table({"id": np.arange(rows), "v": np.arange(rows) / 4})
     assert 8192 < most_rows_at_once(tables, narrow) <= ROWS_PER_STEP
     assert most_rows_at_once(tables, narrow.append_column("text", pa.array(["x" * 300] * rows))) <= 8192
-    assert most_rows_at_once(make_tables(16 << 20), narrow) <= 8192
+    assert most_rows_at_once(make_tables(16 << 20, threads=2), narrow) <= 8192
 
 
 @pytest.mark.parametrize("apart", [1, 4, 15, 60, 10**12])
