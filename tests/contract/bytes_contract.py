@@ -386,7 +386,7 @@ class BytesContract:
         start = time.monotonic()
         with pytest.raises(WaitTimeout, match=r"'a' within 0\.2 seconds") as caught:
             store.wait("a", timeout_seconds=0.2)
-        assert 0.2 <= time.monotonic() - start < 1.2
+        assert 0.2 <= time.monotonic() - start < 30  # and not the 60 that are waited by default
         assert isinstance(caught.value, TimeoutError)
 
     @pytest.mark.parametrize("seconds", [-1, float("nan")])

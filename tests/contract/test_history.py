@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.contract.history import KEYS, Deed, act, contradictions
+from tests.until import SECONDS_MAX
 
 import eau2
 
@@ -55,9 +56,9 @@ def test_one_order_explains_what_processes_and_threads_saw(tmp_path, processes, 
         started = [processes.Process(target=act, args=(opener, seed * 10 + number, 2, 1.2, out)) for number in range(3)]
         for process in started:
             process.start()
-        deeds = [deed for _ in started for deed in out.get(timeout=60)]
+        deeds = [deed for _ in started for deed in out.get(timeout=SECONDS_MAX)]
         for process in started:
-            process.join(30)
+            process.join(SECONDS_MAX)
             assert process.exitcode == 0
         for key in KEYS:  # the final state is read last
             found = store.get(key, default=None)

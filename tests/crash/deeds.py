@@ -101,6 +101,7 @@ def write_until_killed(opener, folder: str, seed: int, pipe) -> None:
         with telling:
             pipe.send(message)
 
+    tell("opening")
     store = opener()
     threads = [threading.Thread(target=_write, args=(store, folder, seed, thread, tell)) for thread in range(THREADS)]
     for thread in threads:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.crash.deeds import FRAME, Expected, table, write_texts, write_until_killed
+from tests.until import SECONDS_MAX
 
 import eau2
 
@@ -44,13 +45,15 @@ class Crashes:
 
     def round(self, seed: int) -> None:
         chance = random.Random(seed)
-        spans = [(0.002, 0.05), (0.05, 0.3), (0.3, 0.9)]  # opening, the first writes, and well under way
-        after = chance.uniform(*chance.choices(spans, [4, 3, 1])[0])
+        # While it opens, at the first writes, and well under way. So many deeds are waited for and not a time that a
+        # slow machine takes to begin; then a moment, at which anything may be going on.
+        deeds = chance.randint(*chance.choices([(0, 0), (1, 12), (20, 60)], [4, 3, 1])[0])
+        moment = chance.uniform(0.0, 0.03 if deeds else 0.05)
         reader, writer = self.processes.Pipe(duplex=False)
         process = self.processes.Process(target=write_until_killed, args=(self.opener, str(self.texts), seed, writer))
         process.start()
         writer.close()
-        self._listen_and_kill(reader, process, time.monotonic() + after)
+        self._listen_and_kill(reader, process, self.deeds + deeds, moment)
         with self.opener() as store:  # the next open: no repair is asked for
             assert self.expected.settle(store) == []
             assert store.check().faults == ()
@@ -60,11 +63,14 @@ class Crashes:
         for frame, known in self.held:
             assert frame.to_arrow().equals(known)
 
-    def _listen_and_kill(self, reader, process, deadline) -> None:
+    def _listen_and_kill(self, reader, process, deeds, moment) -> None:
         try:
-            while (left := deadline - time.monotonic()) > 0:
-                if reader.poll(left):
-                    self._told(reader.recv())
+            assert reader.poll(SECONDS_MAX)
+            assert reader.recv() == ("opening",)
+            while self.deeds < deeds:
+                assert reader.poll(SECONDS_MAX)
+                self._told(reader.recv())
+            time.sleep(moment)
             process.kill()
             while True:  # what was told before the kill
                 self._told(reader.recv())
@@ -72,7 +78,7 @@ class Crashes:
             pass
         finally:
             process.kill()
-            process.join(10)
+            process.join(SECONDS_MAX)
             reader.close()
         assert process.exitcode == -9, "the writer ended by itself: see its traceback above"
         process.close()

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from tests.crash.damage import flip
+from tests.until import SECONDS_MAX
 
 import eau2
 from eau2.errors import Corrupt
@@ -24,7 +25,7 @@ def write_and_hang(folder, ready):
     for number in range(COMMITS):
         store.put_many({f"k{number:03}": b"%d" % number * 50, "latest": b"%d" % number, "frame": {"n": [number] * 100}})
     ready.put(os.getpid())
-    store.wait("never", timeout_seconds=60)
+    store.wait("never", timeout_seconds=20 * SECONDS_MAX)
 
 
 def how_many(store) -> int:
@@ -48,7 +49,7 @@ def killed(tmp_path_factory, processes):
     ready = processes.Queue()
     process = processes.Process(target=write_and_hang, args=(str(folder), ready))
     process.start()
-    ready.get(timeout=30)
+    ready.get(timeout=SECONDS_MAX)
     process.kill()
     process.join()
     return folder
@@ -179,7 +180,7 @@ def test_a_store_opened_again_in_its_process_keeps_its_locks(tmp_path):
 
 
 def open_and_count(folder, go, answers):
-    go.wait(30)
+    go.wait(SECONDS_MAX)
     try:
         with eau2.open(folder) as store:
             answers.put(how_many(store))
@@ -200,7 +201,7 @@ def test_of_several_processes_that_open_at_once_all_find_the_same(killed, tmp_pa
         for process in openers:
             process.start()
         go.set()
-        assert [answers.get(timeout=30) for _ in openers] == ["Corrupt" if damaged else COMMITS] * 4
+        assert [answers.get(timeout=SECONDS_MAX) for _ in openers] == ["Corrupt" if damaged else COMMITS] * 4
         for process in openers:
             process.join()
 
@@ -245,7 +246,7 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
                 writer.close()
                 living[name] = process, reader
             if chance.random() < 0.7:  # else some are killed while they open the store
-                assert all(told.poll(30) for _, told in living.values())
+                assert all(told.poll(SECONDS_MAX) for _, told in living.values())
             time.sleep(chance.uniform(0.01, 0.15))
             dying = chance.sample(sorted(living), chance.choice([1, 2, 3, 3]))
             for name in dying:

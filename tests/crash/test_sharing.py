@@ -5,8 +5,10 @@ import os
 import time
 
 import pytest
+from tests.until import SECONDS_MAX
 
 import eau2
+from eau2.store.database import BUSY_SECONDS_MAX
 
 
 def put_many_for_ever(opener, ready):
@@ -30,7 +32,7 @@ def hold_and_check(opener, ready, go, answer):
     store = opener()
     frame = store.frame("f")
     ready.put(True)
-    go.wait(30)
+    go.wait(SECONDS_MAX)
     answer.put(frame.to_arrow().column("n").to_pylist() == list(range(10_000)))
 
 
@@ -44,7 +46,7 @@ def test_a_killed_writer_keeps_no_lock(tmp_path, processes):
             ready = processes.Queue()
             process = processes.Process(target=put_many_for_ever, args=(opener, ready))
             process.start()
-            ready.get(timeout=30)
+            ready.get(timeout=SECONDS_MAX)
             time.sleep(0.15 + number * 0.05)
             process.kill()
             start = time.monotonic()
@@ -55,7 +57,7 @@ def test_a_killed_writer_keeps_no_lock(tmp_path, processes):
             assert store.get("a") == b"%d" % number
         assert store.check().faults == ()
     print(f"the slowest put after a kill took {slowest * 1e3:.0f} ms")
-    assert slowest < 1
+    assert slowest < BUSY_SECONDS_MAX / 2  # after which a lock that nobody lets go of is an error
 
 
 @pytest.mark.slow
@@ -64,7 +66,7 @@ def test_waiting_burns_next_to_nothing(tmp_path, processes):
     used = processes.Queue()
     process = processes.Process(target=wait_and_count, args=(opener, 2.0, used))
     process.start()
-    share = used.get(timeout=30)
+    share = used.get(timeout=SECONDS_MAX)
     process.join()
     print(f"waiting burns {share:.2%} of a core")
     assert share < 0.05
@@ -78,13 +80,13 @@ def test_a_frame_held_in_a_third_process_survives_the_kill_of_its_writer_and_its
         store.put("f", {"n": range(10_000)})
         process = processes.Process(target=hold_and_check, args=(opener, ready, go, answer))
         process.start()
-        ready.get(timeout=30)
+        ready.get(timeout=SECONDS_MAX)
         store.put("f", {"n": [0]})
         store.delete("f")
         assert store.statistics().chunks == 0
     with opener() as store:
         store.put("other", {"n": range(10_001)})
         go.set()
-        assert answer.get(timeout=30) is True
-        process.join(30)
+        assert answer.get(timeout=SECONDS_MAX) is True
+        process.join(SECONDS_MAX)
         assert process.exitcode == 0
