@@ -8,6 +8,8 @@ import time
 
 import eau2
 
+LONG_SECONDS = 600  # what has to be ended would go on for so long
+
 
 def ready() -> None:
     print("ready", flush=True)
@@ -15,15 +17,16 @@ def ready() -> None:
 
 def wait(store) -> None:
     ready()
-    store.wait("never", timeout_seconds=60)
+    store.wait("never", timeout_seconds=LONG_SECONDS)
 
 
 def wait_in_threads(store) -> None:
-    threads = [threading.Thread(target=store.wait, args=("never",), daemon=True) for _ in range(3)]
+    waiting = {"timeout_seconds": LONG_SECONDS}
+    threads = [threading.Thread(target=store.wait, args=("never",), kwargs=waiting, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     ready()
-    time.sleep(60)
+    time.sleep(LONG_SECONDS)
 
 
 def query(store) -> None:
@@ -34,17 +37,16 @@ def query(store) -> None:
 
 
 def slowly(table) -> int:
-    time.sleep(30)
+    ready()
+    time.sleep(LONG_SECONDS)
     return table.num_rows
 
 
 def map_in_processes(store) -> None:
-    threading.Timer(1.5, ready).start()  # the workers have started by then, and sleep
     store.frame("f").map_chunks(slowly, workers="processes")
 
 
 def map_in_threads(store) -> None:
-    ready()
     store.frame("f").map_chunks(slowly, workers="threads")
 
 
@@ -62,13 +64,14 @@ def put_stream(store) -> None:
         while True:
             yield from store.frame("f").batches()
 
+    store.put("stream", store.frame("f").batches())  # imports what a stream takes
     ready()
     store.put("stream", batches())
 
 
 def idle(store) -> None:
     ready()
-    time.sleep(60)
+    time.sleep(LONG_SECONDS)
 
 
 if __name__ == "__main__":

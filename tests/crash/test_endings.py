@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tests.until import SECONDS_MAX, until
 
 import eau2
 from eau2.errors import StoreClosed
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[2]
 WHAT = ["wait", "wait_in_threads", "query", "map_in_processes", "map_in_threads", "write", "put_stream", "idle"]
 ONE_QUERY = "import eau2, sys\nwith eau2.open(sys.argv[1]) as store: store.sql('select sum(n) from f').to_arrow()"
-SECONDS_MAX = 3.0  # 1 is promised, measured on an idle machine; this one is not
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "loky" in name or name.startswith("sem.")}
+def shared_memory(pid: int) -> list[str]:
+    """What the process has left there for its workers, by their names."""
+    return [name for name in os.listdir("/dev/shm") if f"loky-{pid}-" in name]
 
 
 def ended(family: list[psutil.Process], seconds: float) -> list[str]:
@@ -52,7 +53,6 @@ def ended(family: list[psutil.Process], seconds: float) -> list[str]:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("what", WHAT)
 def test_a_signal_ends_a_program_and_all_it_started(folder, tmp_path, what, sent):
-    before = shared_memory()
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     command = [sys.executable, "-m", "tests.crash.endings", what, str(folder)]
@@ -60,30 +60,30 @@ def test_a_signal_ends_a_program_and_all_it_started(folder, tmp_path, what, sent
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        assert program.stdout.readline() == "ready\n", program.communicate(timeout=10)[1]
+        assert program.stdout.readline() == "ready\n", program.communicate(timeout=SECONDS_MAX)[1]
         time.sleep(1.0 if what == "query" else 0.3)  # the query is planned by then, and runs
         family = psutil.Process(program.pid).children(recursive=True)
         if what == "map_in_processes":
             assert family
+            assert shared_memory(program.pid)
         program.send_signal(sent)
         start = time.monotonic()
-        out, err = program.communicate(timeout=20)
+        out, err = program.communicate(timeout=SECONDS_MAX)  # it would go on for ten minutes
         seconds = time.monotonic() - start
     finally:
         program.kill()
-        program.communicate(timeout=10)
-    print(f"{what}: {seconds:.2f} s")
-    assert seconds < SECONDS_MAX, err
+        program.communicate(timeout=SECONDS_MAX)
+    print(f"{what}: {seconds:.2f} s")  # 1 is promised, and measured on an idle machine; this one is not
     assert program.returncode in ((1, -signal.SIGINT, 130) if sent == signal.SIGINT else (-signal.SIGTERM, 143, 0)), err
     if sent == signal.SIGINT:
         assert "KeyboardInterrupt" in err
         assert "Fatal" not in err
-    assert out == ""
+    assert out.replace("ready\n", "") == ""  # of the other workers
     assert ended(family, SECONDS_MAX) == []
-    assert shared_memory() <= before
+    assert shared_memory(program.pid) == []
     if what == "query" and sent == signal.SIGTERM:  # nobody could remove where it spills to; the next one does
         assert len(os.listdir(tmp_path / "tmp")) == 1
-        subprocess.run([sys.executable, "-c", ONE_QUERY, str(folder)], env=environment, check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", ONE_QUERY, str(folder)], env=environment, check=True, timeout=SECONDS_MAX)
     assert list((tmp_path / "tmp").rglob("*")) == []
     with eau2.open(folder) as store:  # and the store is as it should be
         assert store.frame("f").rows == 500_000
@@ -102,30 +102,30 @@ def test_close_ends_threads_and_processes(tmp_path):
 
     def wait_for_ever():
         with pytest.raises(StoreClosed):
-            store.wait("never", timeout_seconds=60)
+            store.wait("never", timeout_seconds=20 * SECONDS_MAX)
 
     waiting = threading.Thread(target=wait_for_ever)
     waiting.start()
     started = [child for child in psutil.Process().children(recursive=True) if child.pid not in children]
     start = time.monotonic()
     store.close()
-    waiting.join(5)
+    waiting.join(SECONDS_MAX)
     assert time.monotonic() - start < SECONDS_MAX
     workers = [child for child in started if child.is_running() and "resource_tracker" not in " ".join(child.cmdline())]
     assert ended(workers, SECONDS_MAX) == []
-    left = [
-        thread.name
-        for thread in threading.enumerate()
-        if thread.ident not in threads and thread.name.startswith("eau2")
-    ]
-    assert [name for name in left if name != "eau2-query"] == []  # belongs to the process, and is idle
+
+    def left() -> list[str]:  # "eau2-query" belongs to the process, and is idle
+        names = [thread.name for thread in threading.enumerate() if thread.ident not in threads]
+        return [name for name in names if name.startswith("eau2") and name != "eau2-query"]
+
+    until(lambda: not left())
     assert os.listdir(tmp_path / "store" / "node-0" / "staging") == []
 
 
 def test_a_program_that_never_closes_ends(tmp_path):
     code = "import eau2, sys; s = eau2.open(sys.argv[1]); s.put('f', {'n': [1]}); f = s.frame('f'); print(f.rows)"
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "store")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
     with eau2.open(tmp_path / "store") as store:
         assert store.frame("f").rows == 1
@@ -159,6 +159,6 @@ store.close()
 print("right")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, text=True, timeout=SECONDS_MAX
     )
     assert done.stdout == "right\n", done.stderr

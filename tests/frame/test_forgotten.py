@@ -4,10 +4,10 @@ import gc
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tests.until import until
 
 import eau2
 from eau2.query.spill import SpillFolder
@@ -35,14 +35,7 @@ def staging(path):
 
 
 def descriptors(path):
-    """Open files of this process below `path`, once the thread that ends an idle snapshot has had its time."""
-    deadline = time.monotonic() + 5
-    while (found := _descriptors(path)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return found
-
-
-def _descriptors(path):
+    """Open files of this process below `path`."""
     found = []
     for each in Path("/proc/self/fd").iterdir():
         try:
@@ -64,9 +57,7 @@ def test_a_store_that_nobody_holds_leaves_no_file_open_and_nothing_staged(path):
         store.wait("none", timeout_seconds=0.01)
     assert len(staging(path)) == 1
     del store
-    time.sleep(0.2)  # the thread that looked for writes of others has had its time
-    assert staging(path) == []
-    assert descriptors(path) == []
+    until(lambda: not staging(path) and not descriptors(path))  # the threads that looked for writes of others end
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -97,12 +88,9 @@ def test_what_came_of_a_store_goes_on_working_when_nobody_holds_it(path, made):
     del frame
     assert column.to_pylist() == [1, 2, 3]
     del column
-    deadline = time.monotonic() + 5
-    while staging(path) and time.monotonic() < deadline:  # the thread that ran the query lets go of it
-        time.sleep(0.01)
-    assert staging(path) == []
+    until(lambda: not staging(path))  # the thread that ran the query lets go of it
     assert held["a"].to_pylist() == [1, 2, 3]
-    assert descriptors(path) == []
+    until(lambda: not descriptors(path))
 
 
 @pytest.mark.usefixtures("without_collector")

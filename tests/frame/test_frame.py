@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,17 +104,19 @@ def test_to_arrow_gives_views_that_cannot_be_written(frame):
 
 
 @pytest.mark.slow
-def test_reading_a_large_frame_takes_no_time(tables, tmp_path):
+def test_reading_a_large_frame_takes_no_time_beside_touching_it(tables, tmp_path):
     part = pa.table({f"c{i}": np.zeros(1 << 20) for i in range(8)})  # 64 MiB
     source = unnamed(part.schema, [part] * 16, folder=str(tmp_path))
-    times = []
+    ratios = []  # one after the other, so that whatever else runs here slows both
     for _ in range(5):
         again = Source("t", 1, source.manifest, source.buffers, None)
         start = time.perf_counter()
         table = Frame.stored(again, tables.engine).to_arrow()
-        times.append(time.perf_counter() - start)
+        read = time.perf_counter()
         assert table.nbytes == 1 << 30
-    assert sorted(times)[2] < 0.02  # 2 ms alone on the machine
+        assert [pc.sum(column).as_py() for column in table.columns] == [0] * 8
+        ratios.append((read - start) / (time.perf_counter() - read))
+    assert sorted(ratios)[2] < 0.1
 
 
 @pytest.mark.parametrize("names", [["id"], ["id", "Fare"], ["vendor"], ["id", "Fare", "vendor"]])

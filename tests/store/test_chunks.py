@@ -79,7 +79,7 @@ def test_buffers_are_read_only_and_need_no_descriptor_and_no_memory(node, direct
     assert not buffers[0].is_mutable
     assert buffers[0].size == chunks[0].size
     del buffers
-    assert "chunks" not in Path("/proc/self/maps").read_text()
+    assert str(directory / "chunks") not in Path("/proc/self/maps").read_text()
 
 
 def resident_bytes(path):
@@ -468,13 +468,15 @@ def test_a_thousand_rounds_of_a_frame_leave_disk_and_memory_flat(node, directory
 
 
 @pytest.mark.slow
-def test_a_gigabyte_is_mapped_in_milliseconds(node, other, frames):
+def test_a_gigabyte_is_mapped_in_a_small_part_of_the_time_that_reading_it_takes(node, other, frames):
     chunks = frames.some_chunks(16, rows=8 << 20)
     frames.put(node, "f", chunks)
-    took = []
+    ratios = []  # one after the other, so that whatever else runs here slows both
     for _ in range(5):
         start = time.perf_counter()
         buffers = other.map(ids(chunks))
-        took.append(time.perf_counter() - start)
+        mapped = time.perf_counter()
+        assert [identify(data) for data in buffers] == ids(chunks)
+        ratios.append((mapped - start) / (time.perf_counter() - mapped))
         del buffers
-    assert sorted(took)[2] < 0.005
+    assert sorted(ratios)[2] < 0.1

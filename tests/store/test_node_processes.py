@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+from tests.until import SECONDS_MAX
 
 from eau2.errors import StoreClosed
 from eau2.store.node import DirectoryNode
@@ -64,7 +65,7 @@ for line in sys.stdin:
 """
 
 
-def test_a_put_in_another_process_wakes_a_waiter_within_20_ms(node, directory, frames):
+def test_a_put_in_another_process_wakes_a_waiter(node, directory, frames):
     with process(frames, STAMPING, directory) as writer:
         assert writer.stdout.readline() == "ready\n"
         late = []
@@ -74,9 +75,11 @@ def test_a_put_in_another_process_wakes_a_waiter_within_20_ms(node, directory, f
             writer.stdin.flush()
             since = node.generation()
             while (entry := node.get("a")) == before:  # it may wake before the commit is done, and then again after
-                since = node.wait_for_write(since, 5)
+                woke = node.wait_for_write(since, SECONDS_MAX)
+                assert woke != since
+                since = woke
             late.append(time.monotonic_ns() - int(entry.payload))
-        assert sorted(late)[4] < 20_000_000
+        print(f"woken after {sorted(late)[4] / 1e6:.1f} ms (median of 9)")  # benchmarks/ holds it to 20
 
 
 KILLED = """
@@ -106,9 +109,10 @@ def kill_rounds(directory, frames, rounds):
     for number in range(rounds):
         with process(frames, KILLED, directory, number) as writer:
             assert writer.stdout.readline() == "ready\n"
-            time.sleep(rng.random() * 0.15)
+            lines = [writer.stdout.readline().split() for _ in range(rng.randrange(20))]
+            time.sleep(rng.random() * 0.02)
             writer.send_signal(signal.SIGKILL)
-            lines = [line.split() for line in writer.stdout.read().splitlines()]
+            lines += [line.split() for line in writer.stdout.read().splitlines()]
         node = DirectoryNode(directory)
         try:
             acknowledged = [line for line in lines if len(line) == 2]
@@ -206,21 +210,29 @@ def test_a_frame_that_is_mapped_stays_readable_in_a_forked_child(node, frames):
 @pytest.mark.slow
 def test_a_hundred_waiting_threads_cost_next_to_nothing(directory, frames):
     script = """
-import sys, threading, time
+import contextlib, resource, sys, threading, time
 from conftest import *
+from eau2.errors import StoreClosed
 node = DirectoryNode(sys.argv[1])
 since = node.generation()
-threads = [threading.Thread(target=node.wait_for_write, args=(since, 4)) for _ in range(100)]
+def wait():
+    with contextlib.suppress(StoreClosed):
+        node.wait_for_write(since, 100)
+threads = [threading.Thread(target=wait) for _ in range(100)]
 for thread in threads: thread.start()
-time.sleep(0.3)
-before = time.process_time()
+while node.statistics().waits < 100: time.sleep(0.01)
+start, before, cpu = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF), time.process_time()
 time.sleep(3)
-print((time.process_time() - before) / 3)
-for thread in threads: thread.join()
+seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF)
+print((after.ru_nvcsw - before.ru_nvcsw) / seconds, (time.process_time() - cpu) / seconds)
 node.close()
+for thread in threads: thread.join()
 """
     with process(frames, script, directory) as waiting:
-        assert float(waiting.stdout.readline()) < 0.02
+        slept, burnt = map(float, waiting.stdout.readline().split())
+    print(f"waiting wakes {slept:.0f} times a second and burns {burnt:.2%} of a core")  # benchmarks/ holds it to 2 %
+    assert slept < 2 / 0.008  # one thread looks for all of them, every 8 ms; a hundred would be at 12,500
+    assert burnt < 0.1
 
 
 @pytest.mark.slow
