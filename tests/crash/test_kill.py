@@ -102,7 +102,6 @@ def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing(tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("flush", "rounds"), [("process", 150), ("power", 50)])
 def test_a_writer_killed_at_200_moments(tmp_path, processes, flush, rounds):
     crashes = Crashes(tmp_path, processes, flush)

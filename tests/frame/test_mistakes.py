@@ -246,7 +246,7 @@ def test_a_function_that_did_not_end_in_time_does_not_keep_the_process(store, tm
         "except eau2.WaitTimeout:\n"
         "    print('late')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "late\n"
     assert done.stderr == ""
 

@@ -367,7 +367,7 @@ def test_a_query_in_a_forked_child_is_refused_and_does_not_hang():
     """
     )
     with run_python(code) as process:
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=SECONDS_MAX)
     assert process.returncode == 0, error
     first, second = out.splitlines()
     assert first.startswith("StoreClosed queries cannot run in a process that was forked")
@@ -384,7 +384,7 @@ def test_importing_frames_does_not_import_the_engine():
     assert not heavy, heavy
     """
     with run_python(code) as process:
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=SECONDS_MAX)
     assert process.returncode == 0, error
 
 

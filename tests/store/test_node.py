@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -443,3 +444,19 @@ def test_a_chunk_whose_staging_a_close_overtakes_is_refused_as_closed(directory,
     node.close()
     with pytest.raises(StoreClosed):
         node._files.stage(chunk.id, chunk.pieces)  # the node was open when it was asked
+
+
+def test_a_node_that_another_process_makes_between_two_looks_is_not_damaged(directory, monkeypatch):
+    exists = Path.exists
+
+    def too_early(path, **options):
+        found = exists(path, **options)
+        if path.name == "entries.db" and not found:
+            monkeypatch.undo()
+            DirectoryNode(directory).close()
+        return found
+
+    monkeypatch.setattr(Path, "exists", too_early)
+    node = DirectoryNode(directory)
+    assert put(node, "a", b"1") == 1
+    node.close()

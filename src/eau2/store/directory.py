@@ -32,8 +32,9 @@ def hold(directory: Path) -> Holder | None:
 def make(directory: Path, holder: Holder | None) -> None:
     """Make what is not there yet, each file whole at once. Two processes may do this at the same time."""
     entries, counters = directory / "entries.db", directory / "generation"
+    counted = counters.exists()  # asked first, as it is made last: another process may make both in between
     if not entries.exists():
-        if counters.exists():  # it is made after the database
+        if counted:
             raise Corrupt(f"{entries} is missing", hint="restore the file from a copy")
         _make_file(entries, database.create, holder)
     if not counters.exists():
