@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.until import SECONDS_MAX
+from tests.until import SECONDS_MAX, until
 
 import eau2
 from eau2.errors import QueryError, QueryOutOfMemory, StoreClosed, UnknownColumn, UnknownTable
@@ -206,7 +206,7 @@ def test_several_threads_query_at_once(tables):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(SECONDS_MAX)
     assert answers == {number: [1000 + number] for number in range(4)}
 
 
@@ -394,4 +394,4 @@ def test_a_closed_store_leaves_no_thread(tmp_path):
         store.put("t", {"n": list(range(1000))})
         assert store.sql("select sum(n) as n from t").to_arrow().column("n").to_pylist() == [499_500]
         store.get("t")
-    assert {thread.name for thread in threading.enumerate()} <= before - {"eau2-query"}
+    until(lambda: {thread.name for thread in threading.enumerate()} <= before - {"eau2-query"})
