@@ -139,7 +139,9 @@ class Run:
         file = self._program.run.__code__.co_filename
         line = last_line(file, error)
         where = f"{self.names[index]}, line {line} of {Path(file).name}" if line else self.names[index]
-        what, hint = (error.message, error.hint) if isinstance(error, Eau2Error) else (error_text(error), "")
+        what, hint = error_text(error), ""  # KeyMissing finds its hint when it is first read
+        if isinstance(error, Eau2Error):
+            what, hint = error.message, error.hint
         busy = [thread.name.removeprefix(_THREAD) for thread in self._threads if thread.is_alive()]
         if busy:
             hint = f"not ended yet, as native code or a sleep holds them: {', '.join(busy)}"
