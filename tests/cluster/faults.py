@@ -1,7 +1,7 @@
 """What goes wrong when, and one run of a cluster under it, of which the seed decides everything.
 
-    python -m tests.cluster.faults SEED            tells every event of one run, and the verdict
-    python -m tests.cluster.faults FIRST COUNT     runs many, and tells those that failed
+python -m tests.cluster.faults SEED            tells every event of one run, and the verdict
+python -m tests.cluster.faults FIRST COUNT     runs many, and tells those that failed
 """
 
 from __future__ import annotations
@@ -300,7 +300,8 @@ def main(arguments: list[str]) -> int:
         verdict = run(seed)
         if verdict.wrong:
             failed += 1
-            print(f"{verdict}\n  python -m tests.cluster.faults {seed}\n", flush=True)
+            if failed <= 12:
+                print(f"{verdict}\n  python -m tests.cluster.faults {seed}\n", flush=True)
     print(f"{arguments[1]} seeds from {first}: {failed} failed, {time.perf_counter() - started:.1f} s")
     return bool(failed)
 

@@ -17,7 +17,7 @@ from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.repair import Repair
 from eau2.cluster.view import View, first_view
 from eau2.errors import Eau2Error
-from eau2.store.nodes import Kind, Record
+from eau2.store.nodes import RANK_BITS, Kind, Record
 from eau2.values.key import MARK, held_key, hold_key
 from eau2.values.manifest import Manifest
 
@@ -109,7 +109,14 @@ class Many:
         node = self.nodes[process.name]
         known = node.records([VIEW]).get(VIEW)
         view = self.first if known is None else View.decode(known.payload)
-        member = Served(process.name, Disk(node, process), runtime, view, incarnation=str(process.incarnation))
+        member = Served(
+            process.name,
+            Disk(node, process),
+            runtime,
+            view,
+            incarnation=str(process.incarnation),
+            since=0 if known is None else view.epoch,
+        )
         repair = self.repairs[process.name] = Repair(member, grace_seconds=GRACE_SECONDS)
         process.spawn(_renewing(member), "renewing")
         process.spawn(_tending(member, repair), "tending")
@@ -193,7 +200,7 @@ def misplaced(nodes: dict[str, MemoryNode], view: View) -> list[str]:
         found += [
             f"{name}: {key} is left"
             for key, record in records[name].items()
-            if key.startswith(DECISION) and record.kind != Kind.DELETED
+            if key.startswith(DECISION) and record.kind != Kind.DELETED and record.rank >> RANK_BITS < view.epoch - 1
         ]
     return found
 
@@ -216,9 +223,14 @@ def _misplaced_holds(name: str, records: dict[str, dict[str, Record]], view: Vie
         for chunk_id in chunk_ids - set(holds[key].payload.decode().split("\n") if key in holds else ())
     ]
     current = {
-        hold_key(key, record.rank) for each in records.values() for key, record in each.items() if record.kind == Kind.SPREAD
+        hold_key(key, record.rank)
+        for each in records.values()
+        for key, record in each.items()
+        if record.kind == Kind.SPREAD
     }
-    return found + [f"{held_key(key)!r}: a hold of a frame that is gone: {key!r}" for key in holds if key not in current]
+    return found + [
+        f"{held_key(key)!r}: a hold of a frame that is gone: {key!r}" for key in holds if key not in current
+    ]
 
 
 def _rows(node: MemoryNode) -> list[tuple[str, int, int]]:

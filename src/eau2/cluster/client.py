@@ -101,26 +101,34 @@ class Client:
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply `writes`; return for each its version, 0, or why it was refused. Those not refused: all or none."""
-        request = self._request()
+        keys = [write.key for write in writes]
         while True:
-            view = self.view
-            parts = self._by_home(view, [write.key for write in writes])
-            if len(parts) == 1:
-                found = await self._write_at_one(request, writes)
+            if _are_one(self.view, keys):
+                found = await self._write_at_one(writes)
             else:
                 found = await self._write_at_many(writes)
             if found is not None:
                 return found
 
-    async def _write_at_one(self, request: Request, writes: Sequence[Write]) -> list[Outcome] | None:
-        """Write what one member orders. None when, in the view there is now, several do."""
+    async def _write_at_one(self, writes: Sequence[Write]) -> list[Outcome] | None:
+        """Write what the same members have all of. None when, in the view there is now, they are not the same."""
+        keys = [write.key for write in writes]
+        number = next(self._numbers)
+        sent: Request | None = None
 
         async def ask(view: View) -> list[Outcome] | None:
-            parts = self._by_home(view, [write.key for write in writes])
-            if len(parts) > 1:
+            nonlocal sent
+            if not _are_one(view, keys):
+                if sent is not None:
+                    raise OutcomeUnknown("write: those who would know whether it was done have other keys now")
                 return None
-            (home,) = parts
-            return await self._runtime.peer(home).write(view.epoch, request, writes)
+            (home,) = self._by_home(view, keys)
+            request = sent or Request(self.name, number, view.epoch)
+            try:
+                return await self._runtime.peer(home).write(view.epoch, request, writes)
+            except Unreachable:
+                sent = request
+                raise
 
         return await self._asking("write", ask, changes=True)
 
@@ -137,9 +145,10 @@ class Client:
         return await self._asking("write", attempt)
 
     async def _attempt(self, view: View, writes: Sequence[Write]) -> list[Outcome] | None:
-        parts = self._by_home(view, [write.key for write in writes])
-        if len(parts) == 1:
+        keys = [write.key for write in writes]
+        if _are_one(view, keys):
             return None
+        parts = self._by_home(view, keys)
         batch, homes = self._batch(), sorted(parts)
         outcomes: dict[str, Outcome] = {}
         records: list[Record] = []
@@ -151,7 +160,10 @@ class Client:
                 outcomes.update(zip((write.key for write in ours), came_to, strict=True))
                 records += changes
             decided = None
-            decided = await self.decide(view, batch, encode_records(records))
+            try:
+                decided = await self.decide(view, batch, encode_records(records))
+            except Eau2Error as error:
+                raise OutcomeUnknown(f"write: nobody said whether it was decided: {error}") from error
         finally:
             if decided is None:  # cut short
                 with contextlib.suppress(Eau2Error, Unreachable, NotServing, WrongEpoch):
@@ -166,13 +178,15 @@ class Client:
     async def decide(self, view: View, batch: str, records: bytes) -> bool:
         """Write the decision, in the epoch in which the parts were reserved; return whether it stands."""
         write = Write(DECISION + batch, Kind.BYTES, records, expect=Expect.ABSENT)
-        request = self._request()
+        request = self._request(view)
         homes = view.homes(write.key)
         deadline, pause = self._runtime.now() + self._answer_seconds, _AGAIN_SECONDS
         while homes:
             try:
                 (outcome,) = await self._runtime.peer(homes[0]).write(view.epoch, request, [write])
-                return not isinstance(outcome, Eau2Error)
+                if not isinstance(outcome, Eau2Error):
+                    return True
+                break  # by somebody, maybe by ourselves
             except WrongEpoch as error:
                 await self._learn(error.view)
                 break
@@ -190,7 +204,7 @@ class Client:
         """Have `batch` decided as undone, unless it is decided already; return whether it is undone."""
         key = DECISION + batch
         while True:
-            found = await self._write_at_one(self._request(), [Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
+            found = await self._write_at_one([Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
             if found is not None and not isinstance(found[0], Eau2Error):
                 return True
             if found is not None and isinstance(found[0], NodeUnavailable):
@@ -236,7 +250,7 @@ class Client:
         key = DECISION + batch
         homes = view.homes(key)
         if homes:
-            await self._runtime.peer(homes[0]).write(view.epoch, self._request(), [Write(key, Kind.DELETED)])
+            await self._runtime.peer(homes[0]).write(view.epoch, self._request(view), [Write(key, Kind.DELETED)])
 
     async def _let_go(self, view: View, batch: str, homes: Sequence[str]) -> None:
         """Best effort: who does not hear of it finds out."""
@@ -308,8 +322,13 @@ class Client:
             if view.epoch > self.view.epoch:
                 self.view = view
 
-    def _request(self) -> Request:
-        return Request(self.name, next(self._numbers))
+    def _request(self, view: View) -> Request:
+        return Request(self.name, next(self._numbers), view.epoch)
 
     def _batch(self) -> str:
         return f"{self.name}/{next(self._numbers)}"
+
+
+def _are_one(view: View, keys: Sequence[str]) -> bool:
+    """Whether every member that has one of `keys` has all of them: then what it has of a write is all of it."""
+    return len(keys) == 1 or len({view.writers(key) for key in keys}) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -21,6 +21,7 @@ from eau2.values.key import held_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from eau2.cluster.order import Outcome
     from eau2.cluster.peer import Done, Peer, Request
     from eau2.cluster.runtime import Runtime
     from eau2.cluster.view import View
@@ -32,6 +33,17 @@ _PAGE = 1000
 RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead
 
 
+class _Batch(NamedTuple):
+    """What one `replicate` brought."""
+
+    number: int
+    records: tuple[Record, ...]
+    done: Done
+
+
+_NO_BATCH = _Batch(0, (), ())
+
+
 class Member:
     """A `Peer`: the node, what it knows of the cluster, and the order of the writes that it leads.
 
@@ -39,7 +51,15 @@ class Member:
     """
 
     def __init__(
-        self, name: str, node: Replica, runtime: Runtime, view: View, *, incarnation: str = "", leased: bool = True
+        self,
+        name: str,
+        node: Replica,
+        runtime: Runtime,
+        view: View,
+        *,
+        incarnation: str = "",
+        since: int = 0,
+        leased: bool = True,
     ) -> None:
         self.name = name
         self.node = node
@@ -47,12 +67,17 @@ class Member:
         self.view = view
         self.incarnation = incarnation
         self.whole = 0  # the epoch as of which this member knows that nothing is missing; see `repair.py`
-        self.done: OrderedDict[Request, tuple[int | Eau2Error, ...]] = OrderedDict()
+        self.done: OrderedDict[Request, tuple[tuple[str, ...], tuple[Outcome, ...]]] = OrderedDict()
+        self.sure_from = (
+            1  # a request that may have been done in an earlier epoch, and is not in `done`, may be forgotten
+        )
+        self._since = since
         self._served = 0  # the epoch that is settled: everything of before is done or undone
         self._lease_until = float("-inf") if leased else float("inf")
-        self._latest: dict[str, tuple[int, tuple[Record, ...]]] = {}  # the last batch of each sender in this epoch
+        self._latest: dict[str, _Batch] = {}  # the last one of each sender in this epoch
         self._revoked: set[tuple[str, int]] = set()  # batches of this epoch
         self._unsettled: OrderedDict[tuple[str, int], Record] = OrderedDict()
+        self._late: OrderedDict[Request, tuple[tuple[str, ...], tuple[Outcome, ...]]] = OrderedDict()
         self.order = Order(self, "order")
         self.decisions = Order(self, "decisions")  # a lock of its own: they are written while keys are reserved
         self._settling = runtime.lock("settle")
@@ -66,13 +91,17 @@ class Member:
         """Leave the epoch for that of `view`, unless that is not later. Serves again when it is settled."""
         if view.epoch <= self.view.epoch:
             return
-        for _, records in self._latest.values():
-            for record in records:
+        for batch in self._latest.values():
+            for record in batch.records:
                 self._unsettled[record.key, record.rank] = record
+            self._late.update((request, (keys, outcomes)) for request, keys, outcomes in batch.done)
         if view.state(self.name) != State.LIVE:
             self._unsettled.clear()  # the others went on without it: what they have is right
+            self._late.clear()
         while len(self._unsettled) > _UNSETTLED_MAX:
             self._unsettled.popitem(last=False)
+        while len(self._late) > _DONE_MAX:
+            self._late.popitem(last=False)
         self._latest.clear()
         self._revoked.clear()
         self.view = view
@@ -145,6 +174,7 @@ class Member:
             elif not isinstance(answer, NotServing):
                 raise answer
             raise NotServing
+        self.sure_from = 1 + max(each.since for each in found)
         adopted: dict[str, Record] = {}
         for each in found:
             self.remember(each.done)
@@ -158,6 +188,8 @@ class Member:
         for group in _pages(list(adopted.values())):
             order = self.decisions if group[0].key.startswith(DECISION) else self.order
             await order.adopt(view, group)
+        for each in found:
+            self.remember(each.late)
         if self.view.epoch == view.epoch:
             self._served = view.epoch
 
@@ -259,16 +291,17 @@ class Member:
         if (sender, number) in self._revoked:
             return
         self.node.store(records)
-        if number > self._latest.get(sender, (0, ()))[0]:
-            self._latest[sender] = number, tuple(records)
-        self.remember(done)
+        latest = self._latest.get(sender, _NO_BATCH)
+        if number > latest.number:
+            self.remember(latest.done)  # its sender goes on when every writer has it
+            self._latest[sender] = _Batch(number, tuple(records), done)
 
     async def revoke(self, epoch: int, sender: str, number: int, before: Sequence[Record]) -> None:
         self.same_epoch(epoch)
         self._revoked.add((sender, number))
         self.node.erase([record.key for record in before if record.rank == 0])
         self.node.store([record for record in before if record.rank], force=True)
-        if self._latest.get(sender, (0, ()))[0] == number:
+        if self._latest.get(sender, _NO_BATCH).number == number:
             del self._latest[sender]
 
     async def collect(self, view: View, by: str) -> Unsettled:
@@ -277,7 +310,13 @@ class Member:
         late = [record for record in self._unsettled.values() if view.homes(record.key)[:1] == (by,)]
         keys = [key for key, _, _ in self.node.listing(DECISION, _PAGE) if key.startswith(DECISION)]
         decisions = [record for record in self.node.records(keys).values() if record.kind == Kind.BYTES]
-        return Unsettled(tuple(late), tuple(self.done.items()), tuple(decisions))
+        done = tuple((request, *known) for request, known in self.done.items())
+        of_late = tuple(
+            (request, keys, outcomes)
+            for request, (keys, outcomes) in self._late.items()
+            if any(view.homes(key)[:1] == (by,) for key in keys)
+        )
+        return Unsettled(tuple(late), of_late, done, self._since, tuple(decisions))
 
     async def listing(self, epoch: int, first: str, after: str, limit: int) -> list[tuple[str, int, int]]:
         if first == self.name:  # what it orders is right once it has settled
@@ -333,8 +372,9 @@ class Member:
     # -- for `order` and `repair` -------------------------------------------------------------------------------------
 
     def remember(self, done: Done) -> None:
-        for request, outcomes in done:
-            self.done[request] = outcomes
+        for request, keys, outcomes in done:
+            self.done[request] = keys, outcomes
+            self._late.pop(request, None)
         while len(self.done) > _DONE_MAX:
             self.done.popitem(last=False)
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
-from eau2.errors import Eau2Error, NodeUnavailable
+from eau2.errors import Eau2Error, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record, refusal
 from eau2.values.key import hold_key
 from eau2.values.manifest import Manifest
@@ -243,19 +243,22 @@ class Order:
             if ticket.epoch != view.epoch:
                 ticket.fail(WrongEpoch(view))
             elif known is not None:
-                ticket.succeed(known)
+                ticket.succeed(known[1])
+            elif ticket.request.epoch < member.sure_from:
+                ticket.fail(OutcomeUnknown("the nodes that would know whether it was done were started anew"))
             else:
                 fresh[ticket.request].append(ticket)
         changes = _Changes()
         writes = [write for ticket, *_ in fresh.values() for write in ticket.writes]
         outcomes = iter(self._judge_all(writes, changes))
         done = tuple(
-            (request, tuple(itertools.islice(outcomes, len(ticket.writes)))) for request, (ticket, *_) in fresh.items()
+            (request, tuple(write.key for write in writes), tuple(itertools.islice(outcomes, len(writes))))
+            for request, writes in ((request, ticket.writes) for request, (ticket, *_) in fresh.items())
         )
         if changes.records:
             await self._commit(_Flight(view.epoch, next(self._numbers), changes), done)
         member.remember(done)
-        for request, came_to in done:
+        for request, _, came_to in done:
             for ticket in fresh[request]:
                 ticket.succeed(came_to)
 
@@ -286,6 +289,13 @@ class Order:
         return version, Record(write.key, view.epoch << RANK_BITS | version, write.kind, write.payload)
 
     async def _commit(self, flight: _Flight, done: Done) -> None:
+        try:
+            await self._have_done(flight, done)
+        except (WrongEpoch, NotServing) as error:  # some may have it, and the next epoch finish it
+            raise Unreachable(self._member.name) from error
+        await self._let_go(flight)
+
+    async def _have_done(self, flight: _Flight, done: Done) -> None:
         self._flight = flight
         try:
             await self._publish(flight)
@@ -295,7 +305,6 @@ class Order:
             await self._even_out()
             raise
         self._landed()
-        await self._let_go(flight)
 
     def _landed(self) -> None:
         self._flight = None
@@ -326,7 +335,9 @@ class Order:
         try:
             await self._everywhere(flight, calls)
         except FileNotFoundError as error:  # swept: whoever staged it, or the node itself, was started anew since
-            raise NodeUnavailable(f"chunk {error.filename} is not staged any more", hint="put the frame again") from None
+            raise NodeUnavailable(
+                f"chunk {error.filename} is not staged any more", hint="put the frame again"
+            ) from None
 
     async def _replicate(self, flight: _Flight, done: Done) -> None:
         """Have every other writer have the records of `flight`."""

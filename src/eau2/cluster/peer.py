@@ -48,16 +48,19 @@ class Request(NamedTuple):
 
     client: str
     number: int
+    epoch: int  # in which it may have been done first
 
 
-Done = tuple[tuple[Request, "tuple[int | Eau2Error, ...]"], ...]  # what requests came to
+Done = tuple[tuple[Request, tuple[str, ...], "tuple[int | Eau2Error, ...]"], ...]  # requests, their keys, and outcomes
 
 
 class Unsettled(NamedTuple):
     """What a member may have of writes that were not finished when its epoch ended, for the one who orders them now."""
 
     records: tuple[Record, ...]
-    done: Done
+    late: Done  # what requests come to if those records are adopted
+    done: Done  # what requests came to that every writer has done
+    since: int  # the epoch of which, and of those before, the member has forgotten requests
     decisions: tuple[Record, ...]  # of batches that may not be done everywhere
 
 

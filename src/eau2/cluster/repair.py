@@ -250,7 +250,7 @@ class Repair:
         member = self._member
         for key, record in member.node.records(keys).items():
             if record.kind == Kind.BYTES and record.rank >> RANK_BITS < view.epoch - 1:
-                request = Request(f"{member.name}:{member.incarnation}", view.epoch)
+                request = Request(f"{member.name}:{member.incarnation}", view.epoch, view.epoch)
                 await member.write(
                     view.epoch, request._replace(client=request.client + key), [Write(key, Kind.DELETED)]
                 )
