@@ -279,6 +279,10 @@ class Client:
                 unknown, silent = unknown or changes, error.name
                 await self._report(error.name)
             except Eau2Error as error:
+                if isinstance(error, NodeUnavailable):  # in a view that may be old
+                    await self._refresh()
+                    if self.view.epoch > epoch:
+                        continue
                 if unknown:
                     raise OutcomeUnknown(
                         f"{what}: {silent} did not say whether it was done, and then: {error}"

@@ -97,7 +97,9 @@ class Repair:
         theirs = {key: rank for key, rank, kind in rows if kind != Kind.HOLD and member.name in view.writers(key)}
         ours = {key: rank for key, rank, kind in await self._own(view, first, after, end) if kind != Kind.HOLD}
         wanted = [
-            key for key, rank in theirs.items() if ours.get(key) != rank and not self._is_new(view, ours.get(key))
+            key
+            for key, rank in theirs.items()
+            if ours.get(key) != rank and not self._is_new(view, ours.get(key)) and not view.is_lost(key)
         ]
         surplus = [key for key in ours if key not in theirs and not self._is_new(view, ours[key])]
         member.node.erase([key for key in surplus if not view.is_lost(key)])
