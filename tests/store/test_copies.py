@@ -345,6 +345,15 @@ def test_adopting_makes_every_frame_spread_with_a_hold_of_its_chunks_here(node, 
     assert node.has_chunks(ids(chunks)) == [False, True, True]
 
 
+def test_adopting_takes_the_place_of_a_hold_that_was_left_of_an_unfinished_write(node, frames):
+    mine, left = frames.some_chunks(2)
+    held(node, "f", 1, [mine, left])
+    frames.put(node, "f", [mine])
+    node.adopt()
+    assert node.records([hold_key("f", 1)])[hold_key("f", 1)] == hold("f", 1, [mine])
+    assert node.has_chunks(ids([mine, left])) == [True, False]
+
+
 # -- a directory's own -------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +378,16 @@ def test_records_share_a_transaction_with_writes_and_what_names_chunks_fails_alo
         assert isinstance(ends[2].exception(10), FileNotFoundError)
     assert node.keys() == ["a", "b", "c"]
     assert node.statistics().commits == before + 2
+
+
+def test_a_chunk_whose_file_is_gone_is_not_here(on_disk, frames):
+    (chunk,) = frames.some_chunks(1)
+    held(on_disk, "f", 1, [chunk])
+    (on_disk.directory / "chunks" / chunk.id[:2] / f"{chunk.id}.arrow").unlink()
+    with pytest.raises(FileNotFoundError):
+        on_disk.store([hold("g", 1, [chunk])])
+    on_disk.store([hold("g", 1, [chunk], [on_disk.stage(chunk)])])
+    assert on_disk.check().faults == ()
 
 
 def test_another_process_sees_what_is_stored_and_held(on_disk, directory, frames):
