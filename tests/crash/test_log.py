@@ -171,7 +171,10 @@ def test_a_store_opened_again_in_its_process_keeps_its_locks(tmp_path):
             assert again.get("a") == b"1"
             assert again.check().faults == ()
         tried = subprocess.run(
-            [sys.executable, "-c", TRY_LOCK, str(index_of(tmp_path))], capture_output=True, timeout=30, check=False
+            [sys.executable, "-c", TRY_LOCK, str(index_of(tmp_path))],
+            capture_output=True,
+            timeout=SECONDS_MAX,
+            check=False,
         )
         assert b"BlockingIOError" in tried.stderr
 

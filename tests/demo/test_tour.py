@@ -79,18 +79,18 @@ def test_all_of_it_is_one_screen(tour, terminal):
 @pytest.mark.slow
 def test_the_command_prints_it_and_what_it_says_to_type_next_works(folder):
     demo = [sys.executable, "-c", f"import sys; sys.argv[1:] = [{str(folder / 'fresh')!r}]; {_RUN}"]
-    done = subprocess.run(demo, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(demo, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, "\x1b" in done.stdout) == (0, False), done.stderr
     commands = [line.strip()[2:] for line in done.stdout.splitlines() if line.strip().startswith("$ ")]
     assert len(commands) == 5
     path = f'export PATH="{sys.prefix}/bin:$PATH"'
     script = "\n".join(["set -e", path, *commands])
-    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert answer.returncode == 0, answer.stderr
     assert "torvalds" in answer.stdout
     python = [line.strip()[4:] for line in done.stdout.splitlines() if line.strip().startswith(">>> ")]
     typed = subprocess.run(
-        [sys.executable, "-c", "\n".join(python)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", "\n".join(python)], capture_output=True, text=True, timeout=300, check=False
     )
     assert typed.returncode == 0, typed.stderr
 
@@ -104,7 +104,7 @@ _RUN = (
 def test_a_folder_with_files_of_others_is_left_alone_in_one_sentence(tmp_path):
     (tmp_path / "users.sor").write_text("<mine>")
     command = [sys.executable, "-m", "eau2.demo", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 3
     assert "not the demo's" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

@@ -103,7 +103,7 @@ def test_a_spill_folder_goes_with_the_last_who_holds_it(tmp_path):
 
 def run(code, *arguments):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stdout, done.stderr
 

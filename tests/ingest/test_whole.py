@@ -62,7 +62,7 @@ def test_a_pipe_is_written_and_stays_a_pipe(store, tmp_path, verb):
         store.get_file("note", pipe)
     else:
         store.load("bad", tmp_path / "bad.sor", rejects=pipe)
-    reader.join(10)
+    reader.join(60)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert read == [b"new"] if verb == "get_file" else b'"line": 2' in read[0]
 

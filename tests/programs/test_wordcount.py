@@ -162,7 +162,7 @@ def test_a_pipe_is_counted_as_it_comes(tmp_path):
     writer = threading.Thread(target=lambda: pipe.write_bytes(b"one two " * 1_000_000 + b"two"))
     writer.start()
     found = wordcount(pipe)
-    writer.join(timeout=10)
+    writer.join(timeout=60)
     assert found.to_dict() == {"words": 2_000_001, "distinct": 2, "top": [("two", 1_000_001), ("one", 1_000_000)]}
 
 

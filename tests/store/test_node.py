@@ -277,9 +277,9 @@ def test_one_write_too_large_for_the_disk_does_not_fail_those_that_would_share_i
             ends = {key: threads.submit(put, node, key, b"x") for key in "abc"}
             while len(node._writer._queue) < 3:
                 pass
-        assert (ends["a"].result(10), ends["c"].result(10)) == (1, 1)
+        assert (ends["a"].result(SECONDS_MAX), ends["c"].result(SECONDS_MAX)) == (1, 1)
         with pytest.raises(DiskFull):
-            ends["b"].result(10)
+            ends["b"].result(SECONDS_MAX)
     assert node.keys() == ["a", "c"]
 
 

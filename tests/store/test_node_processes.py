@@ -23,7 +23,7 @@ def process(frames, script, *arguments):
         yield running
     finally:
         running.kill()
-        running.communicate(timeout=20)
+        running.communicate(timeout=SECONDS_MAX)
 
 
 WRITER = """
@@ -149,7 +149,7 @@ sys.stdin.read()
     with process(frames, script, directory) as holder:
         assert holder.stdout.readline() == "ready\n"
         holder.kill()
-        holder.wait(10)
+        holder.wait(SECONDS_MAX)
         assert node.write([Write("a", Kind.BYTES, b"x")]) == [1]
 
 
