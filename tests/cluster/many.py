@@ -120,6 +120,7 @@ class Many:
         repair = self.repairs[process.name] = Repair(member, grace_seconds=GRACE_SECONDS)
         process.spawn(_renewing(member), "renewing")
         process.spawn(_tending(member, repair), "tending")
+        process.spawn(_ending_overdue(member), "ending what is overdue")
         return member
 
     # -- the coordinator ----------------------------------------------------------------------------------------------
@@ -167,8 +168,14 @@ async def _tending(member: Member, repair: Repair) -> None:
         with contextlib.suppress(*_FAILURES):
             await member.settle()
         await repair.step()
-        await member.end_overdue()
         await member.runtime.sleep(_TEND_SECONDS * member.runtime.chance.uniform(0.5, 1.5))
+
+
+async def _ending_overdue(member: Member) -> None:
+    """By itself: repair may wait for what is overdue."""
+    while True:
+        await member.end_overdue()
+        await member.runtime.sleep(_TEND_SECONDS)
 
 
 async def _ticking(coordinator: Coordinator, runtime: SimRuntime) -> None:

@@ -364,7 +364,7 @@ def _wake(future):
     future.settle()
 
 
-def show(value: Any, limit: int = 160) -> str:
+def show(value: Any, limit: int = 400) -> str:
     """Return `value` short enough for a line of the trace."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
