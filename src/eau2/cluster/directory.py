@@ -72,6 +72,37 @@ class ClusterNodes:
     def close(self) -> None:
         self._cluster.close()
 
+    # -- nodes that die, for tests and measurements: in this process, as if each had been one of its own ---------------
+
+    def fail(self, name: str) -> None:
+        """Take node `name` away as if it had died: what it has stays on its disk. StoreUnusable when there is none."""
+        self.at(name)
+        self.local.fail(name)
+
+    def restore(self, name: str) -> None:
+        """Start node `name` again: it joins, and is live when it has what it missed. StoreUnusable."""
+        self.at(name)
+        self.local.restore(name)
+
+    def failed(self) -> frozenset[str]:
+        """Return the nodes that are not live, or were not at some moment since everything last had all its copies."""
+        view = self.local.view
+        return frozenset(view.fell).union(name for name, _ in view.members if name not in view.live)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything has all its copies where they belong, as far as repair has seen."""
+        return self.local.is_whole
+
+    def homes(self, key: str) -> tuple[str, ...]:
+        """Return the live homes of `key`: the first orders its writes, and serves it."""
+        return self.local.view.homes(key)
+
+    def copied(self) -> dict[str, int]:
+        """Return how many copies of keys and chunks repair has made in this process, and of how many bytes."""
+        done = [repair.progress for repair in self.local.repairs.values()]
+        return {field: sum(getattr(each, field) for each in done) for field in ("keys", "chunks", "bytes")}
+
 
 def has_many(path: str | os.PathLike[str]) -> bool:
     """Whether the directory `path` is a store of several nodes."""

@@ -73,7 +73,10 @@ class LocalMembers:
         runtime = _Local(self, name)
         member = Member(name, self.nodes[name], runtime, self._view, incarnation=uuid.uuid4().hex, leased=False)
         self.members[name] = member
-        self.repairs[name] = Repair(member)
+        repair = Repair(member)
+        if name in self.repairs:  # it is started again
+            repair.progress = self.repairs[name].progress
+        self.repairs[name] = repair
 
     @staticmethod
     def names_in(path: Path) -> tuple[str, ...]:

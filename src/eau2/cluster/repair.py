@@ -32,11 +32,12 @@ Row = tuple[str, int, int]  # key, rank, kind
 
 @dataclass(slots=True)
 class Progress:
-    """What repair has to do and has done in this epoch."""
+    """What repair has to do, and has done since the store was opened."""
 
     missing: int = 0  # copies of keys and chunks found short at the last look
-    copied: int = 0
-    copied_bytes: int = 0
+    keys: int = 0  # copies made
+    chunks: int = 0
+    bytes: int = 0  # of values and chunks
     dropped: int = 0  # surplus copies
 
 
@@ -221,8 +222,8 @@ class Repair:
                 (one, tuple(sorted(other for other in view.present if one in has[other]))) for one in sorted(ids)
             ]
             hold = Record(name, record.rank, Kind.HOLD, "\n".join(sorted(ids | has.get(node, set()))).encode())
-            self.progress.copied_bytes += await member.at(node).copy(view.epoch, hold, sources)
-            self.progress.copied += len(ids)
+            self.progress.bytes += await member.at(node).copy(view.epoch, hold, sources)
+            self.progress.chunks += len(ids)
         return sum(map(len, wanted.values()))
 
     async def _drop(self, view: View, work: _Work) -> None:
@@ -259,7 +260,7 @@ class Repair:
 
     async def _count(self, records: Sequence[Record]) -> None:
         size = sum(len(record.payload) for record in records)
-        self.progress.copied += len(records)
-        self.progress.copied_bytes += size
+        self.progress.keys += len(records)
+        self.progress.bytes += size
         if size:
             await self._member.runtime.sleep(size / self._rate)
