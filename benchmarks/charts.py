@@ -23,9 +23,13 @@ COLOURS = {
     "lmdb": "#8a8f98",
     "diskcache": "#7a5195",
     "redis": "#c0392b",
+    "ring": "#e07b39",
+    "jump": "#7a5195",
+    "modulo": "#8a8f98",
     "data": "#c8ccd1",
 }
 SPARE = "#0b6e99"
+NAMED = {"ring": "ring, 160 points a node", "jump": "jump hash"}
 DOTS_PER_INCH = 110
 
 
@@ -111,4 +115,58 @@ def _larger_than_memory(figures: dict) -> plt.Figure:
     return figure
 
 
-_DRAWN = {"kv": _kv, "queries": _queries, "frames": _frames, "larger_than_memory": _larger_than_memory}
+def _placement(figures: dict) -> plt.Figure:
+    figure, panels = plt.subplots(2, 2, figsize=(9.6, 6.8), sharex=True, layout="constrained")
+    titles = {
+        "keys": "Keys: the fullest node's, of the mean",
+        "chunks": "Chunks of a frame: the fullest node's, of the mean",
+        "leave": "Keys that move when a node leaves",
+        "join": "Keys that move when a node joins",
+    }
+    for axes, (what, title) in zip(panels.flat, titles.items(), strict=True):
+        for peer, rows in reversed(figures["balance"].items()):  # eau2 last, on top
+            nodes = [int(count) for count in rows]
+            axes.plot(
+                nodes,
+                [row[what] for row in rows.values()],
+                color=COLOURS[peer],
+                label=NAMED.get(peer, peer),
+                linewidth=2.4 if peer == "eau2" else 1.5,
+                marker="o",
+                markersize=4 if peer == "eau2" else 2.5,
+            )
+        axes.set_title(title, fontsize=10)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(nodes, [f"{count:,}" for count in nodes], fontsize=8)
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        if what in ("leave", "join"):
+            least = [1 / (count + (what == "join")) for count in nodes]
+            axes.plot(nodes, least, color="black", linewidth=1, linestyle=":", label="least possible")
+            axes.set_yscale("log")
+            axes.set_yticks([0.001, 0.01, 0.1, 1], ["0.1 %", "1 %", "10 %", "100 %"])
+            axes.minorticks_off()
+            axes.set_xlabel("nodes")
+        else:
+            axes.set_ylim(0.98, 1.46)
+    handles, labels = panels[1, 0].get_legend_handles_labels()
+    order = [3, 2, 1, 0, 4]
+    figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside upper center",
+        ncols=5,
+        fontsize=9,
+        frameon=False,
+    )
+    return figure
+
+
+_DRAWN = {
+    "kv": _kv,
+    "queries": _queries,
+    "frames": _frames,
+    "larger_than_memory": _larger_than_memory,
+    "placement": _placement,
+}
