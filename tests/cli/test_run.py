@@ -106,7 +106,7 @@ FILES = {
     "broken.py": "x = 1\nclass A(:\n",
     "raising.py": "def f():\n    return 1 / 0\n\nf()\n",
     "leaving.py": "import sys\nsys.exit(0)\n",
-    "failing.py": "import eau2\nclass A(eau2.Application):\n  def run(self):\n    if self.this_node:\n      int('x\\ny')\n",
+    "failing.py": "import eau2\nclass A(eau2.Application):\n def run(self):\n  if self.this_node:\n   int('x\\ny')\n",
 }
 
 

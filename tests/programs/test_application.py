@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_nodes_that_see_the_chunks_at_different_places_still_share_them_out(open
 
     store = opened(3)
     store.put("numbers", (pa.record_batch({"n": np.arange(i, i + 500)}) for i in range(0, 5_000, 500)))
-    assert sorted(sum(eau2.run(Moved, on=store), [])) == list(range(5_000))
+    assert sorted(chain.from_iterable(eau2.run(Moved, on=store))) == list(range(5_000))
 
 
 names = st.lists(st.sampled_from([f"node-{i}" for i in range(9)]), min_size=1, unique=True)
@@ -155,7 +156,7 @@ names = st.lists(st.sampled_from([f"node-{i}" for i in range(9)]), min_size=1, u
 @given(names, st.lists(st.sampled_from([f"node-{i}" for i in range(12)])))
 def test_every_chunk_is_some_nodes_and_no_two_nodes(names, places):
     chunks = [_chunks_of(names, index, places, len(places)) for index in range(len(names))]
-    assert sorted(sum(chunks, [])) == list(range(len(places)))
+    assert sorted(chain.from_iterable(chunks)) == list(range(len(places)))
     for index, mine in enumerate(chunks):
         assert all(places[chunk] == names[index] for chunk in mine if places[chunk] in names)
 
@@ -208,7 +209,7 @@ def test_nodes_that_all_wait_at_different_barriers_fail_the_run_at_once(opened):
         def run(self):
             self.barrier("ab"[self.this_node])
 
-    with pytest.raises(ProgramFailed, match="every node waits at a barrier, node-[01] at '[ab]'"):
+    with pytest.raises(ProgramFailed, match=r"every node waits at a barrier, node-[01] at '[ab]'"):
         eau2.run(Crossed, on=opened(2))
 
 

@@ -1,4 +1,4 @@
-"""How a run ends when a node fails, the caller gives up, or time is over. Each would take a minute if it did not end."""
+"""How a run ends when a node fails, the caller gives up, or time is over. Each would take a minute otherwise."""
 
 import os
 import signal
@@ -131,7 +131,7 @@ def test_the_first_failure_is_raised_and_not_what_came_of_it(opened):
             finally:
                 raise KeyError("second")
 
-    with pytest.raises(ProgramFailed, match="node-0.*first"):
+    with pytest.raises(ProgramFailed, match=r"node-0.*first"):
         eau2.run(Failing, on=opened(4))
 
 
