@@ -179,6 +179,7 @@ class Faults:
         for name in [*self.many.nodes, "coordinator"]:
             process = self.world.processes[name]
             process.slow, process.commits_to_live = 0.0, 0
+            process.go_on()
             self.many.start(name)
             if name in self.many.nodes:
                 self._empty_disk(name)

@@ -174,9 +174,14 @@ class Process:
 
     def _thaw(self, incarnation):
         if incarnation == self.incarnation and self.world.now >= self.frozen_until:
-            held, self.held = self.held, []
-            for incarnation, function, argument in held:
-                self.world.push(0.0, self, incarnation, function, argument)
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Stand still no longer: all that came meanwhile happens now, in its order."""
+        self.frozen_until = 0.0
+        held, self.held = self.held, []
+        for incarnation, function, argument in held:
+            self.world.push(0.0, self, incarnation, function, argument)
 
 
 class World:

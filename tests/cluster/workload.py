@@ -157,9 +157,7 @@ class Workload:
                 return
             labels.append(made[0])
             writes.append(made[1])
-        unknown = [
-            Wrote(write.key, label, UNKNOWN, write.expect) for label, write in zip(labels, writes, strict=True)
-        ]
+        unknown = [Wrote(write.key, label, UNKNOWN, write.expect) for label, write in zip(labels, writes, strict=True)]
         self._running[id(writes)] = Operation(client.name, start, math.inf, tuple(unknown))
         if world.trace:
             world.trace(f"{client.name} begins {unknown}")

@@ -123,14 +123,10 @@ class Client:
                     raise OutcomeUnknown("write: those who would know whether it was done have other keys now")
                 return None
             (home,) = self._by_home(view, keys)
-            request = sent or Request(self.name, number, view.epoch)
-            try:
-                return await self._runtime.peer(home).write(view.epoch, request, writes)
-            except Unreachable:
-                sent = request
-                raise
+            sent = sent or Request(self.name, number, view.epoch)  # it may arrive twice, and one be done
+            return await self._runtime.peer(home).write(view.epoch, sent, writes)
 
-        return await self._asking("write", ask, changes=True)
+        return await self._asking("write", ask, unknown=lambda: sent is not None)
 
     async def _write_at_many(self, writes: Sequence[Write]) -> list[Outcome] | None:
         """Write what several members order: all of it or nothing. None when it came to nothing, to try again.
@@ -261,14 +257,14 @@ class Client:
     # -- asking -------------------------------------------------------------------------------------------------------
 
     async def _asking(
-        self, what: str, attempt: Callable[[View], Awaitable[Answer]], *, changes: bool = False
+        self, what: str, attempt: Callable[[View], Awaitable[Answer]], *, unknown: Callable[[], bool] = lambda: False
     ) -> Answer:
-        """Call `attempt` with the view until it is answered, in the views that come meanwhile."""
+        """Call `attempt` with the view until it is answered, in the views that come meanwhile. `unknown`: whether an
+        attempt that was not answered may have changed something."""
         deadline, pause = self._runtime.now() + self._answer_seconds, _AGAIN_SECONDS
-        unknown = False
         silent = ""
         while True:
-            epoch = self.view.epoch
+            epoch, before = self.view.epoch, unknown()
             try:
                 return await attempt(self.view)
             except WrongEpoch as error:
@@ -276,21 +272,19 @@ class Client:
             except NotServing:
                 await self._refresh()
             except Unreachable as error:
-                unknown, silent = unknown or changes, error.name
+                silent = error.name
                 await self._report(error.name)
             except Eau2Error as error:
                 if isinstance(error, NodeUnavailable):  # in a view that may be old
                     await self._refresh()
                     if self.view.epoch > epoch:
                         continue
-                if unknown:
-                    raise OutcomeUnknown(
-                        f"{what}: {silent} did not say whether it was done, and then: {error}"
-                    ) from error
+                if before:  # and this answer is of another attempt
+                    raise OutcomeUnknown(f"{what}: nobody said whether it was done, and then: {error}") from error
                 raise
             if self._runtime.now() >= deadline:
                 who = silent or "no member"
-                if unknown:
+                if unknown():
                     raise OutcomeUnknown(f"{what}: {who} did not say in {self._answer_seconds:g} s whether it was done")
                 raise NodeUnavailable(f"{what}: no answer in {self._answer_seconds:g} s from {who}")
             if self.view.epoch == epoch:

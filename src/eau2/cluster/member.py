@@ -12,6 +12,7 @@ from eau2.cluster.client import Client
 from eau2.cluster.keys import DECISION, VIEW, decode_records
 from eau2.cluster.order import Order, chunk_nodes, unavailable
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
+from eau2.cluster.settling import settle
 from eau2.cluster.view import State
 from eau2.errors import Corrupt, Eau2Error
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from eau2.cluster.order import Outcome
-    from eau2.cluster.peer import Done, Peer, Request
+    from eau2.cluster.peer import Done, Outcomes, Peer, Request
     from eau2.cluster.runtime import Runtime
     from eau2.cluster.view import View
     from eau2.store.nodes import Replica, Staged, Write
@@ -73,6 +74,7 @@ class Member:
         )
         self._since = since
         self._served = 0  # the epoch that is settled: everything of before is done or undone
+        self._decided = 0  # the epoch in which it is settled what was decided
         self._lease_until = float("-inf") if leased else float("inf")
         self._latest: dict[str, _Batch] = {}  # the last one of each sender in this epoch
         self._revoked: set[tuple[str, int]] = set()  # batches of this epoch
@@ -105,7 +107,7 @@ class Member:
         self._latest.clear()
         self._revoked.clear()
         self.view = view
-        self._served = 0
+        self._served = self._decided = 0
         self.order.reset()
         self.decisions.reset()
         with contextlib.suppress(Eau2Error):  # a full disk: the others know it too
@@ -115,11 +117,11 @@ class Member:
         if epoch != self.view.epoch:
             raise WrongEpoch(self.view)
 
-    def admit(self, epoch: int) -> None:
-        """Raise unless this member serves in `epoch`, now."""
+    def admit(self, epoch: int, *, decisions: bool = False) -> None:
+        """Raise unless this member serves in `epoch`, now; keys, or decisions."""
         if epoch != self.view.epoch:
             raise WrongEpoch(self.view)
-        if self._served != epoch or self.runtime.now() >= self._lease_until:
+        if (self._decided if decisions else self._served) != epoch or self.runtime.now() >= self._lease_until:
             raise NotServing
 
     @property
@@ -155,83 +157,35 @@ class Member:
         try:
             view = self.view
             if self.name in view.live and self._served != view.epoch:
-                await self._settle(view)
+                await settle(self, view)
         finally:
             self._settling.release()
 
-    async def _settle(self, view: View) -> None:
-        others = [name for name in view.present if name != self.name]
-        answers = await self.runtime.together([self.at(name).collect(view, self.name) for name in others])
-        found = [await self.collect(view, self.name)]
-        for name, answer in zip(others, answers, strict=True):
-            if isinstance(answer, Unsettled):
-                found.append(answer)
-                continue
-            if isinstance(answer, WrongEpoch):
-                self.enter(answer.view)
-            elif isinstance(answer, Unreachable):
-                await self.report([name])
-            elif not isinstance(answer, NotServing):
-                raise answer
-            raise NotServing
-        self.sure_from = 1 + max(each.since for each in found)
-        adopted: dict[str, Record] = {}
-        for each in found:
-            self.remember(each.done)
-            self._take_later(each.records, adopted)
-            for decision in each.decisions:
-                ours = [record for record in decode_records(decision.payload) if self._orders(view, record.key)]
-                self._take_later(ours, adopted)
-        if view.may_lose:
-            for name in others:
-                await self._take_contested(view, name, adopted)
-        for group in _pages(list(adopted.values())):
-            order = self.decisions if group[0].key.startswith(DECISION) else self.order
-            await order.adopt(view, group)
-        for each in found:
-            self.remember(each.late)
+    def settled_decisions(self, view: View) -> None:
+        if self.view.epoch == view.epoch:
+            self._decided = view.epoch
+
+    def settled(self, view: View) -> None:
         if self.view.epoch == view.epoch:
             self._served = view.epoch
 
     def unsettle(self) -> None:
         """Settle this epoch once more before anything is served."""
-        self._served = 0
+        self._served = self._decided = 0
 
-    def _take_later(self, records: Iterable[Record], adopted: dict[str, Record]) -> None:
-        """Put into `adopted` what is later than what is there and here."""
-        candidates = [
-            record for record in records if record.key not in adopted or adopted[record.key].rank < record.rank
-        ]
-        here = self.node.records([record.key for record in candidates])
-        for record in candidates:
-            known = adopted.get(record.key) or here.get(record.key)
-            if known is None or known.rank < record.rank or (record.key not in adopted and known.rank == record.rank):
-                adopted[record.key] = record
-
-    async def _take_contested(self, view: View, name: str, adopted: dict[str, Record]) -> None:
-        """All who could know the last write of some keys fell, and are back: the highest rank of all is the last."""
-        after = ""
-        while True:
-            rows = await self.at(name).listing(view.epoch, self.name, after, _PAGE)
-            keys = [key for key, _, kind in rows if kind != Kind.HOLD and view.is_contested(key)]
-            if keys:
-                self._take_later(await self.at(name).records(view.epoch, keys), adopted)
-            if len(rows) < _PAGE:
-                return
-            after = rows[-1][0]
-
-    def _orders(self, view: View, key: str) -> bool:
+    def orders(self, view: View, key: str) -> bool:
         return view.homes(key)[:1] == (self.name,)
 
     # -- what clients ask ---------------------------------------------------------------------------------------------
 
-    async def _ready(self, epoch: int) -> None:
-        if epoch == self.view.epoch != self._served:
+    async def _ready(self, epoch: int, *, decisions: bool = False) -> None:
+        if epoch == self.view.epoch != (self._decided if decisions else self._served):
             await self.settle()
-        self.admit(epoch)
+        self.admit(epoch, decisions=decisions)
 
     async def get(self, epoch: int, keys: Sequence[str], *, deleted: bool = False) -> list[Entry | None]:
-        await self._ready(epoch)
+        decisions = keys[0].startswith(DECISION)
+        await self._ready(epoch, decisions=decisions)
         if self.order.blocked and not self.order.blocked.isdisjoint(keys):
             raise NotServing
         if self.view.may_lose:
@@ -241,7 +195,7 @@ class Member:
             found = {key: Entry(record.rank, record.kind, record.payload) for key, record in known.items()}
         else:
             found = self.node.get_many(keys)
-        self.admit(epoch)  # also after the look: nobody else has served these keys before it
+        self.admit(epoch, decisions=decisions)  # also after the look: nobody else has served these keys before it
         return [None if (each := found.get(key)) is None else _without_epoch(each) for key in keys]
 
     async def names(self, epoch: int, prefix: str, limit: int | None, *, frames: bool) -> list[str]:
@@ -252,7 +206,7 @@ class Member:
         if view.may_lose and any(view.is_lost(key) for key in self.node.keys(prefix)):
             self._refuse_lost(self.node.keys(prefix))
         known = self.node.frames() if frames else self.node.keys(prefix)
-        ours = [key for key in known if self._orders(view, key)]
+        ours = [key for key in known if self.orders(view, key)]
         self.admit(epoch)
         return ours[:limit]
 
@@ -262,8 +216,9 @@ class Member:
                 raise unavailable(key, self.view)
 
     async def write(self, epoch: int, request: Request, writes: Sequence[Write]) -> list[int | Eau2Error]:
-        await self._ready(epoch)
-        order = self.decisions if writes[0].key.startswith(DECISION) else self.order
+        decisions = writes[0].key.startswith(DECISION)
+        await self._ready(epoch, decisions=decisions)
+        order = self.decisions if decisions else self.order
         return await order.write(epoch, request, writes)
 
     async def reserve(
@@ -371,7 +326,7 @@ class Member:
 
     # -- for `order` and `repair` -------------------------------------------------------------------------------------
 
-    def remember(self, done: Done) -> None:
+    def remember(self, done: Iterable[Outcomes]) -> None:
         for request, keys, outcomes in done:
             self.done[request] = keys, outcomes
             self._late.pop(request, None)
@@ -394,11 +349,3 @@ class Member:
 
 def _without_epoch(entry: Entry) -> Entry:
     return Entry(entry.version & VERSION_MASK, entry.kind, entry.payload)
-
-
-def _pages(records: list[Record]) -> Iterable[list[Record]]:
-    """Yield `records` a page at a time, decisions apart."""
-    for chosen in (True, False):
-        those = [record for record in records if record.key.startswith(DECISION) is chosen]
-        for start in range(0, len(those), _PAGE):
-            yield those[start : start + _PAGE]

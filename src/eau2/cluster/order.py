@@ -45,6 +45,10 @@ class _Ticket:
         self.failure: BaseException | None = None
         self.done = False
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(write.key for write in self.writes)
+
     def fail(self, error: BaseException) -> None:
         self.failure, self.done = error, True
 
@@ -85,6 +89,7 @@ class Order:
     def __init__(self, member: Member, name: str) -> None:
         self._member = member
         self._sender = f"{member.name}/{name}"  # batches of each order are numbered for themselves
+        self._decisions = name == "decisions"
         self._lock = member.runtime.lock(name)
         self._queue: deque[_Ticket] = deque()
         self._numbers = itertools.count(1)
@@ -127,7 +132,7 @@ class Order:
         """Inside, no write is on its way."""
         await self._acquire()
         try:
-            self._member.admit(epoch)
+            self._admit(epoch)
             await self._even_out()
             yield
         finally:
@@ -148,7 +153,7 @@ class Order:
         return found.outcomes, list(found.flight.changes.records.values())
 
     async def _reserve(self, epoch: int, batch: str, writes: Sequence[Write]) -> _Reserved:
-        self._member.admit(epoch)
+        self._admit(epoch)
         if batch in self._ended:  # a late copy of the request
             raise NotServing
         await self._even_out()
@@ -156,7 +161,7 @@ class Order:
         outcomes = self._judge_all(writes, changes)
         self._flight = _Flight(epoch, next(self._numbers), changes)
         await self._publish(self._flight)
-        self._member.admit(epoch)
+        self._admit(epoch)
         self.blocked = frozenset(changes.records)
         self._reserved = _Reserved(batch, self._flight, outcomes, self._member.runtime.now())
         return self._reserved
@@ -215,6 +220,9 @@ class Order:
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
+    def _admit(self, epoch: int) -> None:
+        self._member.admit(epoch, decisions=self._decisions)
+
     def _withdraw(self, ticket: _Ticket) -> None:
         if ticket in self._queue:
             self._queue.remove(ticket)
@@ -227,6 +235,8 @@ class Order:
             for ticket in batch:
                 if not ticket.done:
                     ticket.fail(error)
+                    if isinstance(error, Eau2Error):  # whoever asked is told that it is not done: nor if it comes again
+                        self._member.remember([(ticket.request, ticket.keys, (error,) * len(ticket.writes))])
         except BaseException:  # Ctrl-C in this thread is not the others': they lead themselves
             self._queue.extendleft(ticket for ticket in reversed(batch) if not ticket.done and ticket is not own)
             raise
@@ -234,9 +244,9 @@ class Order:
     async def _do(self, batch: list[_Ticket]) -> None:
         member = self._member
         view = member.view
-        member.admit(view.epoch)
+        self._admit(view.epoch)
         await self._even_out()
-        member.admit(view.epoch)  # that may have taken longer than the lease
+        self._admit(view.epoch)  # that may have taken longer than the lease
         fresh: dict[Request, list[_Ticket]] = defaultdict(list)  # a request may have come twice
         for ticket in batch:
             known = member.done.get(ticket.request)
@@ -252,8 +262,8 @@ class Order:
         writes = [write for ticket, *_ in fresh.values() for write in ticket.writes]
         outcomes = iter(self._judge_all(writes, changes))
         done = tuple(
-            (request, tuple(write.key for write in writes), tuple(itertools.islice(outcomes, len(writes))))
-            for request, writes in ((request, ticket.writes) for request, (ticket, *_) in fresh.items())
+            (request, ticket.keys, tuple(itertools.islice(outcomes, len(ticket.writes))))
+            for request, (ticket, *_) in fresh.items()
         )
         if changes.records:
             await self._commit(_Flight(view.epoch, next(self._numbers), changes), done)
@@ -406,7 +416,7 @@ class Order:
             left = again
             if left:
                 await member.report([node for node, _ in left])
-                member.admit(flight.epoch)
+                self._admit(flight.epoch)
                 await member.runtime.sleep(_AGAIN_SECONDS)
 
     async def _let_go(self, flight: _Flight) -> None:

@@ -51,7 +51,8 @@ class Request(NamedTuple):
     epoch: int  # in which it may have been done first
 
 
-Done = tuple[tuple[Request, tuple[str, ...], "tuple[int | Eau2Error, ...]"], ...]  # requests, their keys, and outcomes
+Outcomes = tuple[Request, tuple[str, ...], "tuple[int | Eau2Error, ...]"]  # of a request: its keys, what each came to
+Done = tuple[Outcomes, ...]
 
 
 class Unsettled(NamedTuple):

@@ -1,0 +1,123 @@
+"""The beginning of an epoch: what may be half done of those before is learned from all members, and done everywhere.
+
+First the decisions of batches, then the keys. Whether a batch is to be done is asked of the member that orders its
+decision, once that has settled it: a copy of a decision may be of one that never came to be.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from eau2.cluster.keys import DECISION, decode_records
+from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
+from eau2.errors import NodeUnavailable
+from eau2.store.nodes import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from eau2.cluster.member import Member
+    from eau2.cluster.order import Order
+    from eau2.cluster.view import View
+    from eau2.store.nodes import Record
+
+_PAGE = 1000
+
+
+async def settle(member: Member, view: View) -> None:
+    """Settle the epoch of `view` for the keys that `member` orders in it. NotServing when somebody does not answer."""
+    found = await _collect(member, view)
+    member.sure_from = 1 + max(each.since for each in found)
+    adopted: dict[str, Record] = {}
+    for each in found:
+        member.remember(each.done)
+        _take_later(member, each.records, adopted)
+    if view.may_lose:
+        for name in _others(member, view):
+            await _take_contested(member, view, name, adopted)
+    decisions = {key: record for key, record in adopted.items() if key.startswith(DECISION)}
+    await _adopt(member.decisions, view, decisions.values())
+    for each in found:
+        member.remember([late for late in each.late if late[1][0].startswith(DECISION)])
+    member.settled_decisions(view)
+    records = {key: record for key, record in adopted.items() if key not in decisions}
+    for payload in await _decided(member, view, found):
+        ours = [record for record in decode_records(payload) if member.orders(view, record.key)]
+        _take_later(member, ours, records)
+    await _adopt(member.order, view, records.values())
+    for each in found:
+        member.remember(each.late)
+    member.settled(view)
+
+
+def _others(member: Member, view: View) -> list[str]:
+    return [name for name in view.present if name != member.name]
+
+
+async def _collect(member: Member, view: View) -> list[Unsettled]:
+    others = _others(member, view)
+    answers = await member.runtime.together([member.at(name).collect(view, member.name) for name in others])
+    found = [await member.collect(view, member.name)]
+    for name, answer in zip(others, answers, strict=True):
+        if isinstance(answer, Unsettled):
+            found.append(answer)
+            continue
+        if isinstance(answer, WrongEpoch):
+            member.enter(answer.view)
+        elif isinstance(answer, Unreachable):
+            await member.report([name])
+        elif not isinstance(answer, NotServing):
+            raise answer
+        raise NotServing
+    return found
+
+
+def _take_later(member: Member, records: Iterable[Record], adopted: dict[str, Record]) -> None:
+    """Put into `adopted` what is later than what is there and here."""
+    candidates = [record for record in records if record.key not in adopted or adopted[record.key].rank < record.rank]
+    here = member.node.records([record.key for record in candidates])
+    for record in candidates:
+        known = adopted.get(record.key) or here.get(record.key)
+        if known is None or known.rank < record.rank or (record.key not in adopted and known.rank == record.rank):
+            adopted[record.key] = record
+
+
+async def _take_contested(member: Member, view: View, name: str, adopted: dict[str, Record]) -> None:
+    """All who could know the last write of some keys fell, and are back: the highest rank of all is the last."""
+    after = ""
+    while True:
+        rows = await member.at(name).listing(view.epoch, member.name, after, _PAGE)
+        keys = [key for key, _, kind in rows if kind != Kind.HOLD and view.is_contested(key)]
+        if keys:
+            _take_later(member, await member.at(name).records(view.epoch, keys), adopted)
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1][0]
+
+
+async def _decided(member: Member, view: View, found: Sequence[Unsettled]) -> list[bytes]:
+    """Return what was decided in batches of which somebody has a decision that concerns keys of `member`."""
+    by_home: dict[str, list[str]] = defaultdict(list)
+    for decision in {decision.key: decision for each in found for decision in each.decisions}.values():
+        if any(member.orders(view, record.key) for record in decode_records(decision.payload)):
+            by_home[view.homes(decision.key)[0]].append(decision.key)
+    homes = list(by_home)
+    answers = await member.runtime.together([member.at(home).get(view.epoch, by_home[home]) for home in homes])
+    payloads: list[bytes] = []
+    for home, answer in zip(homes, answers, strict=True):
+        if isinstance(answer, Unreachable):
+            await member.report([home])
+            raise NotServing
+        if isinstance(answer, NodeUnavailable):  # nobody knows it until those who do are back
+            raise NotServing
+        if isinstance(answer, BaseException):
+            raise answer
+        payloads += [entry.payload for entry in answer if entry is not None]
+    return payloads
+
+
+async def _adopt(order: Order, view: View, records: Iterable[Record]) -> None:
+    left = list(records)
+    for start in range(0, len(left), _PAGE):
+        await order.adopt(view, left[start : start + _PAGE])
