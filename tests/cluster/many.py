@@ -115,7 +115,7 @@ class Many:
             runtime,
             view,
             incarnation=str(process.incarnation),
-            since=0 if known is None else view.epoch,
+            since=0 if process.incarnation == 1 else view.epoch,
         )
         repair = self.repairs[process.name] = Repair(member, grace_seconds=GRACE_SECONDS)
         process.spawn(_renewing(member), "renewing")

@@ -14,7 +14,7 @@ from eau2.cluster.order import Order, chunk_nodes, unavailable
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
 from eau2.cluster.view import State
-from eau2.errors import Corrupt, Eau2Error
+from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
 from eau2.values.key import held_key
@@ -79,6 +79,8 @@ class Member:
         self._latest: dict[str, _Batch] = {}  # the last one of each sender in this epoch
         self._revoked: set[tuple[str, int]] = set()  # batches of this epoch
         self._unsettled: OrderedDict[tuple[str, int], Record] = OrderedDict()
+        self._cut_short: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self.in_doubt: frozenset[str] = frozenset()  # keys of batches of which nobody that is here knows the decision
         self._late: OrderedDict[Request, tuple[tuple[str, ...], tuple[Outcome, ...]]] = OrderedDict()
         self.order = Order(self, "order")
         self.decisions = Order(self, "decisions")  # a lock of its own: they are written while keys are reserved
@@ -212,8 +214,9 @@ class Member:
 
     def _refuse_lost(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if self.view.is_lost(key):
-                raise unavailable(key, self.view)
+            error = self.lost(key)
+            if error is not None:
+                raise error
 
     async def write(self, epoch: int, request: Request, writes: Sequence[Write]) -> list[int | Eau2Error]:
         decisions = writes[0].key.startswith(DECISION)
@@ -271,7 +274,14 @@ class Member:
             for request, (keys, outcomes) in self._late.items()
             if any(view.homes(key)[:1] == (by,) for key in keys)
         )
-        return Unsettled(tuple(late), of_late, done, self._since, tuple(decisions))
+        batches = {one.key: tuple(record.key for record in decode_records(one.payload)) for one in decisions}
+        return Unsettled(tuple(late), of_late, done, self._since, tuple({**self._cut_short, **batches}.items()))
+
+    def cut_short(self, batch: str, keys: Iterable[str]) -> None:
+        """Note that the epoch ended before it was known whether `batch`, which writes `keys`, is decided."""
+        self._cut_short[DECISION + batch] = tuple(keys)
+        while len(self._cut_short) > _DONE_MAX:
+            self._cut_short.popitem(last=False)
 
     async def listing(self, epoch: int, first: str, after: str, limit: int) -> list[tuple[str, int, int]]:
         if first == self.name:  # what it orders is right once it has settled
@@ -332,6 +342,15 @@ class Member:
             self._late.pop(request, None)
         while len(self.done) > _DONE_MAX:
             self.done.popitem(last=False)
+
+    def lost(self, key: str) -> NodeUnavailable | None:
+        """Return why nobody can say now what is under `key`, if so."""
+        if self.view.is_lost(key):
+            return unavailable(key, self.view)
+        if key in self.in_doubt:
+            down = ", ".join(self.view.awaits)
+            return NodeUnavailable(f"{key!r} is in a write of several keys; down: {down}, who know whether it was done")
+        return None
 
     def holders(self, record: Record) -> set[str]:
         """Return the nodes that should hold chunks of the frame `record`."""

@@ -201,6 +201,7 @@ class Order:
         found, self._flight = self._reserved, None
         self._burned.clear()
         if found is not None:
+            self._member.cut_short(found.batch, found.flight.changes.records)
             self._end(found, decided=False)
 
     def _end(self, found: _Reserved, *, decided: bool) -> None:
@@ -286,8 +287,9 @@ class Order:
 
     def _judge(self, write: Write, known: Record | None) -> tuple[Outcome, Record | None]:
         view = self._member.view
-        if view.is_lost(write.key):
-            return unavailable(write.key, view), None
+        lost = self._member.lost(write.key)
+        if lost is not None:
+            return lost, None
         there = known is not None and known.kind != Kind.DELETED
         refused = refusal(write.key, write.expect, known.rank & VERSION_MASK if known is not None and there else None)
         if refused is not None:

@@ -62,7 +62,7 @@ class Unsettled(NamedTuple):
     late: Done  # what requests come to if those records are adopted
     done: Done  # what requests came to that every writer has done
     since: int  # the epoch of which, and of those before, the member has forgotten requests
-    decisions: tuple[Record, ...]  # of batches that may not be done everywhere
+    batches: tuple[tuple[str, tuple[str, ...]], ...]  # that may not be done everywhere: where that is decided, and keys
 
 
 class Peer(Protocol):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from eau2.cluster.keys import DECISION, decode_records
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
-from eau2.errors import NodeUnavailable
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
@@ -97,19 +96,23 @@ async def _take_contested(member: Member, view: View, name: str, adopted: dict[s
 
 
 async def _decided(member: Member, view: View, found: Sequence[Unsettled]) -> list[bytes]:
-    """Return what was decided in batches of which somebody has a decision that concerns keys of `member`."""
+    """Return what was decided in batches of before that concern keys of `member`. Keys are in doubt as long as those
+    who know a decision are down."""
     by_home: dict[str, list[str]] = defaultdict(list)
-    for decision in {decision.key: decision for each in found for decision in each.decisions}.values():
-        if any(member.orders(view, record.key) for record in decode_records(decision.payload)):
-            by_home[view.homes(decision.key)[0]].append(decision.key)
+    in_doubt: set[str] = set()
+    for decision, keys in {batch: None for each in found for batch in each.batches}:
+        ours = [key for key in keys if member.orders(view, key)]
+        if view.is_lost(decision):
+            in_doubt.update(ours)
+        elif ours:
+            by_home[view.homes(decision)[0]].append(decision)
+    member.in_doubt = frozenset(in_doubt)
     homes = list(by_home)
     answers = await member.runtime.together([member.at(home).get(view.epoch, by_home[home]) for home in homes])
     payloads: list[bytes] = []
     for home, answer in zip(homes, answers, strict=True):
         if isinstance(answer, Unreachable):
             await member.report([home])
-            raise NotServing
-        if isinstance(answer, NodeUnavailable):  # nobody knows it until those who do are back
             raise NotServing
         if isinstance(answer, BaseException):
             raise answer
