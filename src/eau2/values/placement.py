@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Keys of one slot have the same homes, so that homes are looked up, not computed. Enough slots that of 1,000 nodes none
-# is the first home of more than 1.2 times the mean (of 65,536: 1.4), few enough to weigh them all in a second or two.
+# is the first home of more than 1.2 times the mean (of 65,536: 1.45), few enough to weigh them all in a second or two.
 SLOTS = 1 << 18
 NAMES_MAX = 1 << 16  # a name's position takes the last 16 bits of its weight
 
