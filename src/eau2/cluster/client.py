@@ -136,16 +136,16 @@ class Client:
         """
 
         async def attempt(view: View) -> list[Outcome] | None:
-            return await self._attempt(view, writes)
+            return await self._attempt(view, writes, self._batch())
 
         return await self._asking("write", attempt)
 
-    async def _attempt(self, view: View, writes: Sequence[Write]) -> list[Outcome] | None:
+    async def _attempt(self, view: View, writes: Sequence[Write], batch: str) -> list[Outcome] | None:
         keys = [write.key for write in writes]
         if _are_one(view, keys):
             return None
         parts = self._by_home(view, keys)
-        batch, homes = self._batch(), sorted(parts)
+        homes = sorted(parts)
         outcomes: dict[str, Outcome] = {}
         records: list[Record] = []
         decided: bool | None = False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.cluster.local import LocalMembers
+    from eau2.store.node import DirectoryNode
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -36,11 +37,14 @@ class Cluster:
     def __init__(self, members: LocalMembers, name: str) -> None:
         self.name = name
         self._members = members
-        self._nodes = members.nodes
         self._client = members.client
         self._process = os.getpid()
         self._closed = False
         self._waiting = Waiting(_All(self), _nothing)
+
+    @property
+    def _nodes(self) -> dict[str, DirectoryNode]:
+        return self._members.nodes
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name}: {len(self._nodes)} nodes, epoch {self._members.view.epoch}>"

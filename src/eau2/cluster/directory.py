@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.cluster.cluster import Cluster
-from eau2.cluster.local import LocalMembers, make_members
+from eau2.cluster.founding import found_members, is_member
+from eau2.cluster.local import GRACE_SECONDS, LocalMembers
 from eau2.cluster.runtime import finish
 from eau2.errors import InvalidOption, StoreUnusable
 from eau2.store.local import LocalNodes
@@ -36,6 +38,7 @@ class ClusterNodes:
         nodes: int | None = None,
         replicas: int | None = None,
         flush: Flush = "process",
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         with contextlib.ExitStack() as undo:
             first = LocalNodes(path, flush=flush)
@@ -46,15 +49,18 @@ class ClusterNodes:
                 raise StoreUnusable(
                     f"{first.path} cannot be written, and has several nodes", hint="open a copy that can be written"
                 )
-            names = [f"node-{number}" for number in range(nodes or 1)]
-            if nodes is not None or not (self.path / MEMBERS).exists():
-                finish(make_members(self.path, node, names, replicas, alone=not node.shared()))
+            alone = not node.shared()
+            view = finish(found_members(self.path, first.id, node, nodes, replicas, alone=alone))
             opened = {"node-0": node}
-            for name in LocalMembers.names_in(self.path):
+
+            def open_node(name: str) -> DirectoryNode:
+                return DirectoryNode(self.path / name, flush=flush, name=name)
+
+            for name, _ in view.members:
                 if name not in opened:
-                    opened[name] = DirectoryNode(self.path / name, flush=flush, name=name)
+                    opened[name] = open_node(name)
                     undo.callback(opened[name].close)
-            self.local = LocalMembers(self.path, opened)
+            self.local = LocalMembers(self.path, opened, open_node, grace_seconds=grace_seconds)
             undo.pop_all()
         self._cluster = Cluster(self.local, str(path))
 
@@ -106,9 +112,7 @@ class ClusterNodes:
 
 def has_many(path: str | os.PathLike[str]) -> bool:
     """Whether the directory `path` is a store of several nodes."""
-    import pathlib
-
-    return (pathlib.Path(path) / MEMBERS).exists()
+    return (Path(path) / MEMBERS).exists() or is_member(Path(path) / "node-0")
 
 
 def checked_nodes(nodes: object, replicas: object) -> None:

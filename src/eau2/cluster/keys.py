@@ -5,14 +5,29 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from eau2.store.nodes import Record
+from eau2.store.nodes import Kind, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from eau2.store.nodes import Replica
+
 VIEW = "\x00v"  # the view that the node knows
 DECISION = "\x00b"  # + batch: the records of a write of several keys with several first homes; empty: it is undone
 _HEAD = struct.Struct("<HQBQ")  # length of the key, rank, kind, length of the payload
+_PAGE = 1000
+
+
+def decisions_on(node: Replica) -> list[str]:
+    """Return the keys of the decisions that `node` has, but for those that were deleted since."""
+    found: list[str] = []
+    after = DECISION
+    while rows := node.listing(after, _PAGE):
+        found += [key for key, _, kind in rows if key.startswith(DECISION) and kind == Kind.BYTES]
+        after = rows[-1][0]
+        if len(rows) < _PAGE or not after.startswith(DECISION):
+            break
+    return found
 
 
 def encode_records(records: Iterable[Record]) -> bytes:

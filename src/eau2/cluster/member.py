@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from eau2.cluster.client import Client
-from eau2.cluster.keys import DECISION, VIEW, decode_records
+from eau2.cluster.keys import DECISION, VIEW, decisions_on, decode_records
 from eau2.cluster.order import Order, chunk_nodes, unavailable
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
@@ -186,13 +186,13 @@ class Member:
         self.admit(epoch, decisions=decisions)
 
     async def get(self, epoch: int, keys: Sequence[str], *, deleted: bool = False) -> list[Entry | None]:
-        decisions = keys[0].startswith(DECISION)
+        decisions = bool(keys) and keys[0].startswith(DECISION)
         await self._ready(epoch, decisions=decisions)
         if self.order.blocked and not self.order.blocked.isdisjoint(keys):
             raise NotServing
         if self.view.may_lose:
             self._refuse_lost(keys)
-        if deleted:
+        if deleted or decisions:  # nodes give internal keys as records only
             known = self.node.records(keys)
             found = {key: Entry(record.rank, record.kind, record.payload) for key, record in known.items()}
         else:
@@ -266,15 +266,14 @@ class Member:
         self.enter(view)
         self.same_epoch(view.epoch)
         late = [record for record in self._unsettled.values() if view.homes(record.key)[:1] == (by,)]
-        keys = [key for key, _, _ in self.node.listing(DECISION, _PAGE) if key.startswith(DECISION)]
-        decisions = [record for record in self.node.records(keys).values() if record.kind == Kind.BYTES]
+        decided = self.node.records(decisions_on(self.node)).values()
         done = tuple((request, *known) for request, known in self.done.items())
         of_late = tuple(
             (request, keys, outcomes)
             for request, (keys, outcomes) in self._late.items()
             if any(view.homes(key)[:1] == (by,) for key in keys)
         )
-        batches = {one.key: tuple(record.key for record in decode_records(one.payload)) for one in decisions}
+        batches = {one.key: tuple(record.key for record in decode_records(one.payload)) for one in decided}
         return Unsettled(tuple(late), of_late, done, self._since, tuple({**self._cut_short, **batches}.items()))
 
     def cut_short(self, batch: str, keys: Iterable[str]) -> None:
@@ -333,6 +332,13 @@ class Member:
                 if identify(data) == chunk_id:
                     return data
         raise FileNotFoundError(f"chunk {chunk_id} on {', '.join(nodes) or 'no node'}")
+
+    def forget(self, key: str) -> None:
+        """Forget the decision of a batch that is done, and that nobody asks for any more, without a trace."""
+        self.node.erase([key])
+        for sender, latest in list(self._latest.items()):
+            if any(record.key == key for record in latest.records):
+                del self._latest[sender]
 
     # -- for `order` and `repair` -------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.errors import Eau2Error, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record, refusal
-from eau2.values.key import hold_key
+from eau2.values.key import HOLD, held_key, hold_key
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ class _Changes:
     records: dict[str, Record] = field(default_factory=dict)
     before: dict[str, Record] = field(default_factory=dict)
     chunks: dict[str, tuple[Staged, ...]] = field(default_factory=dict)  # of frames, by key
+    holds: tuple[str, ...] = ()  # that who was cut short may have left, on any node
+
+
+_NOTHING = _Changes()
 
 
 @dataclass(slots=True)
@@ -122,8 +126,10 @@ class Order:
         await self._acquire()
         try:
             changes = _Changes({record.key: record for record in records})
+            self._note(changes)
             await self._replicate(_Flight(view.epoch, next(self._numbers), changes), ())
             self._member.node.store(list(records))
+            await self._even_out()  # after: what a killed process left in flight may be what is adopted
         finally:
             self._lock.release()
 
@@ -181,14 +187,19 @@ class Order:
             if decided:
                 await self._replicate(found.flight, ())
                 self._member.node.store(list(found.flight.changes.records.values()))
-                self._landed()
-                await self._let_go(found.flight)
+                await self._landed(found.flight)
             else:
                 await self._even_out()
         finally:
             found.ending = False
         if self._reserved is found:
             self._end(found, decided=decided)
+
+    def give_up(self, batch: str) -> None:
+        """Let go of `batch`, neither done nor undone: the next to write finds it in flight."""
+        found = self._reserved
+        if found is not None and found.batch == batch:
+            self._end(found, decided=False)
 
     def overdue(self, seconds: float) -> str:
         """Return the batch that has been reserved for longer than `seconds`, or ""."""
@@ -212,12 +223,14 @@ class Order:
         self._lock.release()
 
     async def _acquire(self) -> None:
-        keys = await self._lock.acquire()
-        if (
-            keys and self._flight is None
-        ):  # a process was killed in the middle of writing them: not even what it wrote is known
-            records = {key: Record(key, 0, Kind.DELETED) for key in keys}
-            self._flight = _Flight(self._member.view.epoch, next(self._numbers), _Changes(records))
+        noted = await self._lock.acquire()
+        if noted and self._flight is None:  # a process was killed in the middle of it: not even what it wrote is known
+            view = self._member.view
+            ours = [key for key in noted if view.homes(key)[:1] == (self._member.name,) and not key.startswith(HOLD)]
+            changes = _Changes({key: Record(key, 0, Kind.DELETED) for key in ours})
+            self._flight = _Flight(view.epoch, next(self._numbers), changes)
+        if noted and self._flight is not None:
+            self._flight.changes.holds = tuple(key for key in noted if key.startswith(HOLD))
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
@@ -305,7 +318,6 @@ class Order:
             await self._have_done(flight, done)
         except (WrongEpoch, NotServing) as error:  # some may have it, and the next epoch finish it
             raise Unreachable(self._member.name) from error
-        await self._let_go(flight)
 
     async def _have_done(self, flight: _Flight, done: Done) -> None:
         self._flight = flight
@@ -316,15 +328,23 @@ class Order:
         except Eau2Error:  # a disk is full: nothing is to be changed anywhere
             await self._even_out()
             raise
-        self._landed()
+        await self._landed(flight)
 
-    def _landed(self) -> None:
+    async def _landed(self, flight: _Flight) -> None:
         self._flight = None
+        await self._let_go(flight)
         self._lock.note(())
+
+    def _note(self, changes: _Changes) -> None:
+        """Write down what is in flight: the keys, and the holds of their frames of before and after."""
+        several = (*changes.records.values(), *(changes.before.get(key) for key in changes.records))
+        holds = (hold_key(one.key, one.rank) for one in several if one is not None and one.kind == Kind.SPREAD)
+        left = _NOTHING if self._flight is None or self._flight.changes is changes else self._flight.changes
+        self._lock.note((*changes.records, *holds, *left.records, *left.holds))
 
     async def _publish(self, flight: _Flight) -> None:
         """Have the chunks of frames held where they are staged: before anything names them."""
-        self._lock.note(tuple(flight.changes.records))
+        self._note(flight.changes)
         present = set(self._member.view.present)
         holds: list[tuple[str, Record]] = []
         for key, staged in flight.changes.chunks.items():
@@ -374,6 +394,7 @@ class Order:
         flight = self._flight
         if flight is None or flight.epoch != self._member.view.epoch:
             self._flight = None
+            self._lock.note(())
             return
         changed = flight.changes.records
         for key, record in changed.items():
@@ -393,7 +414,20 @@ class Order:
         ]
         nodes = {copy.node for key, _ in unused for copy in flight.changes.chunks[key]}
         await self.release(nodes, unused)
-        self._landed()
+        await self._release_left(flight.changes.holds)
+        self._flight = None
+        self._lock.note(())
+
+    async def _release_left(self, holds: Sequence[str]) -> None:
+        """Have all nodes let go of those of `holds` whose frame is not there, or of another rank."""
+        if not holds:
+            return
+        member = self._member
+        here = member.node.records([held_key(hold) for hold in holds]).values()
+        kept = {hold_key(record.key, record.rank) for record in here if record.kind == Kind.SPREAD}
+        gone = tuple(hold for hold in holds if hold not in kept)
+        epoch = member.view.epoch
+        await member.runtime.together([member.at(node).release(epoch, gone) for node in member.view.present])
 
     async def _everywhere(self, flight: _Flight, calls: Sequence[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
         """Make all calls, again until each has succeeded. Raises what one of them refused, or WrongEpoch."""

@@ -1,4 +1,4 @@
-"""What the processes that have one directory open share: locks, who the members are, and whether a batch is going on."""
+"""What the processes that have one directory open share: locks, who the members are, and counters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from eau2.cluster.view import View
@@ -30,9 +31,13 @@ class SharedLock:
     def __init__(self, path: Path, ended: threading.Event) -> None:
         self._path = path
         self._ended = ended  # the store is closed: nobody waits any more
-        self._threads = threading.Lock()
+        self._threads = threading.Lock()  # held by who holds the file's lock, or tries to: guards what is below
         self._noted = False
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = file
+        self._forgotten = weakref.finalize(self, os.close, file)
+        self._forgotten.atexit = False
+        _shared_locks.add(self)
 
     async def acquire(self) -> Sequence[str]:
         deadline = time.monotonic() + BUSY_SECONDS_MAX
@@ -44,18 +49,22 @@ class SharedLock:
                 self._check(deadline)
                 time.sleep(pause)
                 pause = min(2 * pause, 0.002)
-            return self._left_over()
+            return self.left_over()
         except BaseException:
-            self._threads.release()
+            self._let_go()
             raise
 
     def try_now(self) -> bool:
         """Take the lock if nobody has it; return whether it was taken."""
         if not self._threads.acquire(blocking=False):
             return False
-        if self._try():
-            return True
-        self._threads.release()
+        try:
+            if self._try():
+                return True
+        except BaseException:
+            self._let_go()
+            raise
+        self._let_go()
         return False
 
     def note(self, keys: Sequence[str]) -> None:
@@ -66,18 +75,40 @@ class SharedLock:
             os.pwrite(self._file, _LENGTH.pack(0), 0)
         self._noted = bool(keys)
 
+    def left_over(self) -> Sequence[str]:
+        """Return what is noted. Without the lock it may be what a writer at work has noted."""
+        head = os.pread(self._file, _LENGTH.size, 0)
+        size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+        if not size:
+            return ()
+        self._noted = True
+        return os.pread(self._file, size, _LENGTH.size).decode().split("\n")
+
     def release(self) -> None:
-        if self._file >= 0:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._threads.release()
+        try:
+            if self._forgotten.alive:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._let_go()
 
     def close(self) -> None:
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
+        """Close the file, once whoever holds the lock has let go of it: its number may be another's then."""
+        if self._threads.acquire(blocking=False):
+            self._forgotten()
+            self._threads.release()
+
+    def abandon(self) -> None:
+        """In a forked child: the lock stays the parent's, and must not outlive it here."""
+        self._forgotten()
+        self._threads = threading.Lock()  # the parent's may have been held at the fork
+
+    def _let_go(self) -> None:
+        if self._ended.is_set():
+            self._forgotten()
+        self._threads.release()
 
     def _try(self) -> bool:
-        if self._file < 0 or self._ended.is_set():
+        if self._ended.is_set() or not self._forgotten.alive:
             raise closed()
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,13 +125,16 @@ class SharedLock:
                 hint="end the process that writes, or try again",
             )
 
-    def _left_over(self) -> Sequence[str]:
-        head = os.pread(self._file, _LENGTH.size, 0)
-        size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
-        if not size:
-            return ()
-        self._noted = True
-        return os.pread(self._file, size, _LENGTH.size).decode().split("\n")
+
+_shared_locks: weakref.WeakSet[SharedLock] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for lock in list(_shared_locks):
+        lock.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 class ThreadLock:
@@ -144,15 +178,27 @@ class Membership:
 
     def __init__(self, path: Path, ended: threading.Event) -> None:
         self._path = path / "members.json"
-        self._counters = Counters(path / "epoch")
+        self._counters = Counters(path / "epoch")  # of the view; of the last one whose surplus copies are dropped
         self._lock = SharedLock(path / "members.lock", ended)
-
-    def exists(self) -> bool:
-        return self._path.exists()
 
     def epoch(self) -> int:
         """Return the epoch there is now. 0.1 us."""
         return int(self._counters.values[0])
+
+    def age(self) -> float:
+        """Return for how many seconds there has been this view."""
+        try:
+            return time.time() - self._path.stat().st_mtime
+        except OSError as error:
+            raise failed_call(error, self._path) from error
+
+    @property
+    def tidy(self) -> bool:
+        """Whether nothing is anywhere that belongs elsewhere, as far as that was looked at."""
+        return bool(self._counters.values[1] >= self._counters.values[0])
+
+    def tidied(self, epoch: int) -> None:
+        self._counters.values[1] = epoch
 
     def read(self) -> View:
         try:
@@ -163,13 +209,13 @@ class Membership:
             raise failed_call(error, self._path) from error
 
     async def change(self, make: Callable[[View | None], View]) -> View:
-        """Replace the view by `make` of what it is (None: there is none yet), whole and at once."""
+        """Replace the view by `make` of what it is (None: there is none), whole and at once."""
         await self._lock.acquire()
         try:
-            found = self.read() if self.exists() else None
+            found = self.read() if self._path.exists() else None
             view = make(found)
             if found is None or view.epoch > found.epoch:
-                new = self._path.with_suffix(f".{os.getpid()}.new")
+                new = self._path.with_suffix(".new")
                 try:
                     with new.open("wb") as file:
                         file.write(view.encode())
@@ -177,6 +223,8 @@ class Membership:
                         os.fsync(file.fileno())
                     new.replace(self._path)
                 except OSError as error:
+                    with contextlib.suppress(OSError):
+                        new.unlink()
                     raise failed_call(error, new) from error
             self._counters.values[0] = view.epoch
             return view

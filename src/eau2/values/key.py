@@ -8,7 +8,7 @@ KEY_BYTES_MAX = 512  # of UTF-8; keeps several keys on one database page
 
 MARK = "\x00"  # a key of a user has no control characters: what begins with one is the store's own, an internal key
 FIRST = "\x01"  # below all keys of users, above all internal ones
-_HOLD = MARK + "h"
+HOLD = MARK + "h"  # + key, MARK, rank
 
 
 def check_key(key: object) -> str:
@@ -47,7 +47,7 @@ def hold_key(key: str, rank: int) -> str:
     >>> hold_key("trips", 258)
     '\\x00htrips\\x000000000000000102'
     """
-    return f"{_HOLD}{key}{MARK}{rank:016x}"
+    return f"{HOLD}{key}{MARK}{rank:016x}"
 
 
 def held_key(name: str) -> str:
@@ -56,7 +56,7 @@ def held_key(name: str) -> str:
     >>> held_key(hold_key("trips", 258))
     'trips'
     """
-    return name[len(_HOLD) : -17]
+    return name[len(HOLD) : -17]
 
 
 def prefix_end(prefix: str) -> str | None:

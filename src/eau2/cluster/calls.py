@@ -1,0 +1,159 @@
+"""Requests as calls: how members of one process reach each other, in the caller's thread."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eau2.cluster.client import Client
+from eau2.cluster.keys import DECISION
+from eau2.cluster.peer import Unreachable, WrongEpoch
+from eau2.cluster.shared import SharedLock, ThreadLock
+from eau2.store.nodes import closed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+    from pathlib import Path
+
+    from eau2.cluster.client import Outcome
+    from eau2.cluster.local import LocalMembers
+    from eau2.cluster.peer import Coordination, Peer
+    from eau2.cluster.runtime import Lock
+    from eau2.cluster.view import View
+    from eau2.store.nodes import Entry, Write
+
+Answer = TypeVar("Answer")
+
+
+class Calls:
+    """The `Runtime` of one member, or of a client, in this process."""
+
+    def __init__(self, members: LocalMembers, name: str = "") -> None:
+        self._members = members
+        self._name = name
+        self.chance = random.Random()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        if self._members.ended.wait(seconds):
+            raise closed()
+
+    def peer(self, name: str) -> Peer:
+        member = self._members.members.get(name)
+        return _DOWN if member is None or name in self._members.down else member
+
+    def coordinator(self) -> Coordination:
+        return self
+
+    async def together(self, calls: Sequence[Awaitable[Answer]]) -> list[Answer | BaseException]:
+        answers: list[Answer | BaseException] = []
+        left = list(calls)
+        try:
+            while left:
+                try:
+                    answers.append(await left.pop(0))
+                except Exception as error:
+                    answers.append(error)
+        finally:
+            for call in left:
+                call.close()  # type: ignore[attr-defined]  # all are coroutines
+        return answers
+
+    def lock(self, name: str) -> Lock:
+        return ThreadLock() if name == "settle" else self._members.order_lock(self._name, name)
+
+    # -- the coordinator ----------------------------------------------------------------------------------------------
+
+    async def renew(self, name: str, incarnation: str, epoch: int, *, whole: bool) -> View:
+        return self._members.view
+
+    async def suspect(self, name: str) -> View:
+        return self._members.view
+
+    async def view(self) -> View:
+        return self._members.view
+
+
+class _Down:
+    """A node that does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*_: object, **__: object) -> Any:
+            raise Unreachable("a node that is down")
+
+        return call
+
+
+_DOWN: Any = _Down()
+
+
+class OrderLock(SharedLock):
+    """The lock of an order: whoever gets it is in the view there is, which only who has all these locks replaces."""
+
+    def __init__(self, path: Path, members: LocalMembers) -> None:
+        super().__init__(path, members.ended)
+        self._members = members
+
+    async def acquire(self) -> Sequence[str]:
+        while True:
+            left = await super().acquire()
+            try:
+                _ = self._members.view  # entered, if another process has made it
+            except BaseException:
+                self.release()
+                raise
+            batches = self._members.batches
+            if not left or not batches.half_done or batches.is_mine:
+                return left
+            self.release()  # what is in flight may be part of what was decided: that is done, and not undone
+            batches.wait()
+
+
+class LocalClient(Client):
+    """A client that also minds what other processes do."""
+
+    def __init__(self, members: LocalMembers) -> None:
+        super().__init__(uuid.uuid4().hex, Calls(members), members.view)
+        self._members = members
+
+    async def _look(self, view: View, parts: dict[str, list[str]]) -> dict[str, Entry]:
+        self._members.batches.wait()
+        found = await super()._look(view, parts)
+        self._same_view(view)
+        return found
+
+    async def _names(self, view: View, prefix: str, limit: int | None, frames: bool) -> list[str]:
+        self._members.batches.wait()
+        found = await super()._names(view, prefix, limit, frames)
+        self._same_view(view)
+        return found
+
+    def _same_view(self, view: View) -> None:
+        """Raise WrongEpoch if another process has made a view since: others may have served these keys in it."""
+        if self._members.view.epoch != view.epoch:
+            raise WrongEpoch(self._members.view)
+
+    async def _attempt(self, view: View, writes: Sequence[Write], batch: str) -> list[Outcome] | None:
+        await self._members.batches.begin()
+        done = False
+        try:
+            found = await super()._attempt(view, writes, batch)
+            done = True
+            return found
+        finally:
+            if not done:  # what is decided the next one does
+                for member in self._members.members.values():
+                    member.order.give_up(batch)
+            self._members.batches.end(done=done)
+
+    async def decide(self, view: View, batch: str, records: bytes) -> bool:
+        self._members.batches.decided()
+        return await super().decide(view, batch, records)
+
+    async def _forget(self, view: View, batch: str) -> None:
+        """Without a trace: nothing comes late here."""
+        self._members.forget([DECISION + batch])
