@@ -207,7 +207,7 @@ def misplaced(nodes: dict[str, MemoryNode], view: View) -> list[str]:
         found += [
             f"{name}: {key} is left"
             for key, record in records[name].items()
-            if key.startswith(DECISION) and record.kind != Kind.DELETED and record.rank >> RANK_BITS < view.epoch - 1
+            if key.startswith(DECISION) and record.kind != Kind.DELETED and record.rank >> RANK_BITS < view.epoch
         ]
     return found
 
