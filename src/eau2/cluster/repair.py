@@ -247,12 +247,15 @@ class Repair:
                     self.progress.dropped += 1
 
     async def _forget_decisions(self, view: View, keys: Sequence[str]) -> None:
-        """Delete what decided batches in epochs that every member has settled since: this view says that they have."""
-        if view.base != view.live:
-            return
+        """Delete what decided batches in epochs that every member has settled since."""
         member = self._member
+        if not keys or view.base != view.live or view.fell:
+            return
+        answers = await member.runtime.together([member.at(node).get(view.epoch, ()) for node in view.present])
+        if any(isinstance(answer, BaseException) for answer in answers):
+            return
         for key, record in member.node.records(keys).items():
-            if record.kind == Kind.BYTES and record.rank >> RANK_BITS < view.epoch - 1:
+            if record.kind == Kind.BYTES and record.rank >> RANK_BITS < view.epoch:
                 request = Request(f"{member.name}:{member.incarnation}", view.epoch, view.epoch)
                 await member.write(
                     view.epoch, request._replace(client=request.client + key), [Write(key, Kind.DELETED)]

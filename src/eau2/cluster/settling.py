@@ -98,17 +98,17 @@ async def _take_contested(member: Member, view: View, name: str, adopted: dict[s
 async def _decided(member: Member, view: View, found: Sequence[Unsettled]) -> list[bytes]:
     """Return what was decided in batches of before that concern keys of `member`. Keys are in doubt as long as those
     who know a decision are down."""
-    by_home: dict[str, list[str]] = defaultdict(list)
+    by_home: dict[str, dict[str, None]] = defaultdict(dict)
     in_doubt: set[str] = set()
     for decision, keys in {batch: None for each in found for batch in each.batches}:
         ours = [key for key in keys if member.orders(view, key)]
         if view.is_lost(decision):
             in_doubt.update(ours)
         elif ours:
-            by_home[view.homes(decision)[0]].append(decision)
+            by_home[view.homes(decision)[0]][decision] = None
     member.in_doubt = frozenset(in_doubt)
     homes = list(by_home)
-    answers = await member.runtime.together([member.at(home).get(view.epoch, by_home[home]) for home in homes])
+    answers = await member.runtime.together([member.at(home).get(view.epoch, tuple(by_home[home])) for home in homes])
     payloads: list[bytes] = []
     for home, answer in zip(homes, answers, strict=True):
         if isinstance(answer, Unreachable):
