@@ -68,6 +68,7 @@ class Member:
         self.view = view
         self.incarnation = incarnation
         self.whole = 0  # the epoch as of which this member knows that nothing is missing; see `repair.py`
+        # Threads share these: each is gone through as a copy, made at once.
         self.done: OrderedDict[Request, tuple[tuple[str, ...], tuple[Outcome, ...]]] = OrderedDict()
         self.sure_from = (
             1  # a request that may have been done in an earlier epoch, and is not in `done`, may be forgotten
@@ -95,7 +96,7 @@ class Member:
         """Leave the epoch for that of `view`, unless that is not later. Serves again when it is settled."""
         if view.epoch <= self.view.epoch:
             return
-        for batch in self._latest.values():
+        for batch in list(self._latest.values()):
             for record in batch.records:
                 self._unsettled[record.key, record.rank] = record
             self._late.update((request, (keys, outcomes)) for request, keys, outcomes in batch.done)
@@ -265,12 +266,12 @@ class Member:
     async def collect(self, view: View, by: str) -> Unsettled:
         self.enter(view)
         self.same_epoch(view.epoch)
-        late = [record for record in self._unsettled.values() if view.homes(record.key)[:1] == (by,)]
+        late = [record for record in list(self._unsettled.values()) if view.homes(record.key)[:1] == (by,)]
         decided = self.node.records(decisions_on(self.node)).values()
-        done = tuple((request, *known) for request, known in self.done.items())
+        done = tuple((request, *known) for request, known in list(self.done.items()))
         of_late = tuple(
             (request, keys, outcomes)
-            for request, (keys, outcomes) in self._late.items()
+            for request, (keys, outcomes) in list(self._late.items())
             if any(view.homes(key)[:1] == (by,) for key in keys)
         )
         batches = {one.key: tuple(record.key for record in decode_records(one.payload)) for one in decided}
