@@ -112,11 +112,14 @@ class FailingNode:
     def __init__(self, node, good):
         self.node, self.left, self.discarded = node, good, []
 
-    def stage(self, chunk):
+    def assigned(self, key, index, first=""):
+        return self.node.assigned(key, index, first)
+
+    def stage(self, chunk, homes=()):
         self.left -= 1
         if self.left < 0:
             raise DiskFull("no space")
-        return self.node.stage(chunk)
+        return self.node.stage(chunk, homes)
 
     def discard(self, staged):
         self.discarded.extend(staged)
