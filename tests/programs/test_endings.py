@@ -10,11 +10,13 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.until import SECONDS_MAX
 
 import eau2
 from eau2.errors import KeyMissing, ProgramFailed, StoreClosed, WaitTimeout
 from eau2.programs import running
 from eau2.programs.application import Ended
+from eau2.programs.meeting import Meeting
 
 pytestmark = [pytest.mark.usefixtures("nothing_left"), pytest.mark.timeout(30)]
 LONG = 60.0
@@ -264,3 +266,23 @@ def test_a_signal_ends_eau2_run_and_removes_its_store(tmp_path, number, code):
     _, errors = process.communicate(timeout=10)
     assert (process.returncode, errors) == (code, b"")
     assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_after_a_program_was_interrupted_threads_can_be_traced():
+    guard = running.Guard(Meeting(["node-0"]))
+
+    def interrupted():
+        guard.interrupt()
+        while True:
+            pass
+
+    with pytest.raises(Ended):
+        guard.run(interrupted)
+    threading.setprofile(lambda *_: None)
+    try:
+        thread = threading.Thread(target=int, daemon=True)
+        thread.start()
+    finally:
+        threading.setprofile(None)
+    thread.join(SECONDS_MAX)
+    assert not thread.is_alive()

@@ -200,7 +200,11 @@ class Guard:
     def _take_back(self) -> None:
         """Whatever was sent and has not arrived shall not, from here on."""
         if self._interrupted and threading.get_ident() == self._thread:
-            _raise_in(self._thread, None)
+            # Not by sending nothing: Python 3.11 then keeps looking for it, and a thread that is traced hangs.
+            with contextlib.suppress(Ended):
+                _raise_in(self._thread, Ended)  # in place of what may be on its way
+                while True:  # it comes with the next step
+                    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,5 +236,5 @@ def _check(program: object, store: object) -> None:
         raise WrongKind(f"a program runs on a store, not on {store!r:.80}", hint="on=eau2.open('data/')")
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error and ctypes.py_object(error))
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
