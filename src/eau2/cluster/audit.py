@@ -1,4 +1,4 @@
-"""`check` over many nodes: each by itself, then that every key and chunk has its copies, equal and where they belong."""
+"""`check` over many nodes: each by itself, then every key and chunk has its copies, equal and where they belong."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
+from eau2.cluster.delivery import unavailable
 from eau2.cluster.keys import DECISION, encode_records
-from eau2.cluster.order import unavailable
 from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
 from eau2.errors import Eau2Error, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import Entry, Expect, Kind, Write
@@ -197,11 +197,16 @@ class Client:
         return not await self.undo(batch)
 
     async def undo(self, batch: str) -> bool:
-        """Have `batch` decided as undone, unless it is decided already; return whether it is undone."""
+        """Have `batch` decided as undone, unless it is decided already; return whether it is undone.
+
+        OutcomeUnknown when it was decided so long ago that it is forgotten how.
+        """
         key = DECISION + batch
         while True:
             found = await self._write_at_one([Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
             if found is not None and not isinstance(found[0], Eau2Error):
+                if found[0] > 1:  # there was a decision
+                    raise OutcomeUnknown(f"write: it was decided, and forgotten, whether {batch} is done")
                 return True
             if found is not None and isinstance(found[0], NodeUnavailable):
                 raise found[0]

@@ -179,8 +179,7 @@ class Cluster:
             raise NodeUnavailable("no node is live", hint="start one")
         copies: list[Staged] = []
         try:
-            for name in homes:
-                copies.append(replace(stage(self._nodes[name]), node=name))
+            copies.extend(replace(stage(self._nodes[name]), node=name) for name in homes)
         except BaseException:
             self.discard([Staged(chunk_id, "", copies=tuple(copies))])
             raise
@@ -233,7 +232,7 @@ class Cluster:
             raise NodeUnavailable("the members changed meanwhile", hint="call rebalance() again") from error
 
     def statistics(self) -> NodeStatistics:
-        """Return the sums of all nodes; keys, frames and chunks are counted once each, however many copies they have."""
+        """Return the sums of all nodes; keys, frames and chunks are counted once each, not each copy."""
         parts = [node.statistics() for node in self._nodes.values()]
         sums = {field.name: sum(getattr(part, field.name) for part in parts) for field in fields(NodeStatistics)}
         chunks = {chunk: size for node in self._nodes.values() for chunk, size in node.chunk_sizes().items()}

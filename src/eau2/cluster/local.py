@@ -70,6 +70,7 @@ class LocalMembers:
         self._tending = threading.Condition()  # guards the two below
         self._tender: threading.Thread | None = None
         self._untended = False  # something has changed since the tender looked
+        self._repaired = 0  # the epoch in which all copies are there that can be
         self._view = self.membership.read()
         self.members: dict[str, Member] = {}
         self.repairs: dict[str, Repair] = {}
@@ -237,8 +238,7 @@ class LocalMembers:
         if self.is_tidy:
             return math.inf
         if not self.is_whole:
-            self._repair_once()
-            return 0.0
+            return self._repair_once()
         view = self.view
         left = self._grace_seconds - self.membership.age()
         if left > 0:
@@ -251,8 +251,10 @@ class LocalMembers:
             self.membership.tidied(view.epoch)
         return 0.0
 
-    def _repair_once(self) -> None:
+    def _repair_once(self) -> float:
         view = self.view
+        if self._repaired == view.epoch:
+            return _TEND_SECONDS_MAX
         whole = True
         for name in view.present:
             finish(self.members[name].settle())
@@ -260,9 +262,12 @@ class LocalMembers:
             whole = whole and done
             if done and view.state(name) == State.JOINING and self.view.epoch == view.epoch:
                 self.change(lambda found, name=name: found.having(name, State.LIVE) if found == view else found)  # type: ignore[misc]
-                return
-        if whole and self.view.epoch == view.epoch and not self.is_whole:
+                return 0.0
+        if whole and view.awaits:  # only they may know some keys: nothing is to be done until they are back
+            self._repaired = view.epoch
+        elif whole and self.view.epoch == view.epoch:
             self.change(lambda found: found.repaired() if found == view else found)
+        return 0.0
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from eau2.cluster.client import Client
+from eau2.cluster.delivery import chunk_nodes, unavailable
 from eau2.cluster.keys import DECISION, VIEW, decisions_on, decode_records
-from eau2.cluster.order import Order, chunk_nodes, unavailable
+from eau2.cluster.order import Order
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
 from eau2.cluster.view import State
@@ -74,6 +75,7 @@ class Member:
             1  # a request that may have been done in an earlier epoch, and is not in `done`, may be forgotten
         )
         self._since = since
+        self._forgot = since > 0
         self._served = 0  # the epoch that is settled: everything of before is done or undone
         self._decided = 0  # the epoch in which it is settled what was decided
         self._lease_until = float("-inf") if leased else float("inf")
@@ -103,6 +105,7 @@ class Member:
         if view.state(self.name) != State.LIVE:
             self._unsettled.clear()  # the others went on without it: what they have is right
             self._late.clear()
+            self._forgot = False
         while len(self._unsettled) > _UNSETTLED_MAX:
             self._unsettled.popitem(last=False)
         while len(self._late) > _DONE_MAX:
@@ -275,7 +278,9 @@ class Member:
             if any(view.homes(key)[:1] == (by,) for key in keys)
         )
         batches = {one.key: tuple(record.key for record in decode_records(one.payload)) for one in decided}
-        return Unsettled(tuple(late), of_late, done, self._since, tuple({**self._cut_short, **batches}.items()))
+        return Unsettled(
+            tuple(late), of_late, done, self._since, self._forgot, tuple({**self._cut_short, **batches}.items())
+        )
 
     def cut_short(self, batch: str, keys: Iterable[str]) -> None:
         """Note that the epoch ended before it was known whether `batch`, which writes `keys`, is decided."""

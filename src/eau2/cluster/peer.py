@@ -62,6 +62,7 @@ class Unsettled(NamedTuple):
     late: Done  # what requests come to if those records are adopted
     done: Done  # what requests came to that every writer has done
     since: int  # the epoch of which, and of those before, the member has forgotten requests
+    forgot: bool  # it is live as before it was started anew: what it has may be unsettled, and it cannot tell
     batches: tuple[tuple[str, tuple[str, ...]], ...]  # that may not be done everywhere: where that is decided, and keys
 
 

@@ -68,14 +68,14 @@ async def _move(member: Member, view: View, key: str, moved: Moved) -> None:
             moved.bytes += await member.at(name).copy(view.epoch, hold, sources)
         await member.order.adopt(view, [new])
     except (Eau2Error, FileNotFoundError):
-        await member.order.release(wanted, [(key, rank)])
+        await member.order.delivery.release(wanted, [(key, rank)])
         raise
     found = member.node.records([key]).get(key)
     if found is not None and found.rank == rank:
         moved.frames += 1
-        await member.order.release(set(view.present), [(key, old.rank)])
+        await member.order.delivery.release(set(view.present), [(key, old.rank)])
     else:  # written meanwhile
-        await member.order.release(wanted, [(key, rank)])
+        await member.order.delivery.release(wanted, [(key, rank)])
 
 
 async def _holders(member: Member, view: View, record: Record) -> dict[str, set[str]]:

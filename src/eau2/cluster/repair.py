@@ -6,6 +6,7 @@ settled its epoch before it tells anybody, and everything of this epoch goes thr
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ class Repair:
         self._member = member
         self._rate = bytes_per_second
         self._grace_seconds = grace_seconds
+        self._numbers = itertools.count()  # of requests
         self._whole_since: tuple[int, float] = (0, 0.0)  # the epoch, and when nothing was missing any more
         self.progress = Progress()
 
@@ -190,7 +192,7 @@ class Repair:
         for key, rank in ours.items():
             if node in view.homes(key) and theirs.get(key, -1) < rank and not key.startswith(DECISION):
                 work.short[key].append(node)
-        for key, rank in theirs.items():
+        for key in theirs:
             if key not in ours or node not in view.writers(key):
                 work.stale[node].append(key)
 
@@ -227,7 +229,7 @@ class Repair:
         return sum(map(len, wanted.values()))
 
     async def _drop(self, view: View, work: _Work) -> None:
-        """Have others forget what they need not have. While this member writes nothing, so that nothing is on its way."""
+        """Have others forget what they need not have, while nothing of this member is on its way."""
         member = self._member
         async with member.order.stillness(view.epoch):
             here = member.node.records([key for keys in work.stale.values() for key in keys])
@@ -256,10 +258,8 @@ class Repair:
             return
         for key, record in member.node.records(keys).items():
             if record.kind == Kind.BYTES and record.rank >> RANK_BITS < view.epoch:
-                request = Request(f"{member.name}:{member.incarnation}", view.epoch, view.epoch)
-                await member.write(
-                    view.epoch, request._replace(client=request.client + key), [Write(key, Kind.DELETED)]
-                )
+                request = Request(f"{member.name}:{member.incarnation}", next(self._numbers), view.epoch)
+                await member.write(view.epoch, request, [Write(key, Kind.DELETED)])
 
     async def _count(self, records: Sequence[Record]) -> None:
         size = sum(len(record.payload) for record in records)

@@ -32,9 +32,10 @@ async def settle(member: Member, view: View) -> None:
     for each in found:
         member.remember(each.done)
         _take_later(member, each.records, adopted)
-    if view.may_lose:
-        for name in _others(member, view):
-            await _take_contested(member, view, name, adopted)
+    forgot = any(each.forgot for each in found)
+    if forgot or view.may_lose:
+        for name in (live for live in view.live if live != member.name):
+            await _take_contested(member, view, name, adopted, everything=forgot)
     decisions = {key: record for key, record in adopted.items() if key.startswith(DECISION)}
     await _adopt(member.decisions, view, decisions.values())
     for each in found:
@@ -82,12 +83,14 @@ def _take_later(member: Member, records: Iterable[Record], adopted: dict[str, Re
             adopted[record.key] = record
 
 
-async def _take_contested(member: Member, view: View, name: str, adopted: dict[str, Record]) -> None:
+async def _take_contested(
+    member: Member, view: View, name: str, adopted: dict[str, Record], *, everything: bool
+) -> None:
     """All who could know the last write of some keys fell, and are back: the highest rank of all is the last."""
     after = ""
     while True:
         rows = await member.at(name).listing(view.epoch, member.name, after, _PAGE)
-        keys = [key for key, _, kind in rows if kind != Kind.HOLD and view.is_contested(key)]
+        keys = [key for key, _, kind in rows if kind != Kind.HOLD and (everything or view.is_contested(key))]
         if keys:
             _take_later(member, await member.at(name).records(view.epoch, keys), adopted)
         if len(rows) < _PAGE:

@@ -97,7 +97,7 @@ class View:
 
     @cached_property
     def awaits(self) -> tuple[str, ...]:
-        """Return who must come back before anything can be said to have all its copies: only they may know some keys."""
+        """Those who must come back before all can be said to have its copies: only they may know some keys."""
         return tuple(name for name in self.fell if name not in self.live) if self.may_lose else ()
 
     # -- chunks -------------------------------------------------------------------------------------------------------

@@ -111,8 +111,9 @@ class Store:
 
         `value` is bytes (at most 64 MiB) or a table: pyarrow, pandas, Polars, a dict of columns, anything with
         `__arrow_c_stream__`, an iterator of record batches, or of rows with `schema=`. A frame is seen whole or not at
-        all; an iterator larger than memory is fine. `node` pins a frame's home: its chunks go round the nodes from that one
-        and not from the key's home (bytes are where their key is). Raises InvalidValue, ValueTooLarge, InvalidOption.
+        all; an iterator larger than memory is fine. `node` pins a frame's home: its chunks go round the nodes from
+        that one and not from the key's home (bytes are where their key is). Raises InvalidValue, ValueTooLarge,
+        InvalidOption.
         """
         return self._write(key, value, Expect.ANYTHING, schema, node)
 

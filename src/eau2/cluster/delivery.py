@@ -1,0 +1,196 @@
+"""What a member has ordered, on its way to the others: published, copied, revoked, let go."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.errors import NodeUnavailable
+from eau2.store.nodes import Kind, Record
+from eau2.values.key import held_key, hold_key
+from eau2.values.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from eau2.cluster.member import Member
+    from eau2.cluster.peer import Done
+    from eau2.cluster.view import View
+    from eau2.store.nodes import Staged
+
+_AGAIN_SECONDS = 0.02  # between tries to reach a writer that does not answer
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a batch comes to."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    before: dict[str, Record] = field(default_factory=dict)
+    chunks: dict[str, tuple[Staged, ...]] = field(default_factory=dict)  # of frames, by key
+    holds: tuple[str, ...] = ()  # that who was cut short may have left, on any node
+
+
+NOTHING = Changes()
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch that others may have and that is not done here."""
+
+    epoch: int
+    number: int
+    changes: Changes
+
+
+class Delivery:
+    """Has other members do what `member` orders. `sender` and a number name each batch; `admit` raises when the member
+    serves no more."""
+
+    def __init__(self, member: Member, sender: str, admit: Callable[[int], None]) -> None:
+        self._member = member
+        self._sender = sender
+        self._admit = admit
+
+    async def publish(self, flight: Flight) -> None:
+        """Have the chunks of frames held where they are staged: before anything names them."""
+        present = set(self._member.view.present)
+        holds: list[tuple[str, Record]] = []
+        for key, staged in flight.changes.chunks.items():
+            record = flight.changes.records[key]
+            if record.kind != Kind.SPREAD:
+                continue
+            parts: dict[str, list[Staged]] = defaultdict(list)
+            for copy in staged:
+                if copy.node in present:
+                    parts[copy.node].append(copy)
+            for chunk_id in {copy.id for copy in staged} - {copy.id for part in parts.values() for copy in part}:
+                nodes = sorted({copy.node for copy in staged if copy.id == chunk_id})
+                raise NodeUnavailable(f"{key!r}: chunk {chunk_id} was written to {', '.join(nodes)}, down since")
+            for node, copies in parts.items():
+                ids = b"\n".join(sorted({copy.id.encode() for copy in copies}))
+                hold = Record(hold_key(key, record.rank), record.rank, Kind.HOLD, ids, tuple(copies))
+                holds.append((node, hold))
+        member = self._member
+        calls = [(node, partial(member.at(node).hold, flight.epoch, hold)) for node, hold in holds]
+        try:
+            await self._everywhere(flight, calls)
+        except FileNotFoundError as error:  # swept: whoever staged it, or the node itself, was started anew since
+            raise NodeUnavailable(
+                f"chunk {error.filename} is not staged any more", hint="put the frame again"
+            ) from None
+
+    async def replicate(self, flight: Flight, done: Done) -> None:
+        """Have every other writer have the records of `flight`."""
+        parts = self._by_writer(flight.changes.records)
+        member = self._member
+        calls = [
+            (node, partial(member.at(node).replicate, flight.epoch, self._sender, flight.number, tuple(records), done))
+            for node, records in parts.items()
+        ]
+        await self._everywhere(flight, calls)
+
+    def _by_writer(self, records: Mapping[str, Record]) -> dict[str, list[Record]]:
+        parts: dict[str, list[Record]] = defaultdict(list)
+        for record in records.values():
+            for node in self._member.view.writers(record.key):
+                if node != self._member.name:
+                    parts[node].append(record)
+        return parts
+
+    async def revoke(self, flight: Flight) -> None:
+        """Undo `flight`: have all its writers have what is here, and let go of the chunks of its frames."""
+        changed = flight.changes.records
+        here = self._member.node.records(list(changed))
+        parts = self._by_writer({key: here.get(key, Record(key, 0, Kind.DELETED)) for key in changed})
+        member = self._member
+        calls = [
+            (node, partial(member.at(node).revoke, flight.epoch, self._sender, flight.number, tuple(before)))
+            for node, before in parts.items()
+        ]
+        await self._everywhere(flight, calls)
+        unused = [
+            (key, changed[key].rank)
+            for key in flight.changes.chunks
+            if changed[key].kind == Kind.SPREAD and (key not in here or here[key].rank != changed[key].rank)
+        ]
+        nodes = {copy.node for key, _ in unused for copy in flight.changes.chunks[key]}
+        await self.release(nodes, unused)
+        await self._release_left(flight.changes.holds)
+
+    async def let_go(self, flight: Flight) -> None:
+        """Release the chunks of the frames that were replaced. What cannot be reached is swept later."""
+        changes = flight.changes
+        gone = [(key, changes.before[key]) for key in changes.records if key in changes.before]
+        for key, before in gone:
+            if before.kind != Kind.SPREAD:
+                continue
+            await self.release(self._member.holders(before), [(key, before.rank)])
+
+    async def release(self, nodes: Iterable[str], holds: Sequence[tuple[str, int]]) -> None:
+        """Have `nodes` let go of the chunks they hold for frames of (key, rank). Best effort."""
+        member = self._member
+        keys = tuple(hold_key(key, rank) for key, rank in holds)
+        epoch = member.view.epoch
+        present = [node for node in sorted(nodes) if node in member.view.present]
+        if keys and present:
+            await member.runtime.together([member.at(node).release(epoch, keys) for node in present])
+
+    async def _release_left(self, holds: Sequence[str]) -> None:
+        """Have all nodes let go of those of `holds` whose frame is not there, or of another rank."""
+        if not holds:
+            return
+        member = self._member
+        here = member.node.records([held_key(hold) for hold in holds]).values()
+        kept = {hold_key(record.key, record.rank) for record in here if record.kind == Kind.SPREAD}
+        gone = tuple(hold for hold in holds if hold not in kept)
+        epoch = member.view.epoch
+        await member.runtime.together([member.at(node).release(epoch, gone) for node in member.view.present])
+
+    async def _everywhere(self, flight: Flight, calls: Sequence[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
+        """Make all calls, again until each has succeeded. Raises what one of them refused, or WrongEpoch."""
+        member = self._member
+        left = list(calls)
+        while left:
+            answers = await member.runtime.together([call() for _, call in left])
+            if member.view.epoch != flight.epoch:
+                raise WrongEpoch(member.view)
+            refused: BaseException | None = None
+            again: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+            for (node, call), answer in zip(left, answers, strict=True):
+                if isinstance(answer, WrongEpoch) and answer.view.epoch > flight.epoch:
+                    member.enter(answer.view)
+                    raise WrongEpoch(member.view)
+                if isinstance(answer, (Unreachable, WrongEpoch, NotServing)):
+                    again.append((node, call))
+                elif isinstance(answer, BaseException):
+                    refused = answer
+            if refused is not None:
+                raise refused
+            left = again
+            if left:
+                await member.report([node for node, _ in left])
+                self._admit(flight.epoch)
+                await member.runtime.sleep(_AGAIN_SECONDS)
+
+
+def unavailable(key: str, view: View) -> NodeUnavailable:
+    """Return the error for a key all of whose homes have been down at once."""
+    down = [name for name in view.base_homes(key) if name not in view.live]
+    return NodeUnavailable(
+        f"{key!r} is on {' and '.join(view.base_homes(key))}; down: {', '.join(down)}",
+        hint="start them again; what they have is served when all are back",
+    )
+
+
+def chunk_nodes(view: View, record: Record) -> set[str]:
+    """Return the nodes that should hold chunks of the frame `record`."""
+    manifest = Manifest.decode(record.payload)
+    return {
+        node
+        for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True)
+        for node in view.chunk_homes(chunk_id, assigned)
+    }
