@@ -224,20 +224,14 @@ class Client:
             )
             again: list[str] = []
             for home, answer in zip(left, answers, strict=True):
-                if isinstance(answer, WrongEpoch):
-                    await self._learn(answer.view)
-                    if self.view.epoch > view.epoch:
-                        return
-                    again.append(home)
-                elif isinstance(answer, Unreachable):
-                    await self._report(home)
-                    if self.view.epoch > view.epoch:
-                        return
-                    again.append(home)
-                elif isinstance(answer, (NotServing, Eau2Error)):
-                    again.append(home)
-                elif isinstance(answer, BaseException):
+                if isinstance(answer, (WrongEpoch, Unreachable, NotServing)):
+                    await self._take_in(answer)
+                elif isinstance(answer, BaseException) and not isinstance(answer, Eau2Error):
                     raise answer
+                if isinstance(answer, BaseException):
+                    again.append(home)
+            if again and self.view.epoch > view.epoch:
+                return
             if again and self._runtime.now() >= deadline:
                 raise OutcomeUnknown(f"a write of several keys is decided, but {', '.join(again)} did not do its part")
             left = again
@@ -272,13 +266,9 @@ class Client:
             epoch, before = self.view.epoch, unknown()
             try:
                 return await attempt(self.view)
-            except WrongEpoch as error:
-                await self._learn(error.view)
-            except NotServing:
-                await self._refresh()
-            except Unreachable as error:
-                silent = error.name
-                await self._report(error.name)
+            except (WrongEpoch, NotServing, Unreachable) as error:
+                silent = error.name if isinstance(error, Unreachable) else silent
+                await self._take_in(error)
             except Eau2Error as error:
                 if isinstance(error, NodeUnavailable):  # in a view that may be old
                     await self._refresh()
@@ -306,6 +296,15 @@ class Client:
                 raise unavailable(key, view)
             parts[homes[0]].append(key)
         return parts
+
+    async def _take_in(self, error: WrongEpoch | NotServing | Unreachable) -> None:
+        """Learn of the view what can be learnt from not being answered."""
+        if isinstance(error, WrongEpoch):
+            await self._learn(error.view)
+        elif isinstance(error, Unreachable):
+            await self._report(error.name)
+        else:
+            await self._refresh()
 
     async def _learn(self, view: View) -> None:
         if view.epoch > self.view.epoch:
