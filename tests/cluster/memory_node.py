@@ -28,7 +28,7 @@ from eau2.values.chunk import identify
 from eau2.values.key import FIRST, MARK, hold_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from eau2.store.nodes import Write
     from eau2.values.chunk import Chunk
@@ -129,17 +129,20 @@ class MemoryNode:
             records = [self._record(key) for key in order[start : start + limit]]
             return [(record.key, record.rank, record.kind) for record in records if record is not None]
 
-    def store(self, records: Sequence[Record], *, force: bool = False) -> None:
+    def store(self, records: Sequence[Record], *, force: bool = False, seen: Mapping[str, int] | None = None) -> None:
         stored: list[bool] = []
         if records:
-            self._change(records, lambda: stored.extend(self._store(record, force) for record in records))
+            self._change(records, lambda: stored.extend(self._store(record, force, seen or {}) for record in records))
             for record, done in zip(records, stored, strict=True):
                 if not done:
                     self._discard(record.chunks)
 
-    def erase(self, keys: Sequence[str]) -> None:
+    def erase(self, keys: Sequence[str], *, seen: Mapping[str, int] | None = None) -> None:
         def change() -> None:
             for key in keys:
+                known = self._record(key)
+                if seen is not None and key in seen and (known is None or known.rank != seen[key]):
+                    continue
                 self._release(self.entries.get(key))
                 self._set(self.entries, key, _ABSENT)
                 self._set(self.gone, key, _ABSENT)
@@ -335,9 +338,9 @@ class MemoryNode:
         self._have(Record(key, version, write.kind, write.payload, write.chunks))
         return version
 
-    def _store(self, record: Record, force: bool) -> bool:
+    def _store(self, record: Record, force: bool, seen: Mapping[str, int]) -> bool:
         known = self._record(record.key)
-        if known is not None and known.rank >= record.rank and not force:
+        if known is not None and known.rank >= record.rank and not force and known.rank != seen.get(record.key):
             return False
         self._have(record)
         return True

@@ -105,6 +105,21 @@ def test_force_takes_a_key_back_to_what_it_was(node):
     assert known(node, "a") == {"a": (2, Kind.BYTES, b"again")}
 
 
+def test_what_was_seen_is_replaced_or_erased_only_as_long_as_it_is_that(node):
+    node.store([Record(key, 9, Kind.BYTES, b"seen") for key in ("a", "b", "c", "d")])
+    node.store([Record("b", 10, Kind.BYTES, b"newer"), Record("d", 10, Kind.DELETED)])
+    seen = dict.fromkeys("abcd", 9)
+    node.store([Record(key, 5, Kind.BYTES, b"right") for key in "ab"], seen=seen)
+    node.erase(["c", "d", "unseen"], seen=seen)
+    assert known(node, *"abcd") == {
+        "a": (5, Kind.BYTES, b"right"),
+        "b": (10, Kind.BYTES, b"newer"),
+        "d": (10, Kind.DELETED, b""),
+    }
+    node.erase(["a"], seen={})
+    assert known(node, "a") == {}
+
+
 def test_of_several_records_of_a_key_in_one_call_each_meets_what_those_before_it_left(node):
     ranks = [1, 3, 2]
     node.store([Record("a", rank, Kind.BYTES, b"%d" % rank) for rank in ranks] + [Record("b", 1, Kind.BYTES, b"b")])

@@ -45,6 +45,7 @@ values = st.tuples(
     numbers,
     st.just(set()),
 )
+looks = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(RANKS), max_size=2)
 
 
 class AsDictionaries(RuleBasedStateMachine):
@@ -64,8 +65,8 @@ class AsDictionaries(RuleBasedStateMachine):
                 outcomes.append(FileNotFoundError)
         assert outcomes[0] == outcomes[1]
 
-    @rule(given=st.lists(holds | values, min_size=1, max_size=4), force=st.booleans())
-    def store(self, given, force):
+    @rule(given=st.lists(holds | values, min_size=1, max_size=4), force=st.booleans(), seen=looks)
+    def store(self, given, force, seen):
         def record(node, key, rank, kind, listed, staged):
             if kind == Kind.SPREAD:
                 return Record(key, rank, kind, manifest_of(listed))
@@ -74,7 +75,7 @@ class AsDictionaries(RuleBasedStateMachine):
                 return Record(key, rank, kind, "\n".join(CHUNKS[number].id for number in listed).encode(), chunks)
             return Record(key, rank, kind, b"" if kind == Kind.DELETED else repr(listed).encode())
 
-        self.both(lambda node: node.store([record(node, *fields) for fields in given], force=force))
+        self.both(lambda node: node.store([record(node, *fields) for fields in given], force=force, seen=seen))
 
     @rule(key=st.sampled_from(USERS), kind=st.sampled_from([Kind.DELETED, Kind.BYTES, Kind.FRAME]), listed=numbers)
     def write(self, key, kind, listed):
@@ -95,9 +96,9 @@ class AsDictionaries(RuleBasedStateMachine):
 
         self.both(act)
 
-    @rule(keys=st.lists(st.sampled_from(KEYS), max_size=3))
-    def erase(self, keys):
-        self.both(lambda node: node.erase(keys))
+    @rule(keys=st.lists(st.sampled_from(KEYS), max_size=3), seen=looks)
+    def erase(self, keys, seen):
+        self.both(lambda node: node.erase(keys, seen=seen))
 
     @rule()
     def adopt(self):

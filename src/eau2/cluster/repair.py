@@ -105,16 +105,13 @@ class Repair:
             if ours.get(key) != rank and not self._is_new(view, ours.get(key)) and not view.is_lost(key)
         ]
         surplus = [key for key in ours if key not in theirs and not self._is_new(view, ours[key])]
-        member.node.erase([key for key in surplus if not view.is_lost(key)])
+        # `seen`: where threads or processes have this node, the first home may have written to it since that look.
+        member.node.erase([key for key in surplus if not view.is_lost(key)], seen=ours)
         for start in range(0, len(wanted), PAGE):
             records = await member.at(first).records(view.epoch, wanted[start : start + PAGE])
             member.same_epoch(view.epoch)
-            here = member.node.records([record.key for record in records])
-            fresh = [
-                record for record in records if record.key not in here or not self._is_new(view, here[record.key].rank)
-            ]
-            member.node.store(fresh, force=True)
-            await self._count(fresh)
+            member.node.store(records, seen=ours)
+            await self._count(records)
         return end
 
     def _is_new(self, view: View, rank: int | None) -> bool:

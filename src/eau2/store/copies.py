@@ -16,7 +16,7 @@ from eau2.store.nodes import Kind, Record
 from eau2.values.key import hold_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from eau2.store.changes import Changes, Outcome
     from eau2.store.reading import Reader
@@ -62,25 +62,25 @@ def has_chunks(reader: Reader, chunk_ids: Sequence[str]) -> list[bool]:
     return [refs > 0 for (refs,) in rows]
 
 
-def store(writer: Writer, given: Sequence[Record], *, force: bool) -> None:
+def store(writer: Writer, given: Sequence[Record], *, force: bool, seen: Mapping[str, int]) -> None:
     """As `Node.store`. What names chunks has a transaction of its own: its failure must not be that of others."""
 
     def apply(several: Sequence[Record]) -> list[Outcome]:
         if len({record.key for record in several}) == len(several):
-            return _store(writer.changes, several, force)
-        return [outcome for record in several for outcome in _store(writer.changes, [record], force)]
+            return _store(writer.changes, several, force, seen)
+        return [outcome for record in several for outcome in _store(writer.changes, [record], force, seen)]
 
     if given:
         writer.write(given, apply, alone=any(record.kind in NAMING for record in given))
 
 
-def _store(changes: Changes, several: Sequence[Record], force: bool) -> list[Outcome]:
+def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mapping[str, int]) -> list[Outcome]:
     """Have records of different keys; return 0 for each that was passed over, else 1."""
     found = changes.run(_RANKS, (_array([record.key for record in several]),)).fetchall()
     outcomes: list[Outcome] = []
     rows = []
     for record, (rank, kind) in zip(several, found, strict=True):
-        if rank is not None and rank >= record.rank and not force:
+        if rank is not None and rank >= record.rank and not force and rank != seen.get(record.key):
             outcomes.append(0)
             continue
         outcomes.append(1)
@@ -99,12 +99,14 @@ def _store(changes: Changes, several: Sequence[Record], force: bool) -> list[Out
     return outcomes
 
 
-def erase(writer: Writer, keys: Sequence[str]) -> None:
+def erase(writer: Writer, keys: Sequence[str], seen: Mapping[str, int]) -> None:
     """As `Node.erase`."""
     changes = writer.changes
 
     def change() -> None:
         for key in keys:
+            if key in seen and changes.run(_RANKS, (_array([key]),)).fetchall()[0][0] != seen[key]:
+                continue
             if changes.run("select kind from entry where key = ?", (key,)).get in NAMING:
                 changes.release(key)
             changes.run("delete from entry where key = ?", (key,))

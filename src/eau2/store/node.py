@@ -31,7 +31,7 @@ from eau2.store.writing import Writer
 from eau2.values.key import FIRST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
@@ -151,14 +151,14 @@ class DirectoryNode:
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         return copies.has_chunks(self._reader, chunk_ids)
 
-    def store(self, records: Sequence[Record], *, force: bool = False) -> None:
-        copies.store(self._writing(), records, force=force)
+    def store(self, records: Sequence[Record], *, force: bool = False, seen: Mapping[str, int] | None = None) -> None:
+        copies.store(self._writing(), records, force=force, seen=seen or {})
         self._waiting.notify()
         if records and records[-1].chunks and time.monotonic() - self._swept > _SWEEP_SECONDS:
             self._sweep()
 
-    def erase(self, keys: Sequence[str]) -> None:
-        copies.erase(self._writing(), keys)
+    def erase(self, keys: Sequence[str], *, seen: Mapping[str, int] | None = None) -> None:
+        copies.erase(self._writing(), keys, seen or {})
         self._waiting.notify()
 
     def adopt(self) -> None:

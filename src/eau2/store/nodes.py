@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from eau2.errors import KeyExists, KeyMissing, StoreClosed, VersionConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
@@ -211,16 +211,17 @@ class Replica(Node, Protocol):
     def listing(self, after: str, limit: int) -> list[tuple[str, int, int]]:
         """Return (key, rank, kind) of at most `limit` keys above `after` in their order, deleted ones too."""
 
-    def store(self, records: Sequence[Record], *, force: bool = False) -> None:
+    def store(self, records: Sequence[Record], *, force: bool = False, seen: Mapping[str, int] | None = None) -> None:
         """Have `records` as they are, in one transaction: durable when this returns, nothing changed when it raises.
 
-        A record is passed over when the node has the key at that rank or above, unless `force`. What is replaced lets
-        go of its chunks. DiskFull, ReadOnly, StoreBusy, Corrupt; FileNotFoundError when a chunk of a HOLD is neither
+        A record is passed over when the node has the key at that rank or above, unless `force`, or unless the node has
+        it at the very rank that `seen` says: nobody has written it since that was looked at. What is replaced lets go
+        of its chunks. DiskFull, ReadOnly, StoreBusy, Corrupt; FileNotFoundError when a chunk of a HOLD is neither
         staged nor there.
         """
 
-    def erase(self, keys: Sequence[str]) -> None:
-        """Forget `keys` without a trace: for copies that belong elsewhere."""
+    def erase(self, keys: Sequence[str], *, seen: Mapping[str, int] | None = None) -> None:
+        """Forget `keys` without a trace: for copies that belong elsewhere. Those in `seen` only at the rank it says."""
 
     def adopt(self) -> None:
         """Make every frame a SPREAD one, with a HOLD of the same rank for its chunks: the store becomes one of many."""
