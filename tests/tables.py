@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -28,7 +27,8 @@ class Tables:
         """The frame of `table`, cut into chunks of `rows_per_chunk`, under `key`."""
         parts = [table.slice(start, rows_per_chunk) for start in range(0, table.num_rows, rows_per_chunk)]
         version = self.sources[key].version + 1 if key in self.sources else 1
-        self.sources[key] = replace(unnamed(table.schema, parts), key=key, version=version)
+        made = unnamed(table.schema, parts)
+        self.sources[key] = Source(key, version, made.manifest, made.mapped, None)
         return Frame.stored(self.sources[key], self.engine)
 
     def sql(self, query: str) -> Frame:

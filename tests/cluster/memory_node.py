@@ -17,8 +17,10 @@ from eau2.store.nodes import (
     Entry,
     Fault,
     Kind,
+    MappedFrame,
     NodeCheck,
     NodeStatistics,
+    ReadCounts,
     Record,
     Staged,
     closed,
@@ -30,7 +32,7 @@ from eau2.values.key import FIRST, MARK, hold_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from eau2.store.nodes import Write
+    from eau2.store.nodes import Node, Write
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -57,6 +59,7 @@ class MemoryNode:
         self._order: list[str] | None = None  # keys of entries and of gone, sorted; None: to be sorted anew
         self._undo: list[tuple[dict[str, Any], str, Any]] = []  # what the change under way has replaced
         self._paths = 0
+        self._read = ReadCounts()
         self._counts = dict.fromkeys(("gets", "writes", "commits", "waits", "written", "mapped", "removed"), 0)
         self._closed = False
 
@@ -191,8 +194,11 @@ class MemoryNode:
             raise InvalidOption(f"{first!r} is no live node")
         return (self.name,)
 
-    def places(self, manifest: Manifest) -> tuple[str, ...]:
+    def live(self) -> tuple[str, ...]:
         return ()
+
+    def at(self, name: str) -> Node:
+        return self
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         return self._stage(chunk.id, b"".join(chunk.pieces))
@@ -204,7 +210,10 @@ class MemoryNode:
         self._check_open()
         self._discard(staged)
 
-    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
+    def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
+        return MappedFrame(self.map(manifest.chunk_ids, key=key))
+
+    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
         with self._changed:
             self._check_open()
             for chunk_id in chunk_ids:
@@ -215,11 +224,24 @@ class MemoryNode:
         self.verify(chunk_ids, data, key=key)
         return data
 
-    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
+    def verify(
+        self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "", places: Sequence[str] = ()
+    ) -> None:
         self._check_open()
         for chunk_id, mapped in zip(chunk_ids, data, strict=True):
             if identify(mapped) != chunk_id:
                 raise Corrupt(f"{key!r}: chunk {chunk_id} is damaged: its hash is not its name")
+
+    def mend(self, staged: Staged) -> None:
+        with self._changed:
+            self._check_open()
+            if not self.references.get(staged.id):
+                raise NoSuchChunk(staged.id)
+            self.files[staged.id] = self.staged.pop(staged.path)
+
+    def count_read(self, more: ReadCounts) -> None:
+        with self._changed:
+            self._read = self._read.and_also(more)
 
     # -- the node itself ----------------------------------------------------------------------------------------------
 
@@ -263,6 +285,8 @@ class MemoryNode:
                 chunks_mapped=self._counts["mapped"],
                 chunks_verified=0,
                 chunks_removed=self._counts["removed"],
+                name=self.name,
+                **self._read._asdict(),
             )
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from eau2.errors import Corrupt, InvalidOption, QueryError, UnknownColumn, WrongKind
 from eau2.frame.frame import Frame
 from eau2.query.source import Source, unnamed
+from eau2.store.nodes import MappedFrame
 
 if TYPE_CHECKING:
     from eau2.query.engine import Engine
@@ -109,7 +110,7 @@ def test_reading_a_large_frame_takes_no_time_beside_touching_it(tables, tmp_path
     source = unnamed(part.schema, [part] * 16, folder=str(tmp_path))
     ratios = []  # one after the other, so that whatever else runs here slows both
     for _ in range(5):
-        again = Source("t", 1, source.manifest, source.buffers, None)
+        again = Source("t", 1, source.manifest, source.mapped, None)
         start = time.perf_counter()
         table = Frame.stored(again, tables.engine).to_arrow()
         read = time.perf_counter()
@@ -185,11 +186,14 @@ def test_describe_has_a_row_a_column(frame):
 
 def test_a_damaged_chunk_is_found_before_a_row_of_it_is_given(tables):
     class Damaged:
-        def verify(self, chunk_ids, data, *, key=""):
+        def verify(self, chunk_ids, data, *, key="", places=()):
             raise Corrupt(f"{key}: {next(iter(chunk_ids))} changed")
 
+        def map_frame(self, manifest, *, key=""):
+            raise Corrupt(f"{key}: its only copy changed")
+
     source = tables.hold("t", trips()).source
-    frame = Frame.stored(Source("t", 1, source.manifest, source.buffers, Damaged()), tables.engine)
+    frame = Frame.stored(Source("t", 1, source.manifest, source.mapped, Damaged()), tables.engine)
     query = frame.filter("id > 3")
     for read in (
         frame.to_arrow,
@@ -209,7 +213,9 @@ def test_a_damaged_chunk_is_found_before_a_row_of_it_is_given(tables):
 
 def test_a_chunk_that_is_no_arrow_file_is_corrupt(tables):
     source = tables.hold("t", trips()).source
-    frame = Frame.stored(Source("t", 1, source.manifest, [pa.py_buffer(b"junk" * 100)], None), tables.engine)
+    frame = Frame.stored(
+        Source("t", 1, source.manifest, MappedFrame([pa.py_buffer(b"junk" * 100)]), None), tables.engine
+    )
     with pytest.raises(Corrupt, match=source.manifest.chunk_ids[0]):
         frame.to_arrow()
 

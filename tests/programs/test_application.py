@@ -1,6 +1,5 @@
 """Programs on every node: who runs, what is local, barriers, parameters."""
 
-import dataclasses
 import threading
 from collections import Counter
 from itertools import chain
@@ -16,6 +15,7 @@ import eau2
 from eau2.errors import InvalidOption, ProgramFailed, WaitTimeout, WrongKind
 from eau2.programs.application import _chunks_of
 from eau2.programs.running import Run
+from eau2.query.source import Source
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 COUNTS = (1, 2, 3, 8)
@@ -141,7 +141,10 @@ def test_nodes_that_see_the_chunks_at_different_places_still_share_them_out(open
             frame = self.store.frame("numbers")
             names = self.store.nodes  # as if a node had died between two of these looks, and another had come
             places = tuple(names[(chunk * self.this_node) % 3] for chunk in range(frame.chunks - 1))
-            source = dataclasses.replace(frame.source, places=(*places, "node-9"))
+            held = frame.source
+            source = Source(
+                held.key, held.version, held.manifest, held.mapped._replace(places=(*places, "node-9")), None
+            )
             found = self.local(eau2.Frame.stored(source, frame._engine))
             return [n for batch in found for n in batch["n"].to_pylist()]
 

@@ -11,7 +11,6 @@ import textwrap
 import threading
 import time
 from concurrent.futures import BrokenExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,8 @@ from tests.until import SECONDS_MAX, until
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, StoreClosed, WaitTimeout
 from eau2.frame.frame import Frame
 from eau2.query import mapping
+from eau2.query.shipping import ChunkFiles, Rows
+from eau2.query.source import Source
 
 BOTH = pytest.mark.parametrize("workers", ["threads", "processes"])
 
@@ -133,10 +134,11 @@ def test_the_node_is_named_where_there_is_one(tables):
     class Named:
         name = "node-7"
 
-        def verify(self, chunk_ids, data, *, key=""):
+        def verify(self, chunk_ids, data, *, key="", places=()):
             pass
 
-    source = replace(tables.hold("t", numbers()).source, node=Named())
+    held = tables.hold("t", numbers()).source
+    source = Source("t", 1, held.manifest, held.mapped, Named())
     with pytest.raises(FunctionFailed, match="chunk 0 of t v1 on node-7"):
         Frame.stored(source, tables.engine).map_rows(lambda row: row["nope"])
 
@@ -160,7 +162,8 @@ def test_a_worker_that_died_before_the_next_part_was_sent_is_a_failure_too(frame
     with pytest.raises(BrokenExecutor), frame._engine.workers.lease() as pool:
         with pytest.raises(BrokenExecutor):
             pool.submit(os._exit, 3).result(60)
-        mapping._submit(pool, "", None, b"").result(10)
+        with ChunkFiles(frame.source, frame._engine.spill) as files:
+            mapping._Processes(pool, files, b"", 1).submit(Rows(0, 0, 1)).result(10)
     assert sum(frame.map_chunks(len, workers="processes")) == 1000
 
 
@@ -284,13 +287,13 @@ def test_a_pool_that_a_map_and_a_close_end_at_once_is_shut_down_by_one_after_the
 SCRIPT = """
     import os, sys, time
     import numpy as np, pyarrow as pa
-    from dataclasses import replace
     from eau2.query.engine import Engine
     from eau2.frame.frame import Frame
-    from eau2.query.source import unnamed
+    from eau2.query.source import Source, unnamed
     engine = Engine()
     table = pa.table({"id": np.arange(400_000)})
-    source = replace(unnamed(table.schema, [table.slice(i, 100_000) for i in range(0, 400_000, 100_000)]), key="t")
+    made = unnamed(table.schema, [table.slice(i, 100_000) for i in range(0, 400_000, 100_000)])
+    source = Source("t", 0, made.manifest, made.mapped, None)
     frame = Frame.stored(source, engine)
     def of_main(row):
         return row["id"] * FACTOR

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from tests.cluster.memory_node import MemoryNode
@@ -255,6 +257,30 @@ def test_a_hold_counts_chunks_that_are_here_already_and_the_last_to_name_them_re
     node.store([Record(hold_key("g", 1), 2, Kind.DELETED)])
     assert node.has_chunks(ids(chunks)) == [False] * 3
     assert node.statistics().chunks == 0
+
+
+def test_a_damaged_or_missing_chunk_is_mended_by_a_staged_copy(on_disk, frames):
+    chunks = frames.some_chunks(3)
+    held(on_disk, "f", 1, chunks)
+    flip(Path(on_disk._files.path(chunks[0].id)), 100)
+    os.unlink(on_disk._files.path(chunks[1].id))
+    for chunk in chunks:
+        on_disk.mend(on_disk.stage(chunk))
+    assert left_staged(on_disk) == []
+    assert [identify(data) for data in on_disk.map(ids(chunks))] == ids(chunks)
+    assert on_disk.statistics().chunks_verified == 0  # what was published is trusted
+    assert on_disk.check().faults == ()
+    on_disk.erase([hold_key("f", 1)])
+    assert on_disk.statistics().chunks_removed == 3
+
+
+def test_a_chunk_that_is_named_by_nothing_is_not_mended(node, frames):
+    (chunk,) = frames.some_chunks(1)
+    staged = node.stage(chunk)
+    with pytest.raises(FileNotFoundError):
+        node.mend(staged)
+    node.discard([staged])
+    assert node.has_chunks([chunk.id]) == [False]
 
 
 def test_a_hold_of_a_chunk_that_is_nowhere_fails_with_all_that_came_with_it(node, frames):

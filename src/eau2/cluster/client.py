@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from eau2.cluster.delivery import unavailable
 from eau2.cluster.keys import DECISION, encode_records
 from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
-from eau2.errors import Eau2Error, KeyExists, NodeUnavailable, OutcomeUnknown
+from eau2.errors import Eau2Error, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import Entry, Expect, Kind, Write
 
 if TYPE_CHECKING:
@@ -205,8 +205,10 @@ class Client:
         while True:
             found = await self._write_at_one([Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
             if found is not None and not isinstance(found[0], Eau2Error):
+                if found[0] > 1:  # there was a decision
+                    raise OutcomeUnknown(f"write: it was decided, and forgotten, whether {batch} is done")
                 return True
-            if found is not None and isinstance(found[0], Eau2Error) and not isinstance(found[0], KeyExists):
+            if found is not None and isinstance(found[0], NodeUnavailable):
                 raise found[0]
             decision = (await self.get([key])).get(key)
             if decision is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
 from eau2.errors import Corrupt, Eau2Error, InvalidOption, NodeUnavailable
 from eau2.store.generation import Waiting
-from eau2.store.nodes import Entry, Kind, NodeCheck, NodeStatistics, Staged, Write, closed
+from eau2.store.nodes import Entry, Kind, MappedFrame, NodeCheck, NodeStatistics, ReadCounts, Staged, Write, closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.cluster.local import LocalMembers
+    from eau2.cluster.view import View
     from eau2.store.node import DirectoryNode
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -136,23 +137,54 @@ class Cluster:
             raise InvalidOption(f"{first!r} is no live node", hint=f"these are: {', '.join(self.names())}")
         return view.assigned(key, index, first)
 
-    def places(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return for each chunk of a frame one live home that has it, so that each home has as many as can be."""
+    def live(self) -> tuple[str, ...]:
+        self._check_open()
+        return self._members.view.live
+
+    def at(self, name: str) -> DirectoryNode:
+        return self._nodes[name]
+
+    def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
+        """As `Node.map_frame`. A frame of which a home lacks a chunk has it from any node that has one."""
+        self._check_open()
         view = self._members.view
+        places = self._places(view, manifest)
+        buffers: list[pa.Buffer | None] = [None] * len(places)
+        for place in dict.fromkeys(places):
+            mine = [index for index, name in enumerate(places) if name == place]
+            with contextlib.suppress(FileNotFoundError, Corrupt):  # one of them: then each by itself
+                found = self._nodes[place].map([manifest.chunk_ids[index] for index in mine], key=key)
+                for index, buffer in zip(mine, found, strict=True):
+                    buffers[index] = buffer
+        for index, buffer in enumerate(buffers):
+            if buffer is None:
+                buffers[index], places[index] = self._map_one(view, manifest, index, places[index], key)
+        return MappedFrame(buffers, tuple(places), view.live)
+
+    def _places(self, view: View, manifest: Manifest) -> list[str]:
+        """Return for each chunk of a frame one live home that has it, so that each home has as many as can be."""
+        ids = manifest.chunk_ids
+        homes = [view.chunk_homes(*chunk) for chunk in zip(ids, manifest.chunk_homes, strict=True)]
+        asked: dict[str, list[str]] = defaultdict(list)
+        for chunk_id, names in zip(ids, homes, strict=True):
+            for name in names:
+                asked[name].append(chunk_id)
+        has = {name: self._having(name, chunks) for name, chunks in asked.items()}
         load: Counter[str] = Counter()
         chosen: list[str] = []
-        for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True):
-            there = [name for name in view.chunk_homes(chunk_id, assigned) if self._has(name, chunk_id)]
-            there = there or [name for name in view.live if self._has(name, chunk_id)]
+        for index, chunk_id in enumerate(ids):
+            there = [name for name in homes[index] if chunk_id in has[name]]
+            there = there or [name for name in view.live if self._having(name, [chunk_id])]
             if not there:
-                self._refuse_chunk(chunk_id, assigned)
-            place = min(there, key=lambda name: (load[name], there.index(name)))
+                self._refuse_chunk(chunk_id, manifest.chunk_homes[index])
+            place = min(there, key=lambda name: load[name])
             load[place] += 1
             chosen.append(place)
-        return tuple(chosen)
+        return chosen
 
-    def _has(self, name: str, chunk_id: str) -> bool:
-        return self._nodes[name].has_chunks([chunk_id])[0]
+    def _having(self, name: str, chunk_ids: Sequence[str]) -> set[str]:
+        node = self._nodes[name]
+        return {chunk for chunk, there in zip(chunk_ids, node.has_chunks(chunk_ids), strict=True) if there}
 
     def _refuse_chunk(self, chunk_id: str, assigned: Sequence[str]) -> None:
         down = [name for name in self._nodes if name not in self._members.view.live]
@@ -190,31 +222,36 @@ class Cluster:
             for copy in chunk.copies:
                 self._nodes[copy.node].discard([copy])
 
-    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
-        """As `Node.map`, each chunk from its place; where it is damaged or gone there, from another node."""
-        self._check_open()
-        found: list[pa.Buffer] = []
-        for chunk_id, place in zip(chunk_ids, places or [""] * len(chunk_ids), strict=True):
-            found.append(self._map_one(chunk_id, place, key))
-        return found
+    def _map_one(self, view: View, manifest: Manifest, index: int, place: str, key: str) -> tuple[pa.Buffer, str]:
+        """Map a chunk from `place`; where it is damaged or gone there, mend it, or else map it from another node."""
+        chunk_id = manifest.chunk_ids[index]
+        with contextlib.suppress(FileNotFoundError, Corrupt):
+            return self._nodes[place].map([chunk_id], key=key)[0], place
+        if not self._mend(view, place, chunk_id, manifest.chunk_rows[index]):
+            for name in view.live:
+                with contextlib.suppress(FileNotFoundError, Corrupt):
+                    return self._nodes[name].map([chunk_id], key=key)[0], name
+        return self._nodes[place].map([chunk_id], key=key)[0], place  # or what is wrong with it is raised
 
-    def _map_one(self, chunk_id: str, place: str, key: str) -> pa.Buffer:
-        failure: Exception | None = None
-        live = self._members.view.live
-        for name in ([place] if place in live else []) + [name for name in live if name != place]:
-            try:
-                return self._nodes[name].map([chunk_id], key=key)[0]
-            except FileNotFoundError as error:
-                failure = failure or error
-            except Corrupt as error:
-                failure = error
-        raise failure or FileNotFoundError(2, "no such chunk", chunk_id)
+    def _mend(self, view: View, name: str, chunk_id: str, rows: int) -> bool:
+        """Have `name`'s copy of a chunk, which cannot be read, replaced by that of another; return whether it was."""
+        others = [other for other in view.live if other != name and self._having(other, [chunk_id])]
+        try:
+            size = self._run(self._members.members[name].mend(view.epoch, chunk_id, others))
+        except (Eau2Error, FileNotFoundError, NotServing, Unreachable, WrongEpoch):  # then it is read from another
+            return False
+        self._nodes[name].count_read(ReadCounts(rows_moved=rows, bytes_moved=size, chunks_mended=1))
+        return True
 
-    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
-        """As `Node.verify`: a node that has not mapped a buffer passes it over."""
+    def verify(
+        self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "", places: Sequence[str] = ()
+    ) -> None:
         self._check_open()
-        for node in self._nodes.values():
-            node.verify(chunk_ids, data, key=key)
+        for chunk_id, mapped, place in zip(chunk_ids, data, places, strict=True):
+            self._nodes[place].verify([chunk_id], [mapped], key=key)
+
+    def count_read(self, more: ReadCounts) -> None:
+        """Nothing is read here: each node counts for itself."""
 
     # -- the cluster itself -------------------------------------------------------------------------------------------
 
@@ -233,12 +270,25 @@ class Cluster:
 
     def statistics(self) -> NodeStatistics:
         """Return the sums of all nodes; keys, frames and chunks are counted once each, not each copy."""
-        parts = [node.statistics() for node in self._nodes.values()]
-        sums = {field.name: sum(getattr(part, field.name) for part in parts) for field in fields(NodeStatistics)}
+        parts = tuple(self._statistics(name) for name in self._nodes)
+        names = [field.name for field in fields(NodeStatistics) if field.name not in ("name", "nodes")]
+        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
         chunks = {chunk: size for node in self._nodes.values() for chunk, size in node.chunk_sizes().items()}
         sums |= {"keys": len(self.keys()), "frames": len(self.frames())}
         sums |= {"chunks": len(chunks), "chunk_bytes": sum(chunks.values())}
-        return NodeStatistics(**sums)
+        return NodeStatistics(**sums, nodes=parts)
+
+    def _statistics(self, name: str) -> NodeStatistics:
+        found, repairs = self._nodes[name].statistics(), self._members.repairs
+        if name not in repairs:  # it joins just now
+            return found
+        repair = repairs[name].progress
+        return replace(
+            found,
+            copies_missing=repair.missing,
+            copied=repair.keys + repair.chunks,
+            copied_bytes=repair.bytes,
+        )
 
     def close(self) -> None:
         """End all nodes within a second. Idempotent."""

@@ -331,6 +331,17 @@ class Member:
             raise
         return moved
 
+    async def mend(self, epoch: int, chunk_id: str, nodes: Sequence[str]) -> int:
+        self.same_epoch(epoch)
+        data = await self._fetch(epoch, chunk_id, nodes)
+        staged = self.node.stage(Chunk(chunk_id, 0, len(data), (pa.py_buffer(data),)))
+        try:
+            self.node.mend(staged)
+        except BaseException:
+            self.node.discard([staged])
+            raise
+        return len(data)
+
     async def _fetch(self, epoch: int, chunk_id: str, nodes: Sequence[str]) -> bytes:
         for name in nodes:
             with contextlib.suppress(Unreachable, FileNotFoundError, Corrupt):

@@ -125,6 +125,10 @@ class Peer(Protocol):
     async def copy(self, epoch: int, hold: Record, sources: Sequence[tuple[str, tuple[str, ...]]]) -> int:
         """Have `hold`; fetch each (chunk, nodes that have it) that is not here. Return the bytes that were moved."""
 
+    async def mend(self, epoch: int, chunk_id: str, nodes: Sequence[str]) -> int:
+        """Replace the member's copy of a chunk, damaged or missing, by that of one of `nodes`. Return the bytes that
+        were moved. FileNotFoundError when none of these has it whole."""
+
 
 class Coordination(Protocol):
     """The coordinator, as members and clients see it."""

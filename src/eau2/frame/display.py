@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WIDTH_MAX = 120  # characters of a line
 CELL_WIDTH_MAX = 32
 COLUMNS_MAX = 24  # in a notebook
+NODES_MAX = 16  # of which is said what each reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,15 @@ class Explanation:
         return sum(reading.chunks_read for reading in self.readings)
 
     def __repr__(self) -> str:
-        lines = [
-            f"{each.title}: reads {each.chunks_read:,} of {counted(each.chunks, 'chunk')}, "
-            f"{counted(each.rows, 'row')}, {size_text(each.bytes)}"
-            for each in self.readings
-        ]
+        lines = []
+        for each in self.readings:
+            amount = f"{counted(each.rows, 'row')}, {size_text(each.bytes)}"
+            lines.append(f"{each.title}: reads {each.chunks_read:,} of {counted(each.chunks, 'chunk')}, {amount}")
+            for share in each.nodes[:NODES_MAX]:
+                amount = f"{counted(share.rows, 'row')}, {size_text(share.bytes)}"
+                lines.append(f"  {share.node}: {counted(share.chunks, 'chunk')}, {amount}")
+            if len(each.nodes) > NODES_MAX:
+                lines.append(f"  and {counted(len(each.nodes) - NODES_MAX, 'node')} more")
         return "\n".join([*lines, self.plan])
 
 

@@ -223,7 +223,8 @@ class Frame(Operations):
         return described(self)
 
     def explain(self) -> display.Explanation:
-        """What reading it does: the chunks that are read, of how many, and the engine's plan. Runs nothing."""
+        """What reading it does: the chunks that are read, of how many, on which nodes, and the engine's plan. Runs
+        nothing."""
         recipe = self._recipe()
         return display.Explanation(tuple(self._engine.readings(recipe)), self._engine.plan_text(recipe))
 
@@ -277,15 +278,17 @@ class Frame(Operations):
         workers: mapping.Workers = "threads",
         timeout_seconds: float | None = None,
     ) -> Any:
-        """Run `function` on every chunk, in parallel; return the results in chunk order, or `combine(results)`.
+        """Run `function` on every chunk, in parallel, each on a node that has it; return the results in chunk order, or
+        `combine(results)`.
 
         `combine` is called once, with the list: `sum`, `pyarrow.concat_tables`; for a function of two results
         `lambda results: functools.reduce(function, results)`. workers: "threads" suit functions over whole columns,
         "processes" those that are slow Python; the rows are mapped there, not sent. None decides by the size.
         The chunks of a derived frame are its answer, cut at about 16 MB.
 
-        FunctionFailed (the function's exception is its `__cause__`) names the chunk, and stops the others; so does a
-        worker process that dies. WaitTimeout after `timeout_seconds`. QueryError when the function cannot be sent.
+        FunctionFailed (the function's exception is its `__cause__`) names chunk and node, and stops the others; so
+        does a worker process that dies. WaitTimeout after `timeout_seconds`. QueryError when the function cannot be
+        sent.
         """
         return mapping.map_chunks(self, function, combine, workers=workers, timeout_seconds=timeout_seconds)
 

@@ -28,13 +28,11 @@ class OpenSources:
         self.drop_stale(node)
         with self._lock:
             found = self._sources.get(key)
-            if found is not None and found.version == entry.version and found.node is node and not found.was_corrupt:
+            if found is not None and _is_current(found, node, entry.version):
                 self._sources.move_to_end(key)
                 return found
         manifest = Manifest.decode(entry.payload)
-        places = node.places(manifest)
-        buffers = node.map(manifest.chunk_ids, key=key, places=places)
-        source = Source(key, entry.version, manifest, buffers, node, places)
+        source = Source(key, entry.version, manifest, node.map_frame(manifest, key=key), node)
         with self._lock:
             self._sources[key] = source
             self._sources.move_to_end(key)
@@ -60,3 +58,9 @@ class OpenSources:
     def clear(self) -> None:
         with self._lock:
             self._sources.clear()
+
+
+def _is_current(source: Source, node: Node, version: int) -> bool:
+    """Whether `source` is that version, not damaged, and on the nodes that are live."""
+    known = source.version == version and source.node is node and not source.was_corrupt
+    return known and source.mapped.live == node.live()

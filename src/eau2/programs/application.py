@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from eau2.errors import InvalidOption, WrongKind
+from eau2.query.placing import count_local
 from eau2.store.arguments import checked_seconds
 
 if TYPE_CHECKING:
@@ -137,4 +138,5 @@ def _chunks_of(names: Sequence[str], index: int, places: Sequence[str], chunks: 
 def _batches(part: Part, source: Source, chunks: Sequence[int]) -> Iterator[pa.RecordBatch]:
     for chunk in chunks:
         part.check()
+        count_local(source, chunk, part.names[part.index])
         yield from source.batches([chunk])

@@ -13,6 +13,7 @@ import pyarrow as pa
 from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
 from eau2.machine import cores, memory_of_machine
 from eau2.query.engine_errors import is_exhausted, typed
+from eau2.query.placing import Placed
 from eau2.query.recipe import plan_node
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from datafusion import DataFrame
 
+    from eau2.query.placing import Share
     from eau2.query.recipe import Recipe
     from eau2.query.sessions import Sessions
     from eau2.query.source import Source
@@ -54,6 +56,7 @@ class Reading:
     chunks_read: int
     bytes: int  # of the chunks read
     rows: int
+    nodes: tuple[Share, ...]  # what each node reads of it; () where there is one node
 
 
 class Engine:
@@ -162,11 +165,10 @@ class Engine:
         chosen = self._typed(lambda: self._prune(recipe))
         found = []
         for source in dict.fromkeys(source for _, source in recipe.reads):
-            table = source.manifest.table
-            chunks = chosen.get(source, range(len(source.buffers)))
-            size = sum(table.column("bytes")[index].as_py() for index in chunks)
-            rows = sum(source.manifest.chunk_rows[index] for index in chunks)
-            found.append(Reading(source.title, len(source.buffers), len(chunks), size, rows))
+            shares = Placed(source).shares(chosen.get(source))
+            read, rows, size = (sum(column) for column in list(zip(*shares, strict=True))[1:] or [(), (), ()])
+            nodes = tuple(shares) if source.places else ()
+            found.append(Reading(source.title, len(source.buffers), read, size, rows, nodes))
         return found
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -192,9 +194,12 @@ class Engine:
         for source in dict.fromkeys(source for _, source in recipe.reads):
             chunks = chosen.get(source)
             source.verify(chunks)
+            Placed(source).count_query(chunks)
             row_bytes += source.row_bytes
             read += len(source.buffers) if chunks is None else len(chunks)
             skipped += 0 if chunks is None else len(source.buffers) - len(chunks)
+            if source.was_renewed and chunks is None:  # the table that was made of it may be of what was damaged
+                chosen[source] = list(range(len(source.buffers)))
         with self._lock:
             for index, more in enumerate((1, read, skipped)):
                 self._counts[index] += more

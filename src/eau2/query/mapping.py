@@ -10,16 +10,18 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-import pyarrow as pa
-
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, WaitTimeout
+from eau2.query.placing import Placed
 from eau2.query.shipping import ChunkFiles, Rows, Task, error_text, run_shipped
 from eau2.query.source import joined, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import pyarrow as pa
+
     from eau2.query.engine import Engine
+    from eau2.query.placing import Executor
     from eau2.query.recipe import Recipe
     from eau2.query.source import Source
 
@@ -79,12 +81,9 @@ def filter_rows(
     engine = frame._engine
 
     def kept() -> Iterator[pa.Table]:
-        masks = _run_rows(engine, source, Task("mask", function), workers, timeout_seconds)
         pending: list[pa.Table] = []
         held = 0
-        for task, mask in zip(_row_tasks(source), masks, strict=True):
-            rows = source.chunk(task.chunk).slice(task.start, task.rows)
-            part = rows.filter(pa.array(mask, pa.bool_()))
+        for part in _run_rows(engine, source, Task("kept", function), workers, timeout_seconds):
             pending.append(part)
             held += part.nbytes
             if held >= 16 << 20:
@@ -141,37 +140,40 @@ def _run(
     if not callable(task.function):
         raise QueryError(f"a function is expected, not {type(task.function).__name__}", hint="pass a function")
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    placed = Placed(source)
     if workers == "processes":
-        return _in_processes(engine, source, parts, task, deadline)
+        return _in_processes(engine, placed, parts, task, deadline)
     # In this very thread: one part, or a function over rows, of which Python runs one at a time in any case.
     if deadline is None and (len(parts) <= 1 or task.kind != "chunk" or engine.threads == 1):
-        return _here(source, parts, task)
-    return _in_threads(engine, source, parts, task, deadline)
+        return _here(placed, parts, task)
+    return _in_threads(engine, placed, parts, task, deadline)
 
 
 def _is_above_zero(seconds: object) -> bool:
     return isinstance(seconds, (int, float)) and seconds > 0
 
 
-def _here(source: Source, parts: Sequence[Rows], task: Task) -> Iterator[Any]:
+def _here(placed: Placed, parts: Sequence[Rows], task: Task) -> Iterator[Any]:
     for part in parts:
-        rows = part.of(source.chunk(part.chunk))
         try:
-            result = task.run(rows)
+            result = _done(placed.source, part, task)
         except Exception as error:
-            raise _failure(source, [part.chunk], error) from error
+            raise _failure(placed, [part.chunk], error) from error
+        placed.count_task(part)
         yield result
 
 
-def _in_threads(
-    engine: Engine, source: Source, parts: Sequence[Rows], task: Task, deadline: float | None
-) -> Iterator[Any]:
-    def run(part: Rows) -> Any:
-        return task.run(part.of(source.chunk(part.chunk)))
+def _done(source: Source, part: Rows, task: Task) -> Any:
+    rows = part.of(source.chunk(part.chunk))
+    return task.finish(rows, task.run(rows))
 
-    threads = _Threads(run, min(engine.threads, len(parts)))
+
+def _in_threads(
+    engine: Engine, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
+) -> Iterator[Any]:
+    threads = _Threads(lambda part: _done(placed.source, part, task), min(engine.threads, len(parts)))
     try:
-        yield from _in_order(source, ((part, threads.submit(part)) for part in parts), engine.threads, deadline)
+        yield from _in_order(placed, parts, lambda node: threads, threads.ahead, deadline)
     finally:
         threads.end()
 
@@ -182,7 +184,7 @@ class _Threads:
 
     def __init__(self, function: Callable[[Rows], Any], count: int) -> None:
         self._function = function
-        self._count = count
+        self._count = self.ahead = count
         self._parts: SimpleQueue[tuple[Rows, Future[Any]] | None] = SimpleQueue()
         for number in range(count):
             threading.Thread(target=self._run, name=f"eau2-map_{number}", daemon=True).start()
@@ -211,59 +213,74 @@ class _Threads:
 
 
 def _in_processes(
-    engine: Engine, source: Source, parts: Sequence[Rows], task: Task, deadline: float | None
+    engine: Engine, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
 ) -> Iterator[Any]:
     shipped = task.pack()  # once; what cannot be sent is found here, before anything runs
-    with engine.workers.lease() as pool, ChunkFiles(source, engine.spill) as files:
-        started = ((part, _submit(pool, files.path(part.chunk), part, shipped)) for part in parts)
-        yield from _in_order(source, started, engine.threads + 1, deadline)
+    with engine.workers.lease() as pool, ChunkFiles(placed.source, engine.spill) as files:
+        processes = _Processes(pool, files, shipped, engine.threads + 1)
+        results = _in_order(placed, parts, lambda node: processes, processes.ahead, deadline)
+        for part, result in zip(parts, results, strict=True):
+            yield task.finish(part.of(placed.source.chunk(part.chunk)), result)
 
 
-def _submit(pool: Any, *arguments: Any) -> Future[Any]:
-    """Have a worker run what was shipped. When one died before this, the pool refuses: a failure like any other."""
-    try:
-        future: Future[Any] = pool.submit(run_shipped, *arguments)
-    except BrokenExecutor as error:
-        future = Future()
-        future.set_exception(error)
-    return future
+class _Processes:
+    """The worker processes as an `Executor`."""
+
+    def __init__(self, pool: Any, files: ChunkFiles, shipped: bytes, ahead: int) -> None:
+        self.ahead = ahead
+        self._pool, self._files, self._shipped = pool, files, shipped
+
+    def submit(self, part: Rows) -> Future[Any]:
+        """Have a worker run what was shipped. When one died before this, the pool refuses: a failure like any other."""
+        try:
+            future: Future[Any] = self._pool.submit(run_shipped, self._files.path(part.chunk), part, self._shipped)
+        except BrokenExecutor as error:
+            future = Future()
+            future.set_exception(error)
+        return future
 
 
 def _in_order(
-    source: Source, started: Iterable[tuple[Rows, Future[Any]]], ahead: int, deadline: float | None
+    placed: Placed, parts: Iterable[Rows], executor_of: Callable[[str], Executor], ahead: int, deadline: float | None
 ) -> Iterator[Any]:
-    """Yield results in order, `ahead` of them under way. A failure of a later one is raised as soon as it is known."""
+    """Have each of `parts` run on its node; yield results in order. A failure of a later one is raised as soon as it is
+    known.
+
+    `ahead` are under way: of all nodes about as many each, because the chunks of a frame go round the nodes.
+    """
     running: deque[tuple[Rows, Future[Any]]] = deque()
-    for item in started:
-        running.append(item)
+    for part in parts:
+        running.append((part, executor_of(placed.node(part.chunk)).submit(part)))
         if len(running) >= ahead:
-            yield _result(source, running, deadline)
+            yield _result(placed, running, deadline)
     while running:
-        yield _result(source, running, deadline)
+        yield _result(placed, running, deadline)
 
 
-def _result(source: Source, running: deque[tuple[Rows, Future[Any]]], deadline: float | None) -> Any:
+def _result(placed: Placed, running: deque[tuple[Rows, Future[Any]]], deadline: float | None) -> Any:
     """Wait for the first of `running`, take it off and return its result; raise as soon as any of them has failed."""
     while True:
         for part, future in running:
             if future.done() and (error := future.exception()) is not None:
                 ended = isinstance(error, BrokenExecutor)
                 unfinished = [each.chunk for each, other in running if other.exception() is error or not ended]
-                raise _failure(source, unfinished if ended else [part.chunk], error) from error
+                raise _failure(placed, unfinished if ended else [part.chunk], error) from error
         part, future = running[0]
         if future.done():
             running.popleft()
+            placed.count_task(part)
             return future.result()
         left = _LOOK_SECONDS if deadline is None else deadline - time.monotonic()
         if left <= 0:
-            raise WaitTimeout(f"the function had not done chunk {part.chunk} of {source.title} in time")
+            raise WaitTimeout(f"the function had not done chunk {part.chunk} of {placed.source.title} in time")
         wait([each for _, each in running if not each.done()], min(left, _LOOK_SECONDS), FIRST_COMPLETED)
 
 
-def _failure(source: Source, chunks: Sequence[int], error: BaseException) -> FunctionFailed:
+def _failure(placed: Placed, chunks: Sequence[int], error: BaseException) -> FunctionFailed:
     numbers = sorted(set(chunks))
     names = " or ".join(map(str, numbers))
-    where = f"chunk {names} of {source.title}" + (f" on {source.node_name}" if source.node_name else "")
+    nodes = " or ".join(dict.fromkeys(placed.node(chunk) for chunk in numbers))
+    where = f"chunk {names} of {placed.source.title}" + (f" on {nodes}" if nodes else "")
     if isinstance(error, BrokenExecutor) and "un-serialize" in str(error):  # the pool tells it by its text alone
         return FunctionFailed(
             f"what the function returned on {where} cannot be made again in this process",

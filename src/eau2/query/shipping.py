@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from eau2.query.source import Source
     from eau2.query.spill import SpillFolder
-    from eau2.store.nodes import Staged
+    from eau2.store.nodes import Node, Staged
 
 IDLE_SECONDS = 30  # after which a worker process that has nothing to do ends
 _PARENT_SECONDS = 0.2  # a worker outlives a parent that was killed by this
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 class Task:
     """A caller's function, and what it is called with: a whole chunk, or each of its rows."""
 
-    kind: Literal["chunk", "rows", "mask"]
+    kind: Literal["chunk", "rows", "kept"]
     function: Callable[[Any], Any]
 
     def run(self, table: pa.Table) -> Any:
@@ -55,6 +55,10 @@ class Task:
             return self.function(table)
         results = [self.function(row) for row in table.to_pylist()]
         return results if self.kind == "rows" else [bool(result) for result in results]
+
+    def finish(self, table: pa.Table, result: Any) -> Any:
+        """Return what the caller gets, from what `run` returned of `table`: flags become the rows they keep."""
+        return table.filter(pa.array(result, pa.bool_())) if self.kind == "kept" else result
 
     def pack(self) -> bytes:
         """Return this as bytes; functions of `__main__`, lambdas and closures too. QueryError when that cannot be."""
@@ -121,7 +125,7 @@ class ChunkFiles:
         self._source = source
         self._spill = spill
         self._paths: dict[int, str] = {}
-        self._staged: list[Staged] = []
+        self._staged: list[tuple[Node, Staged]] = []
         self._copies: list[str] = []
 
     def __enter__(self) -> ChunkFiles:
@@ -132,8 +136,8 @@ class ChunkFiles:
     ) -> None:
         for path in self._copies:
             Path(path).unlink(missing_ok=True)
-        if self._staged and self._source.node is not None:
-            self._source.node.discard(self._staged)
+        for node, staged in self._staged:
+            node.discard([staged])
 
     def path(self, chunk: int) -> str:
         """Return a path of the file of that chunk."""
@@ -145,11 +149,13 @@ class ChunkFiles:
         source = self._source
         if source.node is None:
             return ""
+        buffers, places, _ = source.mapped
+        node = source.node.at(places[chunk] if places else "")
         try:
-            staged = source.node.stage_again(source.manifest.chunk_ids[chunk], source.buffers[chunk])
+            staged = node.stage_again(source.manifest.chunk_ids[chunk], buffers[chunk])
         except Eau2Error:  # read-only, or closed
             return ""
-        self._staged.append(staged)
+        self._staged.append((node, staged))
         return staged.path
 
     def _copy(self, chunk: int) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import mmap
 import tempfile
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from eau2.errors import Corrupt, StoreClosed
+from eau2.errors import Corrupt, Eau2Error, StoreClosed
+from eau2.store.nodes import MappedFrame
 from eau2.values.chunk import decode, encode, one_batch
 from eau2.values.manifest import ChunkEntry, Manifest
 from eau2.values.ranges import column_range
@@ -20,42 +20,43 @@ from eau2.values.ranges import column_range
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from eau2.store.nodes import Staged
+    from eau2.store.nodes import Node
+
+_WHOLE = -1  # among the decoded chunks: all of them as one table
 
 
-class Keeper(Protocol):
-    """What a held frame needs of its node."""
-
-    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None: ...
-
-    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged: ...
-
-    def discard(self, staged: Sequence[Staged]) -> None: ...
-
-
-@dataclass(frozen=True, eq=False)
 class Source:
     """One version of a frame, held: its chunks stay readable whatever is put or deleted meanwhile.
 
-    Thread-safe. Compared by identity: what is cached for one (its engine tables) ends with it.
+    Thread-safe. Compared by identity: what is cached for one (its engine tables) ends with it. The rows never change,
+    but they are mapped anew when a chunk turns out to be damaged, and from other nodes when nodes die or return.
+
+    key, version: "" and 0 for rows that no key names; these have no `node`.
     """
 
-    key: str  # "" for rows that no key names
-    version: int
-    manifest: Manifest
-    buffers: Sequence[pa.Buffer]  # one a chunk
-    node: Keeper | None  # None for rows that no key names
-    places: tuple[str, ...] = ()  # a live home of each chunk, spread evenly; () when all are on the one node
-    _decoded: dict[int, pa.Table] = field(default_factory=dict, init=False, repr=False)
-    _faults: list[str] = field(default_factory=list, init=False, repr=False)
+    def __init__(self, key: str, version: int, manifest: Manifest, mapped: MappedFrame, node: Node | None) -> None:
+        self.key = key
+        self.version = version
+        self.manifest = manifest
+        self.mapped = mapped
+        self.node = node
+        self.was_renewed = False  # what was made of its buffers before may be of a damaged one
+        self._decoded: dict[int, pa.Table] = {}
+        self._faults: list[str] = []
+
+    @property
+    def buffers(self) -> Sequence[pa.Buffer]:
+        """The bytes of each chunk."""
+        return self.mapped.buffers
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The node that each chunk is mapped from: a live home, spread evenly. () when all are on the one node."""
+        return self.mapped.places
 
     @property
     def schema(self) -> pa.Schema:
         return self.manifest.schema
-
-    @property
-    def node_name(self) -> str:
-        return str(getattr(self.node, "name", ""))
 
     @cached_property
     def row_ends(self) -> tuple[int, ...]:
@@ -65,30 +66,45 @@ class Source:
     @cached_property
     def row_bytes(self) -> int:
         """What a row takes, in the chunk with the widest."""
-        sizes = self.manifest.table.column("bytes").to_pylist()
-        return max(
-            (size // max(1, rows) for size, rows in zip(sizes, self.manifest.chunk_rows, strict=True)), default=0
-        )
+        sizes = zip(self.manifest.chunk_sizes, self.manifest.chunk_rows, strict=True)
+        return max((size // max(1, rows) for size, rows in sizes), default=0)
 
     @property
     def title(self) -> str:
         return f"{self.key} v{self.version}" if self.key else "rows without a key"
 
     def verify(self, chunks: Sequence[int] | None = None) -> None:
-        """Raise Corrupt unless the chunks (all by default) are what was written. About 2 us a chunk."""
+        """Raise Corrupt unless the chunks (all by default) are what was written. About 2 us a chunk.
+
+        What is damaged is mapped anew first: it may have been mended, and other nodes may have it.
+        """
         if self.node is None:
             return
         ids: Sequence[str] = self.manifest.chunk_ids
-        data = self.buffers
+        data, places, _ = self.mapped
         if chunks is not None:
             ids, data = [ids[index] for index in chunks], [data[index] for index in chunks]
+            places = tuple(places[index] for index in chunks) if places else ()
         try:
-            self.node.verify(ids, data, key=self.key)
+            self.node.verify(ids, data, key=self.key, places=places)
         except StoreClosed:
             return  # a held frame stays readable after close, and in a forked child; nobody is left to ask
         except Corrupt as error:
             self._faults[:] = [error.message]
-            raise
+            if not self.renew():
+                raise
+
+    def renew(self) -> bool:
+        """Map the chunks again, from the nodes that are live now; return whether that was possible."""
+        assert self.node is not None
+        try:
+            mapped = self.node.map_frame(self.manifest, key=self.key)
+        except (Eau2Error, FileNotFoundError):  # replaced or deleted meanwhile, or all copies are damaged
+            return False
+        self.mapped = mapped  # first: who finds `_decoded` empty decodes what is mapped now
+        self._decoded = {}
+        self.was_renewed = True
+        return True
 
     @property
     def was_corrupt(self) -> bool:
@@ -97,7 +113,8 @@ class Source:
 
     def chunk(self, index: int) -> pa.Table:
         """Return the rows of a chunk as views into its mapping. 0.1 ms the first time."""
-        found = self._decoded.get(index)
+        decoded = self._decoded
+        found = decoded.get(index)
         if found is None:
             try:
                 found = decode(self.buffers[index])
@@ -108,16 +125,22 @@ class Source:
                 ) from error
             if found.schema.names != self.schema.names or found.num_rows != self.manifest.chunk_rows[index]:
                 raise Corrupt(f"{self.key!r}: chunk {index} is not the one that the manifest describes")
-            self._decoded[index] = found
+            decoded[index] = found
         return found
 
     def batches(self, chunks: Iterable[int] | None = None) -> list[pa.RecordBatch]:
         indexes = range(len(self.buffers)) if chunks is None else chunks
         return [batch for index in indexes for batch in self.chunk(index).to_batches()]
 
-    @cached_property
+    @property
     def table(self) -> pa.Table:
         """All rows, nothing copied."""
+        decoded = self._decoded
+        if _WHOLE not in decoded:
+            decoded[_WHOLE] = self._table()
+        return decoded[_WHOLE]
+
+    def _table(self) -> pa.Table:
         if not self.buffers:
             return pa.Table.from_batches([], self.schema)  # Schema.empty_table cannot make unions
         if len(self.schema) == 0:  # joining tables without columns would forget their rows
@@ -160,4 +183,4 @@ def unnamed(schema: pa.Schema, tables: Iterable[pa.Table], *, folder: str | None
                 file.write(piece)
             file.flush()
             buffers.append(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    return Source("", 0, Manifest.of(schema, entries), buffers, None)
+    return Source("", 0, Manifest.of(schema, entries), MappedFrame(buffers), None)

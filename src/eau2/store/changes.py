@@ -136,6 +136,14 @@ class Changes:
             size, mark = self._files.publish(staged, known)
             self.run(_NAME_CHUNK, (staged.id, size, mark))
 
+    def mend(self, staged: Staged) -> None:
+        """Give the staged chunk its name where what has it is damaged or gone. NoSuchChunk when no row names it."""
+        known = self.run("select stamp from chunk where id = ? and refs > 0", (staged.id,)).get
+        if known is None:
+            raise NoSuchChunk(self._files.path(staged.id))
+        size, mark = self._files.publish(staged, known)
+        self.run("update chunk set size = ?, stamp = ? where id = ?", (size, mark, staged.id))
+
     def share(self, chunk_ids: Iterable[str]) -> None:
         """Count one more reference to each of the chunks, which are here already. NoSuchChunk."""
         for chunk_id in chunk_ids:

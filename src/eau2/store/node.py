@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import os
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -24,7 +24,8 @@ from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, NoSuchChunk
 from eau2.store.holder import others_live
 from eau2.store.mapping import Mappings
-from eau2.store.nodes import NodeStatistics, closed
+from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed
+from eau2.store.open_nodes import add_open, remove_open
 from eau2.store.reading import Reader
 from eau2.store.sweep import sweep, without_row
 from eau2.store.writing import Writer
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from eau2.store.database import Flush
     from eau2.store.holder import Holder
-    from eau2.store.nodes import Entry, NodeCheck, Record, Staged, Write
+    from eau2.store.nodes import Entry, Node, NodeCheck, Record, Staged, Write
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -45,8 +46,6 @@ _FRAMES = "select key from entry where kind in (2, 4) and key >= ? order by key"
 _COUNTS = "select count(*), coalesce(sum(kind in (2, 4)), 0) from entry where key >= ?"
 _SWEEP_SECONDS = 60.0  # writes of frames look this often for what dead processes left
 _CLOSE_SECONDS = 0.9  # close() ends within a second
-
-_open_nodes: weakref.WeakSet[DirectoryNode] = weakref.WeakSet()  # closed at exit; a fork's child leaves them alone
 
 
 class DirectoryNode:
@@ -91,12 +90,14 @@ class DirectoryNode:
                 self._sweep()
             undo.pop_all()
         self._mappings = Mappings(self._files)
+        self._counting = threading.Lock()  # guards the line below
+        self._read = ReadCounts()
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
         settle = _nothing if self._writer is None else self._writer.settle
         self._waiting = generation.Waiting(self._generation, settle)
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
         self._forgotten.atexit = False  # closed whole then
-        _track(self)
+        add_open(self)
 
     def __repr__(self) -> str:
         return f"<DirectoryNode {self.name} {self.directory}: {self._state}>"
@@ -187,8 +188,11 @@ class DirectoryNode:
             raise InvalidOption(f"{first!r} is no live node", hint=f"this is: {self.name}")
         return (self.name,)
 
-    def places(self, manifest: Manifest) -> tuple[str, ...]:
+    def live(self) -> tuple[str, ...]:
         return ()
+
+    def at(self, name: str) -> Node:
+        return self
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         self._writing()
@@ -211,8 +215,11 @@ class DirectoryNode:
         if renewed:
             self._keep_marks(renewed)
 
-    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
-        """As `Node.map`. 40 us a chunk that is trusted; one that is not is read and hashed at 15 GB/s."""
+    def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
+        return MappedFrame(self.map(manifest.chunk_ids, key=key))
+
+    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
+        """As `Replica.map`. 40 us a chunk that is trusted; one that is not is read and hashed at 15 GB/s."""
         self._check_open()
         mappings = {chunk_id: self._mappings.shared(chunk_id) for chunk_id in dict.fromkeys(chunk_ids)}
         missing = [chunk_id for chunk_id, mapping in mappings.items() if mapping is None]
@@ -227,10 +234,19 @@ class DirectoryNode:
             self._keep_marks(renewed)
         return [mapping.buffer() for chunk_id in chunk_ids if (mapping := mappings[chunk_id]) is not None]
 
-    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
+    def verify(
+        self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "", places: Sequence[str] = ()
+    ) -> None:
         self._check_open()
         for chunk_id, mapped in zip(chunk_ids, data, strict=True):
             self._mappings.verify(chunk_id, mapped, key, self._mark_of)
+
+    def mend(self, staged: Staged) -> None:
+        self._writing().transaction(lambda: self._writing().changes.mend(staged))
+
+    def count_read(self, more: ReadCounts) -> None:
+        with self._counting:
+            self._read = self._read.and_also(more)
 
     # -- the node itself ----------------------------------------------------------------------------------------------
 
@@ -268,6 +284,8 @@ class DirectoryNode:
             chunks_mapped=self._mappings.count,
             chunks_verified=self._mappings.verified,
             chunks_removed=0 if writer is None else writer.changes.removed,
+            name=self.name,
+            **self._read._asdict(),
         )
 
     def close(self) -> None:
@@ -275,7 +293,7 @@ class DirectoryNode:
         if self._state != "open":
             return
         self._state = "closed"
-        _open_nodes.discard(self)
+        remove_open(self)
         self._reader_patience.stop()
         self._writer_patience.stop()
         self._waiting.close()
@@ -341,7 +359,7 @@ class DirectoryNode:
         with contextlib.suppress(Eau2Error):
             sweep(self._reader, self._writing(), self._files)
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """In a forked child. SQLite's connections may not be used nor closed here: closing would undo the parent's
         locks and could remove its log. So they are never freed, not even when the interpreter ends."""
         self._state = "forked"
@@ -351,6 +369,7 @@ class DirectoryNode:
         for owned in left:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(owned))
         self._mappings.abandon()
+        self._counting = threading.Lock()
         self._forgotten()
 
 
@@ -365,26 +384,3 @@ def _let_go(holder: Holder | None, writer: Writer | None) -> None:
 
 def _nothing() -> None:
     """What a node that only reads can do about a writer that died."""
-
-
-_tracking = False
-
-
-def _track(node: DirectoryNode) -> None:
-    global _tracking
-    if not _tracking:
-        os.register_at_fork(after_in_child=_abandon_all)
-        atexit.register(_close_all)
-        _tracking = True
-    _open_nodes.add(node)
-
-
-def _close_all() -> None:
-    for node in list(_open_nodes):
-        node.close()
-
-
-def _abandon_all() -> None:
-    for node in list(_open_nodes):
-        node._abandon()
-    _open_nodes.clear()

@@ -123,6 +123,41 @@ class NodeStatistics:
     chunks_mapped: int
     chunks_verified: int  # chunks hashed because they were not known to be untouched
     chunks_removed: int
+    tasks: int = 0  # calls of `map_chunks` and the like for a chunk or some of its rows, done on the node
+    chunks_read: int = 0  # by such tasks and by queries, which skip those that hold no row of the answer
+    rows_read: int = 0  # of those chunks
+    bytes_read: int = 0  # of those chunks, whole as they are stored, whatever columns were asked for
+    rows_moved: int = 0  # of the chunks in `bytes_moved`
+    bytes_moved: int = 0  # of chunks that the node read, and that came from another node
+    chunks_mended: int = 0  # chunk files found damaged or missing, and replaced by another node's copy
+    copies_missing: int = 0  # copies of keys and chunks that the last look of the repair found short
+    copied: int = 0  # copies of keys and chunks that repair has made
+    copied_bytes: int = 0  # their size
+    name: str = ""  # of the node; "" for several together
+    nodes: tuple[NodeStatistics, ...] = ()  # each node by itself, where these are the sums
+
+
+class ReadCounts(NamedTuple):
+    """What has been read on a node; see the fields of these names in `NodeStatistics`."""
+
+    tasks: int = 0
+    chunks_read: int = 0
+    rows_read: int = 0
+    bytes_read: int = 0
+    rows_moved: int = 0
+    bytes_moved: int = 0
+    chunks_mended: int = 0
+
+    def and_also(self, more: ReadCounts) -> ReadCounts:
+        return ReadCounts(*map(sum, zip(self, more, strict=True)))
+
+
+class MappedFrame(NamedTuple):
+    """The chunks of a frame in memory."""
+
+    buffers: Sequence[pa.Buffer]  # one a chunk
+    places: tuple[str, ...] = ()  # the node from whose file each is mapped; () where there is one node
+    live: tuple[str, ...] = ()  # the nodes that were live when they were mapped
 
 
 class Node(Protocol):
@@ -165,8 +200,11 @@ class Node(Protocol):
         """Return the homes of chunk `index` of a frame that is put under `key` now: round the ring from node `first`,
         by default from the key's home. InvalidOption when `first` is no live node."""
 
-    def places(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return one live node for each chunk of a frame that has it; () where there is one node."""
+    def live(self) -> tuple[str, ...]:
+        """Return the live nodes; () where there is one node."""
+
+    def at(self, name: str) -> Node:
+        """Return the node of that name, dead or alive; this one where there is one node."""
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         """Write `chunk`, on each of `homes`, where nobody sees it yet. DiskFull leaves nothing behind."""
@@ -178,15 +216,22 @@ class Node(Protocol):
     def discard(self, staged: Sequence[Staged]) -> None:
         """Remove staged chunks that will not be written."""
 
-    def map(self, chunk_ids: Sequence[str], *, key: str = "", places: Sequence[str] = ()) -> list[pa.Buffer]:
-        """Return the bytes of chunks as read-only memory-mapped buffers, verified (see ARCHITECTURE.md, Verification).
+    def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
+        """Return the chunks of a frame as read-only memory-mapped buffers, verified (see ARCHITECTURE.md,
+        Verification): each from a live home, so that every node has as many as can be.
 
         A buffer stays readable while it is held, whatever is deleted meanwhile. FileNotFoundError (not an Eau2Error)
         when a file is not there: the caller reads the manifest again, and it is Corrupt only if that has not changed.
+        A copy that is damaged or missing is replaced by that of another node, if one has it.
         """
 
-    def verify(self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "") -> None:
-        """Raise Corrupt unless `data`, as `map` returned it, is still what was written. About 2 us a chunk."""
+    def verify(
+        self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "", places: Sequence[str] = ()
+    ) -> None:
+        """Raise Corrupt unless `data`, mapped from the nodes `places`, is still what was written. 2 us a chunk."""
+
+    def count_read(self, more: ReadCounts) -> None:
+        """Count what was read here. Also after close()."""
 
     def rebalance(self) -> int:
         """Move the chunks of stored frames to where they would be put now; return how many copies were made."""
@@ -225,6 +270,15 @@ class Replica(Node, Protocol):
 
     def adopt(self) -> None:
         """Make every frame a SPREAD one, with a HOLD of the same rank for its chunks: the store becomes one of many."""
+
+    def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[pa.Buffer]:
+        """Return the bytes of chunks as `map_frame` does. FileNotFoundError, Corrupt."""
+
+    def mend(self, staged: Staged) -> None:
+        """Have a staged chunk's file in place of that of the same chunk here, if this is damaged or missing.
+
+        FileNotFoundError when nothing here names the chunk any more.
+        """
 
     def chunk_sizes(self) -> dict[str, int]:
         """Return the size in bytes of each chunk that a frame or hold of this node names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, overload
 
@@ -316,8 +317,9 @@ class Store:
         return self._node.rebalance()
 
     def statistics(self) -> NodeStatistics:
-        """Return sizes now and counts since this process opened the store."""
-        return self._node.statistics()
+        """Return sizes now and counts since this process opened the store: of all nodes, and in `nodes` of each."""
+        found = self._node.statistics()
+        return found if found.nodes else replace(found, nodes=(found,))
 
     @property
     def nodes(self) -> tuple[str, ...]:

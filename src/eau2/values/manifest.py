@@ -65,6 +65,10 @@ class Manifest:
         return tuple(self.table.column("rows").to_pylist())
 
     @cached_property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        return tuple(self.table.column("bytes").to_pylist())
+
+    @cached_property
     def chunk_homes(self) -> tuple[tuple[str, ...], ...]:
         """The nodes each chunk was assigned to."""
         return tuple(map(tuple, self.table.column("homes").to_pylist()))
@@ -76,7 +80,7 @@ class Manifest:
     @cached_property
     def size(self) -> int:
         """Bytes of the chunk files together."""
-        return sum(self.table.column("bytes").to_pylist())
+        return sum(self.chunk_sizes)
 
     @classmethod
     def of(cls, schema: pa.Schema, chunks: Sequence[ChunkEntry]) -> Manifest:
