@@ -204,8 +204,11 @@ class WorkerProcesses:
             self._closed = True
             pools = [*self._lent, *([self._idle] if self._idle is not None else [])]
             self._idle = None
-        for pool in pools:
-            self._end(pool)
+        ending = [threading.Thread(target=self._end, args=(pool,), name="eau2-workers") for pool in pools]
+        for thread in ending:  # at once: each waits for its processes
+            thread.start()
+        for thread in ending:
+            thread.join()
 
     def _take(self) -> ProcessPoolExecutor:
         from loky.process_executor import ProcessPoolExecutor  # here: not needed until the first map in processes
