@@ -65,12 +65,20 @@ class View:
 
     def writers(self, key: str) -> tuple[str, ...]:
         """Return who must have a write of `key` before it is acknowledged: its homes, then members that join and will
-        be among them."""
+        be among them if they are the first to be live."""
         homes = self._serving.homes_of_key(key, self.replicas)
         if self._writing is self._serving:
             return homes
-        later = self._writing.homes_of_key(key, self.replicas)
-        return homes + tuple(name for name in later if self._states[name] == State.JOINING)
+        joining: list[str] = []
+        live_left = self.replicas
+        for name in self._writing.homes_of_key(key, self.replicas + len(self.present) - len(self.live)):
+            if live_left == 0:
+                break
+            if self._states[name] == State.JOINING:
+                joining.append(name)
+            else:
+                live_left -= 1
+        return homes + tuple(joining)
 
     def base_homes(self, key: str) -> tuple[str, ...]:
         """Return the homes that `key` had when it last had all its copies."""
