@@ -4,6 +4,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.left import Left
 from tests.tables import make_tables, shared_engine, tables  # noqa: F401  # fixtures
 
 pytest.register_assert_rewrite("tests.contract", "tests.crash")
@@ -28,3 +29,11 @@ def processes():
 def no_garbage():
     """Frames of earlier tests are gone, so that what is counted belongs to this test."""
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path_factory, request):
+    """Every test ends with no thread, child process, open file or socket of ours that was not there before."""
+    before = Left(str(tmp_path_factory.getbasetemp()), shares_workers="shared_engine" in request.fixturenames)
+    yield
+    assert before.wait() == []

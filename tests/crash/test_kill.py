@@ -55,13 +55,16 @@ class Crashes:
         writer.close()
         self._listen_and_kill(reader, process, self.deeds + deeds, moment)
         with self.opener() as store:  # the next open: no repair is asked for
-            assert self.expected.settle(store) == []
-            assert store.check().faults == ()
-            assert left_behind(self.folder, 1) == []
-            assert len(chunk_files(self.folder)) == store.statistics().chunks
-            self._hold(store, chance)
+            self.look(store, chance)
         for frame, known in self.held:
             assert frame.to_arrow().equals(known)
+
+    def look(self, store, chance) -> None:
+        assert self.expected.settle(store) == []
+        assert store.check().faults == ()
+        assert left_behind(self.folder, 1) == []
+        assert len(chunk_files(self.folder)) == store.statistics().chunks
+        self._hold(store, chance)
 
     def _listen_and_kill(self, reader, process, deeds, moment) -> None:
         try:
