@@ -88,6 +88,7 @@ class Member:
         self.order = Order(self, "order")
         self.decisions = Order(self, "decisions")  # a lock of its own: they are written while keys are reserved
         self._settling = runtime.lock("settle")
+        self._undoer = Client(f"{name}:{incarnation}:overdue", runtime, view)
 
     def __repr__(self) -> str:
         return f"<Member {self.name}: epoch {self.view.epoch}, {'serves' if self._served else 'does not serve'}>"
@@ -383,9 +384,9 @@ class Member:
         """End the batch that was reserved here and whose writer is not heard of any more."""
         batch = self.order.overdue(RESERVED_SECONDS)
         if batch:
-            client = Client(f"{self.name}:{self.incarnation}:{batch}", self.runtime, self.view)
+            self._undoer.view = self.view
             with contextlib.suppress(Eau2Error, NotServing, Unreachable, WrongEpoch):
-                undone = await client.undo(batch)
+                undone = await self._undoer.undo(batch)
                 await self.order.finish(self.view.epoch, batch, decided=not undone)
 
 
