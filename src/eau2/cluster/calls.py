@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from eau2.cluster.client import Client
 from eau2.cluster.keys import DECISION
-from eau2.cluster.peer import Unreachable, WrongEpoch
+from eau2.cluster.member import without_epoch
+from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.shared import SharedLock, ThreadLock
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
     from pathlib import Path
 
     from eau2.cluster.client import Outcome
@@ -120,9 +121,37 @@ class LocalClient(Client):
         super().__init__(uuid.uuid4().hex, Calls(members), members.view)
         self._members = members
 
-    async def _look(self, view: View, parts: dict[str, list[str]]) -> dict[str, Entry]:
+    def get_at_once(self, key: str) -> Entry | None:
+        """Return what is under `key`. NotServing or WrongEpoch when that takes more than a look at its home. 7 us."""
+        members, view = self._members, self._members.view
+        if members.batches.half_done or view.may_lose or not view.live:
+            raise NotServing
+        member = members.members[view.homes(key)[0]]
+        member.admit(view.epoch)
+        if key in member.order.blocked or key in member.in_doubt:
+            raise NotServing
+        found = member.node.get(key)
+        member.admit(view.epoch)
+        self._same_view(view)
+        return found and without_epoch(found)
+
+    async def _get(self, view: View, keys: Sequence[str]) -> dict[str, Entry]:
+        """As for any client, at half the cost while nobody writes on these nodes."""
+        parts = self._by_home(view, keys)
+        before = self._generations(parts)
+        if all(started == finished for started, finished in before):
+            found = await self._look(view, parts)
+            if self._generations(parts) == before:  # no commit meanwhile: all of it was there at once
+                return found
+        return await super()._get(view, keys)
+
+    def _generations(self, names: Iterable[str]) -> list[tuple[int, int]]:
+        """Return how many commits of each node have started, and how many of them are done."""
+        return [divmod(self._members.nodes[name].generation(), 1 << 64)[::-1] for name in names]
+
+    async def _look(self, view: View, parts: dict[str, list[str]], *, deleted: bool = False) -> dict[str, Entry]:
         self._members.batches.wait()
-        found = await super()._look(view, parts)
+        found = await super()._look(view, parts, deleted=deleted)
         self._same_view(view)
         return found
 

@@ -54,9 +54,9 @@ class Client:
         parts = self._by_home(view, keys)
         if len(parts) == 1:
             return await self._look(view, parts)
-        before = await self._look(view, parts)
+        before = await self._look(view, parts, deleted=True)
         for _ in range(_SNAPSHOTS_MAX):
-            after = await self._look(view, parts)
+            after = await self._look(view, parts, deleted=True)
             if {key: entry[0] for key, entry in before.items()} == {key: entry[0] for key, entry in after.items()}:
                 return after  # nothing changed between the two looks, so all of it was there at once between them
             before = after
@@ -68,10 +68,10 @@ class Client:
         finally:
             await self._let_go(view, batch, sorted(parts))
 
-    async def _look(self, view: View, parts: dict[str, list[str]]) -> dict[str, Entry]:
+    async def _look(self, view: View, parts: dict[str, list[str]], *, deleted: bool = False) -> dict[str, Entry]:
         homes = list(parts)
         answers = await self._runtime.together(
-            [self._runtime.peer(home).get(view.epoch, parts[home], deleted=len(homes) > 1) for home in homes]
+            [self._runtime.peer(home).get(view.epoch, parts[home], deleted=deleted) for home in homes]
         )
         found: dict[str, Entry] = {}
         for home, answer in zip(homes, answers, strict=True):
@@ -151,7 +151,8 @@ class Client:
         decided: bool | None = False
         try:
             for home in homes:
-                ours = [write for write in writes if write.key in set(parts[home])]
+                its = set(parts[home])
+                ours = [write for write in writes if write.key in its]
                 came_to, changes = await self._runtime.peer(home).reserve(view.epoch, batch, ours)
                 outcomes.update(zip((write.key for write in ours), came_to, strict=True))
                 records += changes

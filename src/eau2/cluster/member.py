@@ -203,7 +203,7 @@ class Member:
         else:
             found = self.node.get_many(keys)
         self.admit(epoch, decisions=decisions)  # also after the look: nobody else has served these keys before it
-        return [None if (each := found.get(key)) is None else _without_epoch(each) for key in keys]
+        return [None if (each := found.get(key)) is None else without_epoch(each) for key in keys]
 
     async def names(self, epoch: int, prefix: str, limit: int | None, *, frames: bool) -> list[str]:
         await self._ready(epoch)
@@ -390,5 +390,6 @@ class Member:
                 await self.order.finish(self.view.epoch, batch, decided=not undone)
 
 
-def _without_epoch(entry: Entry) -> Entry:
+def without_epoch(entry: Entry) -> Entry:
+    """Return `entry` with the version that users see."""
     return Entry(entry.version & VERSION_MASK, entry.kind, entry.payload)
