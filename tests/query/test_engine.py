@@ -312,13 +312,13 @@ def run_python(code, **options):
 SETUP = """
     import os, sys, time
     import numpy as np, pyarrow as pa
-    from dataclasses import replace
     from eau2.query.engine import Engine
     from eau2.frame.frame import Frame
-    from eau2.query.source import unnamed
+    from eau2.query.source import Source, unnamed
     engine = Engine()
     table = pa.table({"k": np.zeros(200_000, np.int64), "v": np.arange(200_000)})
-    source = replace(unnamed(table.schema, [table]), key="t", version=1)
+    rows = unnamed(table.schema, [table])
+    source = Source("t", 1, rows.manifest, rows.mapped, None)
     def ask(query):
         return Frame.derived(engine.sql(query, {"t": source}.get), engine)
 """

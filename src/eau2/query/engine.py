@@ -18,7 +18,7 @@ from eau2.query.recipe import plan_node
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
 from eau2.query.spill import SpillFolder
-from eau2.query.waiting import end_idle, interruptible
+from eau2.query.waiting import Calls, end_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +71,7 @@ class Engine:
         self.threads = cores()
         self.spill = SpillFolder(spill_dir)
         self.workers = WorkerProcesses(self.threads)
+        self._calls = Calls()
         self._lock = threading.Lock()  # guards everything below
         self._sessions: Sessions | None = None
         self._closed = False
@@ -81,6 +82,7 @@ class Engine:
         with self._lock:
             self._closed = True
             self._sessions = None
+        self._calls.end()
         self.workers.close()
         self.spill.remove()
         end_idle()
@@ -218,14 +220,14 @@ class Engine:
     def _retried(self, frame: DataFrame, run: Callable[[DataFrame], Answer]) -> Answer:
         """Return `run(frame)`; when a hash join uses up the memory, once more with joins that sort, and spill."""
         try:
-            return self._typed(lambda: interruptible(lambda: run(frame)))
+            return self._typed(lambda: self._calls.run(lambda: run(frame)))
         except QueryOutOfMemory:
             pass  # and not here: the error's trace holds what the first try had in memory
         sessions = self._ready()
         with self._lock:
             self._counts[3] += 1
         again = sessions.merging().create_dataframe_from_logical_plan(frame.logical_plan())
-        return self._typed(lambda: interruptible(lambda: run(again)))
+        return self._typed(lambda: self._calls.run(lambda: run(again)))
 
     def _typed(self, call: Callable[[], Answer], names: Callable[[], Sequence[str]] | None = None) -> Answer:
         """Return `call()`, the engine's errors made eau2's."""

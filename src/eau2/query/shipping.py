@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 
@@ -171,7 +172,7 @@ class WorkerProcesses:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._ending = threading.Lock()  # a pool that is shut down by two at once fails in one of them
+        self._endings: WeakKeyDictionary[ProcessPoolExecutor, threading.Lock] = WeakKeyDictionary()
         self._lock = threading.Lock()  # guards everything below
         self._idle: ProcessPoolExecutor | None = None
         self._lent: set[ProcessPoolExecutor] = set()
@@ -225,7 +226,9 @@ class WorkerProcesses:
             return pool
 
     def _end(self, pool: ProcessPoolExecutor) -> None:
-        with self._ending:
+        with self._lock:  # a pool that is shut down by two at once fails in one of them
+            ending = self._endings.setdefault(pool, threading.Lock())
+        with ending:
             pool.shutdown(wait=True, kill_workers=True)
         with self._lock:
             self._lent.discard(pool)

@@ -1,12 +1,15 @@
-"""Waiting for the engine so that Ctrl-C is heard at once."""
+"""Waiting for the engine so that Ctrl-C, and the end of the store, are heard at once."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +26,16 @@ class _Call(Generic[Answer]):
         self.done.acquire()
         self.answer: Answer | None = None
         self.error: BaseException | None = None
+        self.ended = False  # nobody waits for it any more
+
+    def finish(self) -> None:
+        """Wake who waits. It may have been woken before, by `Calls.end`."""
+        with contextlib.suppress(RuntimeError):
+            self.done.release()
 
 
 class _Caller:
-    """A thread that makes calls, one after the other, for the main thread."""
+    """A thread that makes calls, one after the other, for another."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -61,13 +70,13 @@ class _Caller:
                     call.answer = call.function()
                 except BaseException as error:  # handed to the caller, who raises it
                     call.error = error
-                call.done.release()
+                call.finish()
                 del call
         except KeyboardInterrupt:
             return  # abandoned between two calls
 
 
-_idle: list[_Caller] = []  # the main thread's, and of those who close; `pop` and `append` are atomic
+_idle: list[_Caller] = []  # of all who ask and close; `pop` and `append` are atomic
 
 
 def end_idle() -> None:
@@ -87,28 +96,52 @@ def _take_idle() -> _Caller | None:
     return None
 
 
-def interruptible(function: Callable[[], Answer]) -> Answer:
-    """Return `function()`. In the main thread Ctrl-C is raised at once, whatever the engine is in the middle of.
+class Calls:
+    """The calls of one engine that somebody waits for."""
 
-    The engine itself looks for signals once a second, and not at all while its threads are busy with a join that grows;
-    so the main thread, which alone gets signals, lets another call and waits for that. Costs 20 us.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return function()
-    caller = _take_idle() or _Caller()  # none idle: the first query, or one within a signal handler within a query
-    call = _Call(function)
-    caller.calls.put(call)  # type: ignore[arg-type]  # a queue of calls of any kind
-    try:
-        while not call.done.acquire(timeout=_LOOK_SECONDS):
-            pass
-    except BaseException:
-        caller.abandon()
-        raise
-    _idle.append(caller)
-    if call.error is not None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards both below
+        self._running: set[_Call[Any]] = set()
+        self._ended = False
+
+    def run(self, function: Callable[[], Answer]) -> Answer:
+        """Return `function()`; raise Ctrl-C, or StoreClosed after `end`, at once, whatever the engine is doing.
+
+        The engine itself looks for signals once a second, and for neither while its threads are busy with a join that
+        grows; so another thread makes the call, and this one waits for that. Costs 20 us.
+        """
+        caller = _take_idle() or _Caller()  # none idle: the first query, or several at once
+        call = _Call(function)
+        with self._lock:
+            if self._ended:
+                _idle.append(caller)
+                raise closed()
+            self._running.add(call)
+        caller.calls.put(call)  # type: ignore[arg-type]  # a queue of calls of any kind
         try:
-            raise call.error
+            while not call.done.acquire(timeout=_LOOK_SECONDS):
+                pass
+            if call.ended:
+                raise closed()
+        except BaseException:
+            caller.abandon()
+            raise
         finally:
-            # The error's trace has this frame: with `call` in it what the query held would wait for the collector.
-            del call
-    return call.answer  # type: ignore[return-value]  # set, as there was no error
+            with self._lock:
+                self._running.discard(call)
+        _idle.append(caller)
+        if call.error is not None:
+            try:
+                raise call.error
+            finally:
+                # The error's trace has this frame: with `call` in it what the query held would wait for the collector.
+                del call
+        return call.answer  # type: ignore[return-value]  # set, as there was no error
+
+    def end(self) -> None:
+        """Have all calls raise StoreClosed where they are waited for, also those to come."""
+        with self._lock:
+            self._ended = True
+            for call in self._running:
+                call.ended = True
+                call.finish()
