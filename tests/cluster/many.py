@@ -184,7 +184,7 @@ async def _ticking(coordinator: Coordinator, runtime: SimRuntime) -> None:
         await runtime.sleep(_TICK_SECONDS)
 
 
-# -- what must be where ----------------------------------------------------------------------------------------------
+# -- what must be where -------------------------------------------------------------------------------------------
 
 
 def misplaced(nodes: dict[str, MemoryNode], view: View) -> list[str]:

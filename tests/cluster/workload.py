@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from tests.cluster.history import UNKNOWN, Conflict, Operation, Refused, Saw, Wrote
 
-from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.peer import Unreachable, WrongEpoch
 from eau2.errors import Eau2Error, KeyExists, KeyMissing, OutcomeUnknown, VersionConflict
 from eau2.store.nodes import Expect, Kind, Staged, Write
 from eau2.values.chunk import Chunk, identify
