@@ -123,14 +123,18 @@ def _one_query(engines: dict[str, Callable[[str], object]], name: str, query: st
     timings = interleaved(
         {engine: asking(engine) for engine in engines}, before=lambda engine: engines[engine](QUERIES["needle"])
     )
-    sums = {engine: _fingerprint(answer) for engine, answer in answers.items()}
-    for engine, found in sums.items():
-        same = len(found) == len(sums["eau2"]) and all(
-            math.isclose(one, other, rel_tol=TOLERANCE) for one, other in zip(found, sums["eau2"], strict=True)
-        )
-        if not same:
-            raise RuntimeError(f"{name}: {engine} answers {found}, eau2 {sums['eau2']}")
+    for engine, answer in answers.items():
+        if not alike(answer, answers["eau2"]):
+            raise RuntimeError(f"{name}: {engine} answers {_fingerprint(answer)}, eau2 {_fingerprint(answers['eau2'])}")
     return {engine: timing.figures() for engine, timing in timings.items()}
+
+
+def alike(answer: object, other: object) -> bool:
+    """Whether both have as many rows, and columns of equal sums (but for the order in which floats were added)."""
+    one, two = _fingerprint(answer), _fingerprint(other)
+    return len(one) == len(two) and all(
+        math.isclose(found, wanted, rel_tol=TOLERANCE) for found, wanted in zip(one, two, strict=True)
+    )
 
 
 def _fingerprint(answer: object) -> list[float]:
