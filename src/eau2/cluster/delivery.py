@@ -85,12 +85,15 @@ class Delivery:
 
     async def replicate(self, flight: Flight, done: Done) -> None:
         """Have every other writer have the records of `flight`."""
-        parts = self._by_writer(flight.changes.records)
+        changed = flight.changes.records
         member = self._member
-        calls = [
-            (node, partial(member.at(node).replicate, flight.epoch, self._sender, flight.number, tuple(records), done))
-            for node, records in parts.items()
-        ]
+        calls = []
+        for node, records in self._by_writer(changed).items():
+            theirs = {record.key for record in records}
+            # What a request comes to is of no use without what it wrote: whoever has one of them has the other.
+            of_theirs = tuple(one for one in done if all(key in theirs or key not in changed for key in one[1]))
+            send = member.at(node).replicate
+            calls.append((node, partial(send, flight.epoch, self._sender, flight.number, tuple(records), of_theirs)))
         await self._everywhere(flight, calls)
 
     def _by_writer(self, records: Mapping[str, Record]) -> dict[str, list[Record]]:
