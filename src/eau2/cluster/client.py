@@ -206,14 +206,12 @@ class Client:
         while True:
             found = await self._write_at_one([Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
             if found is not None and not isinstance(found[0], Eau2Error):
-                if found[0] > 1:  # there was a decision
-                    raise OutcomeUnknown(f"write: it was decided, and forgotten, whether {batch} is done")
-                return True
+                return _undone(batch, found[0])
             if found is not None and isinstance(found[0], NodeUnavailable):
                 raise found[0]
             decision = (await self.get([key])).get(key)
             if decision is not None:
-                return not decision.payload
+                return not decision.payload and _undone(batch, decision.version)
 
     async def _do(self, view: View, batch: str, homes: Sequence[str]) -> None:
         """Have each member do its part of what is decided. A member of a later epoch has, before it serves."""
@@ -330,6 +328,13 @@ class Client:
 
     def _batch(self) -> str:
         return f"{self.name}/{next(self._numbers)}"
+
+
+def _undone(batch: str, version: int) -> bool:
+    """Whether an empty decision of `version` undoes `batch`: it does when it is the first there was."""
+    if version > 1:
+        raise OutcomeUnknown(f"write: it was decided, and forgotten, whether {batch} is done")
+    return True
 
 
 def _are_one(view: View, keys: Sequence[str]) -> bool:
