@@ -98,13 +98,14 @@ class Order:
             raise ticket.failure
         return list(ticket.outcomes)
 
-    async def adopt(self, view: View, records: Sequence[Record]) -> None:
-        """Have everybody have `records`, which some have from an epoch that ended before they were done."""
+    async def adopt(self, view: View, records: Sequence[Record], done: Done = ()) -> None:
+        """Have everybody have `records`, which some have from an epoch that ended before they were done, and what the
+        requests that wrote them came to."""
         await self._acquire()
         try:
             changes = Changes({record.key: record for record in records})
             self._note(changes)
-            await self.delivery.replicate(Flight(view.epoch, next(self._numbers), changes), ())
+            await self.delivery.replicate(Flight(view.epoch, next(self._numbers), changes), done)
             self._member.node.store(list(records))
             await self._even_out()  # after: what a killed process left in flight may be what is adopted
         finally:

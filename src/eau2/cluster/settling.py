@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from eau2.cluster.member import Member
     from eau2.cluster.order import Order
+    from eau2.cluster.peer import Outcomes
     from eau2.cluster.view import View
     from eau2.store.nodes import Record
 
@@ -36,18 +37,18 @@ async def settle(member: Member, view: View) -> None:
     if forgot or view.may_lose:
         for name in (live for live in view.live if live != member.name):
             await _take_contested(member, view, name, adopted, everything=forgot)
+    late = {request: (keys, outcomes) for each in found for request, keys, outcomes in each.late}
+    done = [(request, *known) for request, known in late.items()]
     decisions = {key: record for key, record in adopted.items() if key.startswith(DECISION)}
-    await _adopt(member.decisions, view, decisions.values())
-    for each in found:
-        member.remember([late for late in each.late if late[1][0].startswith(DECISION)])
+    await _adopt(member.decisions, view, decisions.values(), done)
+    member.remember([one for one in done if one[1][0].startswith(DECISION)])
     member.settled_decisions(view)
     records = {key: record for key, record in adopted.items() if key not in decisions}
     for payload in await _decided(member, view, found):
         ours = [record for record in decode_records(payload) if member.orders(view, record.key)]
         _take_later(member, ours, records)
-    await _adopt(member.order, view, records.values())
-    for each in found:
-        member.remember(each.late)
+    await _adopt(member.order, view, records.values(), done)
+    member.remember(done)
     member.settled(view)
 
 
@@ -123,7 +124,9 @@ async def _decided(member: Member, view: View, found: Sequence[Unsettled]) -> li
     return payloads
 
 
-async def _adopt(order: Order, view: View, records: Iterable[Record]) -> None:
+async def _adopt(order: Order, view: View, records: Iterable[Record], done: Iterable[Outcomes]) -> None:
     left = list(records)
     for start in range(0, len(left), _PAGE):
-        await order.adopt(view, left[start : start + _PAGE])
+        page = left[start : start + _PAGE]
+        written = {record.key for record in page}
+        await order.adopt(view, page, tuple(one for one in done if written.issuperset(one[1])))
