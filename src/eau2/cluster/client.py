@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from eau2.cluster.delivery import unavailable
 from eau2.cluster.keys import DECISION, encode_records
 from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
-from eau2.errors import Eau2Error, NodeUnavailable, OutcomeUnknown
+from eau2.errors import Eau2Error, KeyExists, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import Entry, Expect, Kind, Write
 
 if TYPE_CHECKING:
@@ -206,12 +206,12 @@ class Client:
         while True:
             found = await self._write_at_one([Write(key, Kind.BYTES, b"", expect=Expect.ABSENT)])
             if found is not None and not isinstance(found[0], Eau2Error):
-                return _undone(batch, found[0])
-            if found is not None and isinstance(found[0], NodeUnavailable):
+                return True
+            if found is not None and isinstance(found[0], Eau2Error) and not isinstance(found[0], KeyExists):
                 raise found[0]
             decision = (await self.get([key])).get(key)
             if decision is not None:
-                return not decision.payload and _undone(batch, decision.version)
+                return not decision.payload
 
     async def _do(self, view: View, batch: str, homes: Sequence[str]) -> None:
         """Have each member do its part of what is decided. A member of a later epoch has, before it serves."""
@@ -328,13 +328,6 @@ class Client:
 
     def _batch(self) -> str:
         return f"{self.name}/{next(self._numbers)}"
-
-
-def _undone(batch: str, version: int) -> bool:
-    """Whether an empty decision of `version` undoes `batch`: it does when it is the first there was."""
-    if version > 1:
-        raise OutcomeUnknown(f"write: it was decided, and forgotten, whether {batch} is done")
-    return True
 
 
 def _are_one(view: View, keys: Sequence[str]) -> bool:
