@@ -15,7 +15,7 @@ from eau2.cluster.order import Order
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
 from eau2.cluster.view import State
-from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
+from eau2.errors import Corrupt, Eau2Error, OutcomeUnknown, NodeUnavailable
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
 from eau2.values.key import held_key
@@ -386,7 +386,11 @@ class Member:
         if batch:
             self._undoer.view = self.view
             with contextlib.suppress(Eau2Error, NotServing, Unreachable, WrongEpoch):
-                undone = await self._undoer.undo(batch)
+                try:
+                    undone = await self._undoer.undo(batch)
+                except OutcomeUnknown:  # all have settled since that was decided, and so will this member
+                    self.order.give_up(batch)
+                    return
                 await self.order.finish(self.view.epoch, batch, decided=not undone)
 
 
