@@ -28,8 +28,9 @@ class View:
 
     `base` are the members that were live when all keys and chunks last had all their copies; `fell` those of them that
     have not been live at some moment since, also when they have come back. As long as one base home of a key has not
-    fallen, it has all that was acknowledged, and the others are brought up to it. When all of them have fallen, nobody
-    knows which was written last: the key is lost to reads and writes until all are back, and the highest rank wins.
+    fallen, it has all that was acknowledged (it gets writes even when others that joined are homes in its place), and
+    the others are brought up to it. When all of them have fallen, nobody knows which was written last: the key is lost
+    to reads and writes until all are back, and the highest rank wins.
     """
 
     epoch: int  # from 1
@@ -64,9 +65,13 @@ class View:
         return self._serving.homes_of_key(key, self.replicas)
 
     def writers(self, key: str) -> tuple[str, ...]:
-        """Return who must have a write of `key` before it is acknowledged: its homes, then members that join and will
-        be among them if they are the first to be live."""
+        """Return who must have a write of `key` before it is acknowledged: its homes, then those of its base homes that
+        have not fallen and are none any more, then members that join and will be homes if they are the first to be
+        live."""
         homes = self._serving.homes_of_key(key, self.replicas)
+        if self.base != self.live:
+            base = self.base_homes(key)
+            homes += tuple(name for name in base if name not in homes and name not in self.fell)
         if self._writing is self._serving:
             return homes
         joining: list[str] = []
