@@ -14,18 +14,28 @@ if TYPE_CHECKING:
 
 VIEW = "\x00v"  # the view that the node knows
 DECISION = "\x00b"  # + batch: the records of a write of several keys with several first homes; empty: it is undone
+RESERVED = "\x00r"  # + batch: keys that are reserved for it on this very node; a member that is killed learns it again
 _HEAD = struct.Struct("<HQBQ")  # length of the key, rank, kind, length of the payload
 _PAGE = 1000
 
 
 def decisions_on(node: Replica) -> list[str]:
     """Return the keys of the decisions that `node` has, but for those that were deleted since."""
+    return _batches_on(node, DECISION)
+
+
+def reservations_on(node: Replica) -> list[str]:
+    """Return the keys of the reservations that `node` has."""
+    return _batches_on(node, RESERVED)
+
+
+def _batches_on(node: Replica, prefix: str) -> list[str]:
     found: list[str] = []
-    after = DECISION
+    after = prefix
     while rows := node.listing(after, _PAGE):
-        found += [key for key, _, kind in rows if key.startswith(DECISION) and kind == Kind.BYTES]
+        found += [key for key, _, kind in rows if key.startswith(prefix) and kind == Kind.BYTES]
         after = rows[-1][0]
-        if len(rows) < _PAGE or not after.startswith(DECISION):
+        if len(rows) < _PAGE or not after.startswith(prefix):
             break
     return found
 

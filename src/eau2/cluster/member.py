@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from eau2.cluster.client import Client
 from eau2.cluster.delivery import chunk_nodes, unavailable
-from eau2.cluster.keys import DECISION, VIEW, decisions_on, decode_records
+from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_records, reservations_on
 from eau2.cluster.order import Order
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
 from eau2.cluster.view import State
-from eau2.errors import Corrupt, Eau2Error, OutcomeUnknown, NodeUnavailable
+from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
 from eau2.values.key import held_key
@@ -78,11 +78,11 @@ class Member:
         self._forgot = since > 0
         self._served = 0  # the epoch that is settled: everything of before is done or undone
         self._decided = 0  # the epoch in which it is settled what was decided
+        self.leased = leased
         self._lease_until = float("-inf") if leased else float("inf")
         self._latest: dict[str, _Batch] = {}  # the last one of each sender in this epoch
         self._revoked: set[tuple[str, int]] = set()  # batches of this epoch
         self._unsettled: OrderedDict[tuple[str, int], Record] = OrderedDict()
-        self._cut_short: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self.in_doubt: frozenset[str] = frozenset()  # keys of batches of which nobody that is here knows the decision
         self._late: OrderedDict[Request, tuple[tuple[str, ...], tuple[Outcome, ...]]] = OrderedDict()
         self.order = Order(self, "order")
@@ -278,16 +278,13 @@ class Member:
             for request, (keys, outcomes) in list(self._late.items())
             if any(view.homes(key)[:1] == (by,) for key in keys)
         )
-        batches = {one.key: tuple(record.key for record in decode_records(one.payload)) for one in decided}
-        return Unsettled(
-            tuple(late), of_late, done, self._since, self._forgot, tuple({**self._cut_short, **batches}.items())
-        )
-
-    def cut_short(self, batch: str, keys: Iterable[str]) -> None:
-        """Note that the epoch ended before it was known whether `batch`, which writes `keys`, is decided."""
-        self._cut_short[DECISION + batch] = tuple(keys)
-        while len(self._cut_short) > _DONE_MAX:
-            self._cut_short.popitem(last=False)
+        reserved = self.node.records(reservations_on(self.node)).values()
+        batches = {
+            one.key.replace(RESERVED, DECISION, 1): tuple(record.key for record in decode_records(one.payload))
+            for one in (*reserved, *decided)
+            if one.payload
+        }
+        return Unsettled(tuple(late), of_late, done, self._since, self._forgot, tuple(batches.items()))
 
     async def listing(self, epoch: int, first: str, after: str, limit: int) -> list[tuple[str, int, int]]:
         if first == self.name:  # what it orders is right once it has settled
@@ -298,7 +295,7 @@ class Member:
             rows = self.node.listing(after, limit)
             for key, rank, kind in rows:
                 user = held_key(key) if kind == Kind.HOLD else key
-                if key != VIEW and self.view.homes(user)[:1] == (first,):
+                if key != VIEW and not key.startswith(RESERVED) and self.view.homes(user)[:1] == (first,):
                     found.append((key, rank, kind))
             if len(rows) < limit:
                 break

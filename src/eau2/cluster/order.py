@@ -7,6 +7,7 @@ and the next leader undoes it everywhere before anything else.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict, deque
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eau2.cluster.delivery import NOTHING, Changes, Delivery, Flight
+from eau2.cluster.keys import RESERVED, encode_records
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.errors import Eau2Error, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record, refusal
@@ -146,6 +148,9 @@ class Order:
         self._flight = Flight(epoch, next(self._numbers), changes)
         self._note(changes)
         await self.delivery.publish(self._flight)
+        if self._member.leased and changes.records:
+            keys = encode_records(Record(key, 0, Kind.DELETED) for key in changes.records)
+            self._member.node.store([Record(RESERVED + batch, epoch << RANK_BITS | 1, Kind.BYTES, keys)])
         self._admit(epoch)
         self.blocked = frozenset(changes.records)
         self._reserved = _Reserved(batch, self._flight, outcomes, self._member.runtime.now())
@@ -173,6 +178,9 @@ class Order:
             found.ending = False
         if self._reserved is found:
             self._end(found, decided=decided)
+            if self._member.leased:
+                with contextlib.suppress(Eau2Error):  # what is left is asked for once more, at the next epoch
+                    self._member.node.erase([RESERVED + batch])
 
     def give_up(self, batch: str) -> None:
         """Let go of `batch`, neither done nor undone: the next to write finds it in flight."""
@@ -191,7 +199,6 @@ class Order:
         found, self._flight = self._reserved, None
         self._burned.clear()
         if found is not None:
-            self._member.cut_short(found.batch, found.flight.changes.records)
             self._end(found, decided=False)
 
     def _end(self, found: _Reserved, *, decided: bool) -> None:

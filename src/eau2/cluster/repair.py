@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eau2.cluster.keys import DECISION
+from eau2.cluster.keys import DECISION, reservations_on
 from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
 from eau2.cluster.view import State
 from eau2.errors import Eau2Error
@@ -246,13 +246,15 @@ class Repair:
                     self.progress.dropped += 1
 
     async def _forget_decisions(self, view: View, keys: Sequence[str]) -> None:
-        """Delete what decided batches in epochs that every member has settled since."""
+        """Delete what decided batches, and what was reserved for some, in epochs that all members have settled since."""
         member = self._member
-        if not keys or view.base != view.live or view.fell:
+        reserved = member.node.records(reservations_on(member.node)).values()
+        if not (keys or reserved) or view.base != view.live or view.fell:
             return
         answers = await member.runtime.together([member.at(node).get(view.epoch, ()) for node in view.present])
         if any(isinstance(answer, BaseException) for answer in answers):
             return
+        member.node.erase([record.key for record in reserved if record.rank >> RANK_BITS < view.epoch])
         for key, record in member.node.records(keys).items():
             if record.kind == Kind.BYTES and record.rank >> RANK_BITS < view.epoch:
                 request = Request(f"{member.name}:{member.incarnation}", next(self._numbers), view.epoch)
