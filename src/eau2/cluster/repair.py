@@ -246,7 +246,7 @@ class Repair:
                     self.progress.dropped += 1
 
     async def _forget_decisions(self, view: View, keys: Sequence[str]) -> None:
-        """Delete what decided batches, and what was reserved for some, in epochs that all members have settled since."""
+        """Delete what decided batches, and what was reserved for some, in epochs that all have settled since."""
         member = self._member
         reserved = member.node.records(reservations_on(member.node)).values()
         if not (keys or reserved) or view.base != view.live or view.fell:
