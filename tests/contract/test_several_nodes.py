@@ -17,9 +17,3 @@ class TestThreeNodes(StoreContract):
 class TestFiveNodes(StoreContract):
     def make_opener(self, folder):
         return functools.partial(eau2.open, str(folder), nodes=5)
-
-
-@pytest.mark.slow
-class TestFourNodesWithoutReplicas(StoreContract):
-    def make_opener(self, folder):
-        return functools.partial(eau2.open, str(folder), nodes=4, replicas=1)
