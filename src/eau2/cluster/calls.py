@@ -100,18 +100,18 @@ class OrderLock(SharedLock):
         self._members = members
 
     async def acquire(self) -> Sequence[str]:
-        while True:
-            left = await super().acquire()
-            try:
-                _ = self._members.view  # entered, if another process has made it
-            except BaseException:
-                self.release()
-                raise
+        """As `Lock.acquire`. NotServing: what is in flight may be part of a batch that is decided and half done, and
+        is not to be undone. It is not waited for here: who does it may wait for what we hold."""
+        left = await super().acquire()
+        try:
+            _ = self._members.view  # entered, if another process has made it
             batches = self._members.batches
-            if not left or not batches.half_done or batches.is_mine:
-                return left
-            self.release()  # what is in flight may be part of what was decided: that is done, and not undone
-            batches.wait()
+            if left and batches.half_done and not batches.is_mine:
+                raise NotServing
+        except BaseException:
+            self.release()
+            raise
+        return left
 
 
 class LocalClient(Client):
@@ -160,6 +160,11 @@ class LocalClient(Client):
         found = await super()._names(view, prefix, limit, frames)
         self._same_view(view)
         return found
+
+    async def _refresh(self) -> None:
+        if not self._members.batches.is_mine:
+            self._members.batches.wait()
+        await super()._refresh()
 
     def _same_view(self, view: View) -> None:
         """Raise WrongEpoch if another process has made a view since: others may have served these keys in it."""

@@ -235,6 +235,7 @@ class LocalMembers:
 
     def tend_once(self) -> float:
         """Do one round of repair; return how long there is nothing to do, in seconds: math.inf for nothing at all."""
+        self.batches.wait()
         if self.is_tidy:
             return math.inf
         if not self.is_whole:
