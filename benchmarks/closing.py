@@ -74,7 +74,7 @@ STATES: dict[str, Callable[[Store, str], None] | None] = {
 def run() -> dict[str, object]:
     """Return the seconds of close() in each state, on one and on four nodes."""
     seconds: dict[str, dict[str, list[float]]] = {state: {"1": [], "4": []} for state in STATES}
-    for _ in range(sized(5, 1)):
+    for _ in range(sized(2, 1)):
         for state, work in STATES.items():
             for nodes in ("1", "4"):
                 seconds[state][nodes].append(_close(work, int(nodes)))
