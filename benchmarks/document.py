@@ -6,7 +6,10 @@ import json
 import re
 from pathlib import Path
 
-NAMES = ("kv", "frames", "queries", "larger_than_memory", "sor_rate", "wordcount", "rounds", "placement", "nodes", "closing")
+NAMES = (
+    *("kv", "frames", "queries", "larger_than_memory", "sor_rate", "wordcount", "rounds"),
+    *("placement", "nodes", "closing"),
+)
 RESULTS = Path(__file__).parent / "results"
 SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

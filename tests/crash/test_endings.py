@@ -73,7 +73,7 @@ def test_a_signal_ends_a_program_and_all_it_started(folder, tmp_path, what, sent
     finally:
         program.kill()
         program.communicate(timeout=SECONDS_MAX)
-    print(f"{what}: {seconds:.2f} s")  # 1 is promised, and measured on an idle machine; this one is not
+    print(f"{what}: {seconds:.2f} s")  # 1 is promised; benchmarks/closing.py measures close()
     assert program.returncode in ((1, -signal.SIGINT, 130) if sent == signal.SIGINT else (-signal.SIGTERM, 143, 0)), err
     if sent == signal.SIGINT:
         assert "KeyboardInterrupt" in err

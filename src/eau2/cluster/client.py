@@ -331,5 +331,5 @@ class Client:
 
 
 def _are_one(view: View, keys: Sequence[str]) -> bool:
-    """Whether every member that has, or had, one of `keys` has all of them: then what it has of a write is all of it."""
+    """Whether every member that has, or had, one of `keys` has all: then what it has of a write is all of it."""
     return len(keys) == 1 or len({(view.writers(key), view.base_homes(key)) for key in keys}) == 1
