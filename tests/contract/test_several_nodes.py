@@ -8,6 +8,7 @@ from tests.contract.store_contract import StoreContract
 import eau2
 
 
+@pytest.mark.slow
 class TestThreeNodes(StoreContract):
     def make_opener(self, folder):
         return functools.partial(eau2.open, str(folder), nodes=3)
