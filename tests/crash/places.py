@@ -96,6 +96,41 @@ def full(place: Path) -> None:
         assert again.get("bytes") == b"new"
 
 
+def full_node(place: Path) -> None:
+    """Where the disk of one node of three is full, a write it takes part in fails on all of them; others go on."""
+    (place / "store" / "node-1").mkdir(parents=True)
+    mount("-t", "tmpfs", "-o", "size=12m", "tmpfs", place / "store" / "node-1")
+    (place / "store" / "eau2.json").write_text('{"format": 1, "id": "of-a-test"}')
+    keys = [f"k{number}" for number in range(30)]
+    with eau2.open(place / "store", nodes=3) as store:
+        store.put_many(dict.fromkeys(keys, b"kept"))
+        store.put("frame", KEPT)
+        filler = place / "store" / "node-1" / "filler"
+        fill(filler)
+        full, wrote = 0, 0
+        for number, key in enumerate(keys):
+            for value in (bytes(3 << 20), big(3)):
+                try:
+                    store.put(key, value) if number % 2 else store.put_many({key: value, "k0": b"kept"})
+                    wrote += 1
+                    store.put(key, b"kept")
+                except DiskFull as error:
+                    full += 1
+                    assert "node-1" in str(error), error
+                assert store.get(key) == b"kept", key
+            assert set(store.get_many(keys).values()) == {b"kept"}
+        assert full > 5, full
+        assert wrote > 5, wrote
+        assert store.frame("frame").to_arrow().equals(KEPT)
+        assert store.check().faults == (), store.check().faults
+        filler.unlink()
+        store.put_many(dict.fromkeys(keys, b"new"))
+        assert store.check().faults == ()
+    with eau2.open(place / "store") as store:
+        assert set(store.get_many(keys).values()) == {b"new"}
+        assert store.check().faults == ()
+
+
 def room(place: Path) -> None:
     """On a full disk space can be made: by deleting frames, as soon as a little is free for the log."""
     mount("-t", "tmpfs", "-o", "size=40m", "tmpfs", place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import uuid
@@ -12,6 +13,7 @@ from eau2.cluster.keys import DECISION
 from eau2.cluster.member import without_epoch
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.shared import SharedLock, ThreadLock
+from eau2.errors import DiskFull, failed_call
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Entry, Write
 
 Answer = TypeVar("Answer")
+
+_SPARE_BYTES = 1 << 20  # of a disk, for what a database needs besides the values
 
 
 class Calls:
@@ -172,6 +176,7 @@ class LocalClient(Client):
             raise WrongEpoch(self._members.view)
 
     async def _attempt(self, view: View, writes: Sequence[Write], batch: str) -> list[Outcome] | None:
+        self._require_space(view, sum(len(write.payload) + len(write.key) for write in writes))
         await self._members.batches.begin()
         done = False
         try:
@@ -183,6 +188,17 @@ class LocalClient(Client):
                 for member in self._members.members.values():
                     member.order.give_up(batch)
             self._members.batches.end(done=done)
+
+    def _require_space(self, view: View, size: int) -> None:
+        """Raise DiskFull where `size` bytes may not fit: once it is decided, a batch cannot be undone any more."""
+        for name in view.present:
+            directory = self._members.nodes[name].directory
+            try:
+                found = os.statvfs(directory)
+            except OSError as error:
+                raise failed_call(error, directory) from error
+            if found.f_bavail * found.f_frsize < 2 * size + _SPARE_BYTES:
+                raise DiskFull(f"{directory}: the disk or quota is full, nothing was changed", hint="free some space")
 
     async def decide(self, view: View, batch: str, records: bytes) -> bool:
         self._members.batches.decided()

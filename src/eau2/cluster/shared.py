@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -70,10 +71,18 @@ class SharedLock:
     def note(self, keys: Sequence[str]) -> None:
         if keys:
             data = "\n".join(keys).encode()
-            os.pwrite(self._file, _LENGTH.pack(len(data)) + data, 0)
+            self._write(_LENGTH.pack(len(data)) + data)
         elif self._noted:
-            os.pwrite(self._file, _LENGTH.pack(0), 0)
+            self._write(_LENGTH.pack(0))
         self._noted = bool(keys)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if os.pwrite(self._file, data, 0) < len(data):
+                os.pwrite(self._file, _LENGTH.pack(0), 0)
+                raise OSError(errno.ENOSPC, "a short write")
+        except OSError as error:
+            raise failed_call(error, self._path) from error
 
     def left_over(self) -> Sequence[str]:
         """Return what is noted. Without the lock it may be what a writer at work has noted."""
