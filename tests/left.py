@@ -21,12 +21,16 @@ def threads() -> set[threading.Thread]:
 
 
 def files(folder: str) -> set[str]:
-    """Open files under `folder`, and sockets, of this process."""
+    """Open files under `folder` or of a store anywhere, and sockets, of this process."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             name = os.readlink(f"/proc/self/fd/{number}")
-            if name.startswith(f"{folder}/") or stat.S_ISSOCK(os.stat(f"/proc/self/fd/{number}").st_mode):
+            if (
+                name.startswith(f"{folder}/")
+                or "/eau2-" in name
+                or stat.S_ISSOCK(os.stat(f"/proc/self/fd/{number}").st_mode)
+            ):
                 found.add(f"{number} {name}")
     return found
 

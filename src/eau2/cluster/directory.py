@@ -10,12 +10,13 @@ from eau2.cluster.cluster import Cluster
 from eau2.cluster.founding import found_members, is_member
 from eau2.cluster.local import GRACE_SECONDS, LocalMembers
 from eau2.cluster.runtime import finish
-from eau2.errors import InvalidOption, StoreUnusable
+from eau2.errors import Corrupt, InvalidOption, StoreUnusable
 from eau2.store.local import LocalNodes
 from eau2.store.node import DirectoryNode
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     from eau2.store.database import Flush
     from eau2.store.nodes import Node
@@ -41,7 +42,8 @@ class ClusterNodes:
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         with contextlib.ExitStack() as undo:
-            first = LocalNodes(path, flush=flush)
+            with _others_may_have_it(Path(path) / "node-0"):
+                first = LocalNodes(path, flush=flush)
             undo.callback(first.close)
             self.path = first.path
             node = first.at("node-0")
@@ -54,7 +56,8 @@ class ClusterNodes:
             opened = {"node-0": node}
 
             def open_node(name: str) -> DirectoryNode:
-                return DirectoryNode(self.path / name, flush=flush, name=name)
+                with _others_may_have_it(self.path / name):
+                    return DirectoryNode(self.path / name, flush=flush, name=name)
 
             for name, _ in view.members:
                 if name not in opened:
@@ -108,6 +111,18 @@ class ClusterNodes:
         """Return how many copies of keys and chunks repair has made in this process, and of how many bytes."""
         done = [repair.progress for repair in self.local.repairs.values()]
         return {field: sum(getattr(each, field) for each in done) for field in ("keys", "chunks", "bytes")}
+
+
+@contextlib.contextmanager
+def _others_may_have_it(directory: Path) -> Iterator[None]:
+    """Say, of damage found while a node is opened, what else can be done where there are several."""
+    try:
+        yield
+    except Corrupt as error:
+        raise Corrupt(
+            error.message,
+            hint=f"where replicas is 2 or more others have copies: move {directory} away and open again",
+        ) from error
 
 
 def has_many(path: str | os.PathLike[str]) -> bool:
