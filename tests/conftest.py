@@ -34,6 +34,13 @@ def no_garbage():
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path_factory, request):
     """Every test ends with no thread, child process, open file or socket of ours that was not there before."""
-    before = Left(str(tmp_path_factory.getbasetemp()), shares_workers="shared_engine" in request.fixturenames)
+    shares_engine = not {"shared_engine", "stores"}.isdisjoint(request.fixturenames)
+    before = Left(str(tmp_path_factory.getbasetemp()), shares_engine=shares_engine)
     yield
     assert before.wait() == []
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: collecting garbage, which many tests wait for, need not look through it."""
+    gc.collect()
+    gc.freeze()

@@ -13,6 +13,7 @@ from pathlib import Path
 _GRACE_SECONDS = 5.0  # idle threads end by themselves in a tenth of a second
 _SERVERS = ("multiprocessing.forkserver", "resource_tracker")  # of Python, for the whole run
 _SHARED = ("eau2-query",)  # belong to the process, and are idle
+_OF_AN_ENGINE = ("LokyProcess", "/eau2-spill-")
 
 
 def threads() -> set[threading.Thread]:
@@ -49,9 +50,9 @@ def children() -> set[str]:
 class Left:
     """Compares with what there was when it was made."""
 
-    def __init__(self, folder: str, *, shares_workers: bool) -> None:
+    def __init__(self, folder: str, *, shares_engine: bool) -> None:
         self._folder = folder
-        self._shares_workers = shares_workers  # those of an engine that outlives the test
+        self._shares_engine = shares_engine  # it outlives the test: so do its workers and where it spills to
         self._threads, self._files, self._children = threads(), files(folder), children()
 
     def wait(self) -> list[str]:
@@ -68,4 +69,4 @@ class Left:
         left = [f"thread {thread.name}" for thread in threads() - self._threads]
         left += [f"file {name}" for name in files(self._folder) - self._files]
         left += [f"child {process}" for process in children() - self._children]
-        return [what for what in left if not (self._shares_workers and "LokyProcess" in what)]
+        return [what for what in left if not (self._shares_engine and any(name in what for name in _OF_AN_ENGINE))]

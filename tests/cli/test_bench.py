@@ -4,6 +4,8 @@ import pytest
 
 from eau2.cluster.member import Member
 
+pytestmark = pytest.mark.slow  # seconds of load each
+
 SHORT = ["--seconds", "0.3", "--keys", "200"]
 
 

@@ -163,7 +163,7 @@ def test_what_only_guides_processes_is_made_again(folder, name):
 def test_a_damaged_database_is_an_error_that_names_it_and_its_node_can_be_made_anew(folder):
     path = folder / "node-2" / "entries.db"
     path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(Corrupt, match="node-2.*move .*node-2 away"):
+    with pytest.raises(Corrupt, match=r"node-2.*move .*node-2 away"):
         eau2.open(folder)
     shutil.rmtree(folder / "node-2")
     with eau2.open(folder) as store:

@@ -16,6 +16,8 @@ from eau2.ingest.writer import FrameWriter
 from eau2.programs.finding import program_in
 from eau2.programs.running import Run
 
+pytestmark = pytest.mark.slow  # on up to eight nodes, again and again
+
 DEMOS = Path(__file__).parents[2] / "demos"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REFERENCE = SHARED.parent / "bench" / "ref_linus.py"

@@ -12,6 +12,8 @@ from tests.until import until
 import eau2
 from eau2.query.spill import SpillFolder
 
+pytestmark = pytest.mark.slow  # collects everything that nobody holds, again and again
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -108,7 +110,6 @@ def run(code, *arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.slow
 def test_the_end_of_the_interpreter_closes_what_is_open_and_says_nothing(path, tmp_path):
     code = """
 import sys, tempfile
@@ -130,7 +131,6 @@ assert eau2.open(sys.argv[1]).frame("t").map_chunks(len, workers="processes") ==
         assert store.get("c") == b"y"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", ["store.close()", "del store, frame", "sys.exit()"])
 def test_a_forked_child_that_ends_leaves_the_parents_files_alone(path, tmp_path, end):
     code = f"""

@@ -123,8 +123,8 @@ def test_a_query_too_deep_for_the_engines_stack_is_refused_and_the_process_lives
     "grown",
     [
         lambda value: ~value,
-        lambda value: eau2.functions.abs(value),
-        lambda value: value.alias("x"),
+        pytest.param(lambda value: eau2.functions.abs(value), marks=pytest.mark.slow),
+        pytest.param(lambda value: value.alias("x"), marks=pytest.mark.slow),
         pytest.param(lambda value: value + eau2.lit(1), marks=pytest.mark.slow),
         pytest.param(lambda value: eau2.lit(1) + value, marks=pytest.mark.slow),
         pytest.param(lambda value: value | (eau2.col("a") == eau2.lit(1)), marks=pytest.mark.slow),
@@ -147,6 +147,7 @@ def test_an_expression_too_deep_for_the_engines_stack_is_refused(frame, grown):
             verb(value)
 
 
+@pytest.mark.slow
 def test_an_expression_of_many_operands_that_is_not_deep_runs(frame):
     values = [eau2.lit(number) for number in range(2, 3000)]
     assert frame.filter(eau2.functions.in_list(eau2.col("a"), values)).rows == 1

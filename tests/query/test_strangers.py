@@ -7,6 +7,8 @@ import pytest
 
 from eau2.errors import FunctionFailed, QueryError
 
+pytestmark = pytest.mark.slow  # starts many processes
+
 BOTH = pytest.mark.parametrize("workers", ["threads", "processes"])
 
 
