@@ -360,6 +360,7 @@ def test_the_next_open_sweeps_what_a_dead_process_left(directory, frames):
         # the three things that a kill can leave, made by hand
         node._writer.transaction(lambda: node._writer.execute("update chunk set refs = 0 where id = ?", (dropped.id,)))
         node._writer.transaction(lambda: node._writer.execute("delete from entry where key = 'g'"))
+        node._writer.transaction(lambda: node._writer.execute("delete from large where id = 2"))
     dead = directory / "staging" / "12345-dead"
     dead.mkdir()
     (dead / "lock").touch()

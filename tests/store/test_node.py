@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import apsw
 import pytest
 from tests.until import SECONDS_MAX, until
 
@@ -151,6 +152,41 @@ def test_values_of_every_size_come_back(node, other, size):
     payload = bytes([size % 251]) * size
     put(node, "a", payload)
     assert other.get("a").payload == payload
+
+
+def test_what_is_near_a_large_value_is_read_and_written_without_reading_it(node):
+    def pages(connection):
+        kinds = (apsw.SQLITE_DBSTATUS_CACHE_HIT, apsw.SQLITE_DBSTATUS_CACHE_MISS, apsw.SQLITE_DBSTATUS_CACHE_WRITE)
+        return sum(connection.status(kind)[0] for kind in kinds)
+
+    keys = [f"k{index:03}" for index in range(200)]
+    node.write([Write(key, Kind.BYTES, bytes(4 << 20 if index % 50 == 25 else 10)) for index, key in enumerate(keys)])
+    near = [key for index, key in enumerate(keys) if index % 50 != 25]
+    before = pages(node._reader._connection)
+    assert set(node.get_many(near)) == set(near)
+    assert all(node.get(key).payload == bytes(10) for key in near)
+    assert pages(node._reader._connection) - before < 20 * len(near)  # one large value has 2,000
+    before = pages(node._writer._connection)
+    node.write([Write(key, Kind.BYTES, b"new") for key in near])
+    for key in near:
+        put(node, key, b"newer")
+    assert pages(node._writer._connection) - before < 50 * len(near)
+
+
+def test_a_large_value_that_is_replaced_or_deleted_is_not_kept(node):
+    def kept():
+        return node._reader.rows("select count(*), coalesce(sum(length(payload)), 0) from large")[0]
+
+    for payload in (bytes(5000), bytes(6000), b"small", bytes(7000)):
+        put(node, "a", payload)
+        node.write([Write(f"k{index}", Kind.BYTES, payload) for index in range(20)])
+        large = 21 if len(payload) > 1000 else 0
+        assert kept() == (large, large * len(payload))
+        assert node.get("a").payload == payload
+        assert {entry.payload for entry in node.get_many([f"k{index}" for index in range(20)]).values()} == {payload}
+    delete(node, "a")
+    assert kept() == (20, 20 * 7000)
+    assert node.check().faults == ()
 
 
 def test_threads_that_write_at_once_share_transactions_and_lose_nothing(directory):

@@ -14,10 +14,11 @@ from eau2.store.nodes import Kind, Write
 
 
 def filled(directory, count=400):
+    expected = {f"k{index:04}": b"%d" % index * (40 if index % 10 else 400) for index in range(count)}
     node = DirectoryNode(directory)
-    node.write([Write(f"k{index:04}", Kind.BYTES, b"%d" % index * 40) for index in range(count)])
+    node.write([Write(key, Kind.BYTES, payload) for key, payload in expected.items()])
     node.close()
-    return {f"k{index:04}": b"%d" % index * 40 for index in range(count)}
+    return expected
 
 
 def all_right_or_an_error(directory, expected):
@@ -110,3 +111,18 @@ def test_other_users_of_apsw_in_the_process_keep_their_default(node):
     connection = apsw.Connection(":memory:")
     assert connection.execute("select 1").get == 1
     connection.close()
+
+
+def test_a_large_value_that_is_gone_or_that_no_key_has_is_found(node):
+    large = bytes(10_000)
+    node.write([Write(key, Kind.BYTES, large) for key in "abcdefghij"])
+    assert node.check().faults == ()
+    node._writer.transaction(lambda: node._writer.execute("delete from large where id = 3"))
+    node._writer.transaction(lambda: node._writer.execute("insert into large(payload) values(x'00')"))
+    first, second = node.check().faults
+    assert (first.key, first.what) == ("c", "its value is not there")
+    assert second.what == "1 values are there that no key has"
+    with pytest.raises(Corrupt, match="'c'"):
+        node.get("c")
+    with pytest.raises(Corrupt, match="'c'"):
+        node.get_many(["a", "c"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eau2.errors import Eau2Error, StoreUnusable
 from eau2.store.changes import chunks_of
-from eau2.store.database import DAMAGE, Patience, connect, meaning
+from eau2.store.database import DAMAGE, IS_ELSEWHERE, WHOLE, Patience, connect, meaning
 from eau2.store.nodes import Fault, Kind, NodeCheck
 from eau2.values.key import MARK
 from eau2.values.manifest import Manifest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eau2.store.mapping import Mappings
 
-_ROW = "select kind, payload from entry where key = ?"
+_ROW = f"select kind, {WHOLE}, iif({IS_ELSEWHERE}, payload, null) from entry where key = ?"
 _FAULTS_A_KIND_MAX = 1000  # pages of one damaged database can be very many
 
 
@@ -35,6 +35,7 @@ class Audit:
         self._faults: list[Fault] = []
         self._named: Counter[str] = Counter()  # how many manifests name each chunk
         self._key_of: dict[str, str] = {}  # one that does
+        self._large: set[int] = set()  # the payloads in a table of their own that keys have
         self._keys = 0
         self._bytes = 0
 
@@ -51,6 +52,7 @@ class Audit:
             self._pages(connection)
             for key in self._all_keys(connection):
                 self._entry(connection, key)
+            self._payloads(connection)
             chunks = self._chunk_rows(connection)
             connection.execute("rollback")
             for chunk_id, (size, refs) in chunks.items():
@@ -98,10 +100,16 @@ class Audit:
             if row is None:
                 self._faults.append(Fault("its row is not where it should be", key=key, file=str(self._path)))
                 return
-            kind, payload = row
+            kind, payload, place = row
         except DAMAGE as error:
             self._faults.append(Fault(meaning(error, self._path).message, key=key, file=str(self._path)))
             return
+        if place is not None:
+            if payload is None or place in self._large:
+                what = "is not there" if payload is None else "is another key's too"
+                self._faults.append(Fault(f"its value {what}", key=key, file=str(self._path)))
+                return
+            self._large.add(place)
         self._keys += not key.startswith(MARK)
         self._bytes += len(payload)
         try:
@@ -114,6 +122,15 @@ class Audit:
         self._named.update(ids)
         for chunk_id in ids:
             self._key_of.setdefault(chunk_id, key)
+
+    def _payloads(self, connection: apsw.Connection) -> None:
+        try:
+            found = {place for (place,) in connection.execute("select id from large").fetchall()}
+        except DAMAGE as error:
+            self._database(error)
+            return
+        if not_had := found - self._large:
+            self._faults.append(Fault(f"{len(not_had)} values are there that no key has", file=str(self._path)))
 
     def _chunk_rows(self, connection: apsw.Connection) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}

@@ -1,7 +1,8 @@
 """What a transaction does to a node's rows and chunk files. All of it under the write lock, which `writing.py` has.
 
 A row of `entry` that names chunks counts one reference to each, and the last to let go of a chunk leaves its row with
-refs = 0, for the second transaction. So whatever changes a row looks first at what it replaces.
+refs = 0, for the second transaction. A row with a large payload has it in `large`. So whatever changes a row looks
+first at what it replaces.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import apsw
 
 from eau2.errors import Eau2Error
 from eau2.store.chunks import NoSuchChunk
+from eau2.store.database import IS_ELSEWHERE, SMALL_MAX
 from eau2.store.nodes import VERSION_MASK, Kind, refusal
 from eau2.values.manifest import Manifest
 
@@ -24,20 +26,19 @@ if TYPE_CHECKING:
 GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
 _GONE_STEP = 1_000  # how many are forgotten at once
 
-_FIND = "select version, kind from entry where key = ?"
+NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a reference to each chunk they name
+HOLDS_MORE = f"entry.kind in {NAMING} or {IS_ELSEWHERE}"  # than its row; null where there is none
+_FIND = f"select version, {HOLDS_MORE} from entry where key = ?"
 _INSERT = "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)"
 _UPDATE = "update entry set version = ?2, kind = ?3, payload = ?4 where key = ?1"
 _LAST_VERSION = """select max((select value from meta where name = 'version_floor'),
                               coalesce((select version from gone where key = ?), 0))"""
-# The last version and the kind under each key, in the order asked for; kind is null where nothing is.
-_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), entry.kind
+# In the order asked for.
+_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), {HOLDS_MORE}
                  from carray(?) as asked left join entry on entry.key = asked.value"""
-PUT_MANY = """insert into entry(key, version, kind, payload) values(?, ?, ?, ?) on conflict(key) do
-              update set version = excluded.version, kind = excluded.kind, payload = excluded.payload"""
 _TOGETHER_MIN = 8  # so many puts of bytes at least: two statements for all cost less than two for each
 _NAME_CHUNK = """insert into chunk(id, size, refs, stamp) values(?1, ?2, 1, ?3)
                  on conflict(id) do update set refs = refs + 1, size = ?2, stamp = ?3"""
-NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a reference to each chunk they name
 
 Outcome = int | Eau2Error
 
@@ -67,21 +68,15 @@ class Changes:
 
     def _put_together(self, writes: Sequence[Write]) -> list[Outcome] | None:
         """As `_apply` for each of `writes`, if they are plain puts of bytes under different keys; else None."""
-        keys = [write.key for write in writes]
+        values = {write.key: write.payload for write in writes}
         plain = all(write.kind == Kind.BYTES and not write.expect for write in writes)
-        if not plain or len(set(keys)) < len(keys):
+        if not plain or len(values) < len(writes):
             return None
+        keys = sorted(values)  # so that each page is visited once
         found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-        for key, (_, kind) in zip(keys, found, strict=True):
-            if kind in NAMING:
-                self.release(key)
-        versions: list[Outcome] = [version + 1 for version, _ in found]
-        rows = [
-            (write.key, version, write.kind, write.payload) for write, version in zip(writes, versions, strict=True)
-        ]
-        rows.sort()  # so that each page is visited once
-        self.run_many(PUT_MANY, rows)
-        return versions
+        versions = {key: version + 1 for key, (version, _) in zip(keys, found, strict=True)}
+        self.put([(key, versions[key], 1, values[key]) for key in keys], [holds_more for _, holds_more in found])
+        return [versions[write.key] for write in writes]
 
     def _apply(self, write: Write) -> Outcome:
         key, kind = write.key, write.kind
@@ -95,17 +90,37 @@ class Changes:
         if write.chunks:
             self.publish(write.chunks)
         if found is None:
-            version = self.run(_LAST_VERSION, (key,)).get + 1
-            self.run(_INSERT, (key, version, kind, write.payload))
+            version, statement = self.run(_LAST_VERSION, (key,)).get + 1, _INSERT
         else:
-            version = found[0] + 1
-            if found[1] in NAMING:
+            version, statement = found[0] + 1, _UPDATE
+            if found[1]:
                 self.release(key)
-            self.run(_UPDATE, (key, version, kind, write.payload))
+        payload = write.payload
+        self.run(statement, (key, version, kind, payload if len(payload) <= SMALL_MAX else self._put_large(payload)))
         return int(version)
 
+    def put(self, rows: Sequence[tuple[str, int, int, bytes]], held: Sequence[int | None]) -> None:
+        """Let there be `rows` of key, version, kind and payload, all of different keys.
+
+        held: for each whether there is a row that holds more than itself, which is let go; None where there is none.
+        """
+        replaced: list[tuple[Any, ...]] = []  # two statements: one that may do either costs a tenth more
+        added: list[tuple[Any, ...]] = []
+        for row, holds_more in zip(rows, held, strict=True):
+            if holds_more:
+                self.release(row[0])
+            placed = row if len(row[3]) <= SMALL_MAX else (*row[:3], self._put_large(row[3]))
+            (added if holds_more is None else replaced).append(placed)
+        self.run_many(_UPDATE, replaced)
+        self.run_many(_INSERT, added)
+
+    def _put_large(self, payload: bytes) -> int:
+        """Put `payload` into `large`; return its id."""
+        found: int = self.run("insert into large(payload) values(?) returning id", (payload,)).get
+        return found
+
     def _delete(self, key: str, found: tuple[int, int]) -> int:
-        if found[1] in NAMING:
+        if found[1]:
             self.release(key)
         self.bury(key, found[0] + 1)
         return found[0] + 1
@@ -152,8 +167,16 @@ class Changes:
                 raise NoSuchChunk(self._files.path(chunk_id))
 
     def release(self, key: str) -> None:
-        """Take one reference from each chunk that the row of `key`, which is about to go, names."""
+        """Let go of what the row of `key`, which is about to go, holds: its large payload, and one reference to each
+        chunk that it names."""
         kind, payload = self.run("select kind, payload from entry where key = ?", (key,)).get
+        if isinstance(payload, int):
+            place = payload
+            if kind in NAMING:
+                payload = self.run("select payload from large where id = ?", (place,)).get or b""
+            self.run("delete from large where id = ?", (place,))
+        if kind not in NAMING:
+            return
         try:
             ids = chunks_of(kind, payload)
         except (ValueError, KeyError):

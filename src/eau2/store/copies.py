@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from eau2.errors import Corrupt
-from eau2.store.changes import NAMING, PUT_MANY, chunks_of
+from eau2.store.changes import HOLDS_MORE, NAMING, chunks_of
+from eau2.store.database import WHOLE, lost
 from eau2.store.nodes import Kind, Record
 from eau2.values.key import hold_key
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 # Keys are given as bytes: SQLite takes a text in an array to end at its first NUL, with which internal keys begin.
 _ASKED = """carray(?) as asked left join entry on entry.key = cast(asked.value as text)
             left join gone on gone.key = cast(asked.value as text)"""
-_RANKS = f"select coalesce(entry.version, gone.version), entry.kind from {_ASKED}"
-_RECORDS = f"select coalesce(entry.version, gone.version), coalesce(entry.kind, 0), entry.payload from {_ASKED}"
+_RANKS = f"select coalesce(entry.version, gone.version), {HOLDS_MORE} from {_ASKED}"
+_RECORDS = f"select coalesce(entry.version, gone.version), coalesce(entry.kind, 0), {WHOLE} from {_ASKED}"
 _LISTING = """select key, version, kind from entry where key > ?1
               union all
               select key, version, 0 from gone
@@ -38,11 +39,13 @@ _NAMED = "select coalesce(chunk.refs, 0) from carray(?) as asked left join chunk
 def records(reader: Reader, keys: Sequence[str]) -> dict[str, Record]:
     """As `Node.records`. 2 us a key when there are many."""
     rows = reader.rows(_RECORDS, (_array(keys),)) if keys else []
-    return {
-        key: Record(key, rank, kind, payload or b"")
-        for key, (rank, kind, payload) in zip(keys, rows, strict=True)
-        if rank is not None
-    }
+    found = {}
+    for key, (rank, kind, payload) in zip(keys, rows, strict=True):
+        if payload is None and kind != Kind.DELETED:
+            raise lost(reader.path, key)
+        if rank is not None:
+            found[key] = Record(key, rank, kind, payload or b"")
+    return found
 
 
 def listing(reader: Reader, after: str, limit: int) -> list[tuple[str, int, int]]:
@@ -78,8 +81,8 @@ def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mappi
     """Have records of different keys; return 0 for each that was passed over, else 1."""
     found = changes.run(_RANKS, (_array([record.key for record in several]),)).fetchall()
     outcomes: list[Outcome] = []
-    rows = []
-    for record, (rank, kind) in zip(several, found, strict=True):
+    rows, held = [], []
+    for record, (rank, holds_more) in zip(several, found, strict=True):
         if rank is not None and rank >= record.rank and not force and rank != seen.get(record.key):
             outcomes.append(0)
             continue
@@ -88,14 +91,14 @@ def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mappi
             staged = {chunk.id: chunk for chunk in record.chunks if os.path.exists(chunk.path)}  # a crash sweeps them
             changes.publish(staged.values())
             changes.share(chunk for chunk in chunks_of(record.kind, record.payload) if chunk not in staged)
-        if kind in NAMING:
-            changes.release(record.key)
         if record.kind == Kind.DELETED:
+            if holds_more:
+                changes.release(record.key)
             changes.bury(record.key, record.rank)
         else:
             rows.append((record.key, record.rank, record.kind, record.payload))
-    rows.sort()  # so that each page is visited once
-    changes.run_many(PUT_MANY, rows)
+            held.append(holds_more)
+    changes.put(rows, held)
     return outcomes
 
 
@@ -105,9 +108,10 @@ def erase(writer: Writer, keys: Sequence[str], seen: Mapping[str, int]) -> None:
 
     def change() -> None:
         for key in keys:
-            if key in seen and changes.run(_RANKS, (_array([key]),)).fetchall()[0][0] != seen[key]:
+            ((rank, holds_more),) = changes.run(_RANKS, (_array([key]),)).fetchall()
+            if key in seen and rank != seen[key]:
                 continue
-            if changes.run("select kind from entry where key = ?", (key,)).get in NAMING:
+            if holds_more:
                 changes.release(key)
             changes.run("delete from entry where key = ?", (key,))
             changes.run("delete from gone where key = ?", (key,))
@@ -123,14 +127,13 @@ def adopt(writer: Writer) -> None:
     def change() -> None:
         frames = changes.run("select key, version from entry where kind = ?", (Kind.FRAME,)).fetchall()
         for key, rank in frames:
-            payload, hold = changes.run("select payload from entry where key = ?", (key,)).get, hold_key(key, rank)
+            payload, hold = changes.run(f"select {WHOLE} from entry where key = ?", (key,)).get, hold_key(key, rank)
             try:
-                held = "\n".join(chunks_of(Kind.FRAME, payload)).encode()
+                held = "\n".join(chunks_of(Kind.FRAME, payload or b"")).encode()
             except (ValueError, KeyError) as error:
                 raise Corrupt(f"{key!r}: its manifest makes no sense: {error}", hint="run `eau2 check`") from error
-            if changes.run("select kind from entry where key = ?", (hold,)).get in NAMING:
-                changes.release(hold)  # of a write on many nodes that was never finished
-            changes.run(PUT_MANY, (hold, rank, Kind.HOLD, held))
+            ((_, holds_more),) = changes.run(_RANKS, (_array([hold]),)).fetchall()
+            changes.put([(hold, rank, Kind.HOLD, held)], [holds_more])  # over one of a write that was never finished
             changes.run("update entry set kind = ? where key = ?", (Kind.SPREAD, key))
 
     writer.transaction(change)

@@ -2,6 +2,8 @@
 
     entry     a key with a value: its version, kind and payload (a frame's payload is its manifest). The version is
               a rank (see nodes.py) where the store has many nodes; they also have internal keys, which begin with NUL
+    large     the payloads over SMALL_MAX bytes. `entry` has their ids instead: SQLite reads a row whole to compare its
+              key, so that a large one would be read by whoever looks for its neighbours
     gone      the last version of a deleted key, so that versions only ever grow; the oldest are forgotten
     chunk     a chunk file: its size, how many manifests and holds name it, and the stamp under which it was last found
               whole
@@ -29,20 +31,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Flush = Literal["process", "power"]
-Row = tuple[int, int, bytes]  # version, kind, payload
+Row = tuple[int, int, bytes | int]  # version, kind, payload
 
 BUSY_SECONDS_MAX = 30.0  # a writer waits this long for writers of other processes
-USER_VERSION = 1  # of the tables; pragma user_version
+USER_VERSION = 2  # of the tables; pragma user_version
 _CHECKSUM_VFS = "cksmvfs"
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
-_WAL_PAGES = 16000  # 32 MB between checkpoints: a page that many writes change is copied back once
 
-# The payload is last: what is before it is read without following the pages that a large one overflows to.
+SMALL_MAX = 384  # bytes of a payload in `entry`: with a key of usual length a row does not overflow its page
+IS_ELSEWHERE = "entry.payload < ''"  # an id, for SQLite has numbers before texts before blobs; `typeof` is slower
+WHOLE = f"""case when {IS_ELSEWHERE} then (select payload from large where id = entry.payload)
+            else entry.payload end"""
+
 _SCHEMA = f"""
 create table entry(
     key text primary key not null, version integer not null, kind integer not null, payload blob not null)
     without rowid;
+create table large(id integer primary key, payload blob not null);
 create table gone(id integer primary key, key text not null unique, version integer not null);
 create table chunk(
     id text primary key not null, size integer not null, refs integer not null, stamp text not null) without rowid;
@@ -107,10 +113,10 @@ def connect(path: Path, *, flush: Flush = "process", read_only: bool = False, pa
         if version > USER_VERSION:
             raise FormatTooNew(f"{path} has tables of version {version}, this eau2 knows {USER_VERSION}")
         if version < USER_VERSION:
-            raise Corrupt(f"{path} holds no tables of eau2", hint="restore the file from a copy")
+            what = f"tables of version {version}, of before the first release" if version else "no tables of eau2"
+            raise Corrupt(f"{path} holds {what}", hint="restore the file from a copy, or load the store anew")
         run(f"pragma cache_size = -{_CACHE_KB}")
         run(f"pragma synchronous = {'full' if flush == 'power' else 'normal'}")
-        run(f"pragma wal_autocheckpoint = {_WAL_PAGES}")
         return connection
     except BaseException as error:
         if connection is not None:
@@ -168,6 +174,11 @@ def _checksum_vfs() -> str:
 DAMAGE = (apsw.Error, UnicodeDecodeError, TypeError, OverflowError)
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError, UnicodeDecodeError, TypeError, OverflowError)
 _FULL_EXTENDED = (apsw.SQLITE_IOERR_SHMSIZE,)  # the log's index could not grow
+
+
+def lost(path: Path, key: str) -> Corrupt:
+    """Return the error for a key whose large payload is not there."""
+    return Corrupt(f"{key!r}: {path} has lost its value", hint="run `eau2 check`, and restore the file from a copy")
 
 
 def meaning(error: BaseException, path: Path, key: str = "") -> Eau2Error:

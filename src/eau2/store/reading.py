@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from eau2.store.database import DAMAGE, connect, meaning
+from eau2.store.database import DAMAGE, WHOLE, connect, lost, meaning
 from eau2.store.nodes import Entry, closed
 from eau2.values.key import FIRST, prefix_end
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from eau2.store.generation import Generation
 
 _GET = "select version, kind, payload from entry where key = ?"
+_GET_LARGE = f"select version, kind, {WHOLE} from entry where key = ?"  # a tenth slower than _GET where it is small
 # In the order asked for; one statement for all costs half as much a key as one statement for each.
-_GET_MANY = """select entry.version, entry.kind, entry.payload
+_GET_MANY = f"""select entry.version, entry.kind, {WHOLE}
                from carray(?) as asked left join entry on entry.key = asked.value"""
 _CHUNK = "select size, refs, stamp from chunk where id = ?"
 _IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
@@ -36,7 +37,7 @@ class Reader:
     """
 
     def __init__(self, path: Path, generation: Generation, patience: Patience, *, read_only: bool) -> None:
-        self._path = path
+        self.path = path
         self._generation = generation
         self._counters = generation.counters
         self._reconnect: Callable[[], apsw.Connection] = lambda: connect(path, read_only=read_only, patience=patience)
@@ -62,9 +63,13 @@ class Reader:
                 if started != self._kept:
                     self._renew(started)
                 row: Row | None = self._run(_GET, (key,)).get
+                if row is not None and type(row[2]) is int:
+                    row = self._run(_GET_LARGE, (key,)).get
+                    if row is not None and row[2] is None:
+                        raise lost(self.path, key)
         except DAMAGE as error:
             self._begin_anew()
-            raise meaning(error, self._path, key) from error
+            raise meaning(error, self.path, key) from error
         return None if row is None else new_entry(Entry, row)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
@@ -85,8 +90,13 @@ class Reader:
         if damage is not None:
             for key in keys:
                 self.get(key)  # one of them says which it is
-            raise meaning(damage, self._path) from damage
-        return {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[0] is not None}
+            raise meaning(damage, self.path) from damage
+        found = {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[2] is not None}
+        if len(found) < len(keys):
+            for key, row in zip(keys, rows, strict=True):
+                if row[2] is None and row[0] is not None:
+                    raise lost(self.path, key)
+        return found
 
     def keys(self, prefix: str, limit: int | None) -> list[str]:
         """Return the keys that start with `prefix`, sorted, at most the first `limit`."""
@@ -105,7 +115,7 @@ class Reader:
                 return [run(_CHUNK, (chunk_id,)).get for chunk_id in chunk_ids]
             except DAMAGE as error:
                 self._end()
-                raise meaning(error, self._path) from error
+                raise meaning(error, self.path) from error
             finally:
                 self._end_unless_kept()
 
@@ -118,7 +128,7 @@ class Reader:
                 return found
             except DAMAGE as error:
                 self._end()
-                raise meaning(error, self._path) from error
+                raise meaning(error, self.path) from error
             finally:
                 self._end_unless_kept()
 
