@@ -14,6 +14,7 @@ Every page has a checksum (SQLite's `cksumvfs`), which is looked at whenever the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -38,6 +39,9 @@ USER_VERSION = 2  # of the tables; pragma user_version
 _CHECKSUM_VFS = "cksmvfs"
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
+_LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
+_LOG_STEP = 2_000
+_SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
 SMALL_MAX = 384  # bytes of a payload in `entry`: with a key of usual length a row does not overflow its page
 IS_ELSEWHERE = "entry.payload < ''"  # an id, for SQLite has numbers before texts before blobs; `typeof` is slower
@@ -84,6 +88,35 @@ class Patience:
             return False
         time.sleep(0.0002 if tries < 10 else 0.001 if tries < 100 else 0.002)
         return True
+
+
+class CopyingBack:
+    """Copies a long log back into the database. SQLite calls this after each commit, with what the log has.
+
+    The log begins anew once nobody reads from it. Snapshots that other processes keep while they read and we write
+    would let that never be: now and then we wait for their end. (`started` has moved, so nobody trusts one.)
+    Knows no connection: a cycle through what SQLite calls is never collected.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._begins_anew_at = _LOG_PAGES + _LOG_STEP
+
+    def __call__(self, connection: apsw.Connection, _: str, pages: int) -> int:
+        if pages < _LOG_PAGES:
+            self._begins_anew_at = _LOG_PAGES + _LOG_STEP
+            return apsw.SQLITE_OK
+        with contextlib.suppress(apsw.Error):  # the commit is done; the next one tries again
+            if pages < self._begins_anew_at:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                return apsw.SQLITE_OK
+            self._begins_anew_at = pages + _LOG_STEP
+            seconds, self._patience.seconds = self._patience.seconds, _SNAPSHOT_SECONDS_MAX
+            try:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            finally:
+                self._patience.seconds = seconds
+        return apsw.SQLITE_OK
 
 
 def create(path: Path) -> None:

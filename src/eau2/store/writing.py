@@ -19,7 +19,7 @@ import apsw
 from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed, failed_call
 from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, connect, meaning
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Record, Write
 
     Apply = Callable[[Sequence[Any]], list[Outcome]]
-
-_LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
-_LOG_STEP = 2_000
-_SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
 
 class _Request:
@@ -67,9 +63,8 @@ class Writer:
         self._queue: deque[_Request] = deque()
         self._lock = threading.Lock()  # held by the thread that commits; guards everything below
         self._connection = connect(path, flush=flush, patience=patience)
-        self._connection.set_wal_hook(self._log_has)
+        self._connection.set_wal_hook(CopyingBack(patience))
         self._run = self._connection.cursor().execute
-        self._log_begins_anew_at = _LOG_PAGES + _LOG_STEP
         self.changes = Changes(self._connection, files)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
@@ -257,27 +252,6 @@ class Writer:
                 self._started = 0
         self.commits += 1
         return result
-
-    def _log_has(self, connection: apsw.Connection, _: str, pages: int) -> int:
-        """Copy a long log back into the database. SQLite calls this after a commit, with what the log has.
-
-        It begins anew once nobody reads from it. Snapshots that other processes keep while they read and we write
-        would let that never be: now and then we wait for their end. (`started` has moved, so nobody trusts one.)
-        """
-        if pages < _LOG_PAGES:
-            self._log_begins_anew_at = _LOG_PAGES + _LOG_STEP
-            return apsw.SQLITE_OK
-        with contextlib.suppress(apsw.Error):  # the commit is done; the next one tries again
-            if pages < self._log_begins_anew_at:
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            else:
-                self._log_begins_anew_at = pages + _LOG_STEP
-                patience, self._patience.seconds = self._patience.seconds, _SNAPSHOT_SECONDS_MAX
-                try:
-                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-                finally:
-                    self._patience.seconds = patience
-        return apsw.SQLITE_OK
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
