@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Gate = tuple[str, int]  # a barrier's name, and how often it was reached before
 
-_WAIT_SECONDS = 60.0  # a bound on one wait; the loop around it waits on
+_WAIT_SECONDS = 0.5  # of one wait: Ctrl-C may be given to another thread, and then does not wake the main one
 
 
 class Meeting:
