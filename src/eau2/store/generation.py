@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SIZE = 16
 _POLL_SECONDS = 0.008  # a put in another process wakes a waiter this late, at most; half a hundredth of a core
 _UNSETTLED_SECONDS = 0.02  # a commit takes less; then its writer may be dead
-_WAIT_SECONDS = 0.5  # of one wait: Ctrl-C may be given to another thread, and then does not wake the main one
+_WAIT_SECONDS = 2.0  # of one wait: Ctrl-C may be given to another thread, and then does not wake the main one
 _LINGER_POLLS = 12  # the poller outlives its last waiter for 0.1 s: starting a thread costs more than a look
 
 
