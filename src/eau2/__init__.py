@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from eau2 import errors
 from eau2.errors import (
+    ClusterUnavailable,
     Corrupt,
     DiskFull,
     Eau2Error,
@@ -18,6 +19,7 @@ from eau2.errors import (
     NodeUnavailable,
     NotAStore,
     OutcomeUnknown,
+    PartMissing,
     ProgramFailed,
     QueryError,
     QueryOutOfMemory,
@@ -29,6 +31,7 @@ from eau2.errors import (
     UnknownTable,
     ValueTooLarge,
     VersionConflict,
+    VersionsDiffer,
     WaitTimeout,
     WrongKind,
 )
@@ -49,6 +52,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Application",
+    "ClusterUnavailable",
     "Corrupt",
     "DiskFull",
     "Eau2Error",
@@ -65,6 +69,7 @@ __all__ = [
     "NodeUnavailable",
     "NotAStore",
     "OutcomeUnknown",
+    "PartMissing",
     "ProgramFailed",
     "QueryError",
     "QueryOutOfMemory",
@@ -77,6 +82,7 @@ __all__ = [
     "UnknownTable",
     "ValueTooLarge",
     "VersionConflict",
+    "VersionsDiffer",
     "WaitTimeout",
     "WrongKind",
     "__version__",

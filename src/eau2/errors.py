@@ -23,6 +23,9 @@
     |   |-- NotAStore (ValueError)         the directory holds something else
     |   |-- FormatTooNew (ValueError)      written by a later eau2
     |   |-- NodeUnavailable (ConnectionError)   the nodes that have it are down, or cut off
+    |   |-- ClusterUnavailable (ConnectionError)    no cluster answers at the address, or it refuses us
+    |   |-- VersionsDiffer (ValueError)    of Python, Ray or eau2, here and on the cluster
+    |   |-- PartMissing (ImportError)      an optional part of eau2 is not installed
     |   |-- StoreUnusable (OSError)        the directory cannot be opened or read; ReadOnly: not written
     |   |   `-- ReadOnly (PermissionError)
     |   `-- Corrupt                        what is stored is not what was written
@@ -161,6 +164,18 @@ class OutcomeUnknown(Eau2Error, TimeoutError):
 
 class NodeUnavailable(Eau2Error, ConnectionError):
     """The nodes that have what is asked for are down or cut off. A write that raises this changed nothing."""
+
+
+class ClusterUnavailable(Eau2Error, ConnectionError):
+    """No cluster answers at the address in time, it refuses us, or it cannot be started or ended."""
+
+
+class VersionsDiffer(Eau2Error, ValueError):
+    """The versions of Python, Ray or eau2 are not those of the cluster: nothing was sent to it."""
+
+
+class PartMissing(Eau2Error, ImportError):
+    """An optional part of eau2 is not installed: the hint says how to install it."""
 
 
 class QueryOutOfMemory(Eau2Error, MemoryError):

@@ -1,0 +1,144 @@
+"""Which cluster `ray:...` names, and whether it can be used: found out before Ray is asked to connect, which may hang.
+
+ray:                 the cluster `eau2` of this machine: of `eau2 up`, or else of the Ray cluster it belongs to
+ray:NAME             the cluster NAME of this machine
+ray:HOST:PORT        the cluster `eau2` of the Ray cluster whose head (GCS) listens there
+ray:HOST:PORT/NAME   the cluster NAME of it; one Ray cluster may have several, which do not see each other
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from eau2.errors import ClusterUnavailable, InvalidOption, PartMissing, VersionsDiffer
+from eau2.remote import launch
+
+SCHEME = "ray:"
+_CONNECT_SECONDS = 2.0
+_LOOK_SECONDS = 10.0  # 0.6 s here, most of them to import Ray
+_FORM = re.compile(r"ray:(?:(?P<head>[^/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+)(?:/(?P<there>[\w-]+))?|(?P<here>[\w-]*))")
+_CURRENT = "ray/ray_current_cluster"  # where `ray start` writes the address of its head
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A cluster of eau2 on a Ray cluster."""
+
+    head: str  # HOST:PORT
+    name: str
+    environment: dict[str, str] = field(default_factory=dict)  # to connect with, besides what there is
+
+
+def address_of(text: str) -> Address:
+    """Return what `text`, "ray:...", names. InvalidOption; ClusterUnavailable when this machine has no cluster."""
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise InvalidOption(
+            f"{text!r} is no address of a cluster", hint="ray: or ray:NAME or ray:HOST:PORT or ray:HOST:PORT/NAME"
+        )
+    head, name = found["head"], found["there"] or found["here"] or launch.NAME
+    local = launch.find(name) if head is None else None
+    given = head or os.environ.get("RAY_ADDRESS", "")
+    if not given and local is not None and local.address:
+        return Address(local.address, name, local.environment())
+    given = given or _current()
+    if ":" not in given:
+        raise ClusterUnavailable(
+            f"this machine has no cluster {name!r}, and belongs to no Ray cluster",
+            hint="`eau2 up` starts one here; ray:HOST:PORT is one elsewhere",
+        )
+    mine = next((one for one in launch.all_of_them() if one.address == given), None)
+    return Address(given, name, mine.environment() if mine else {})
+
+
+def _current() -> str:
+    try:
+        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / _CURRENT).read_text().strip()
+    except OSError:
+        return ""
+
+
+def look(address: Address) -> dict[str, dict[str, Any]]:
+    """Return the clusters of eau2 on the Ray cluster at `address`: what they were deployed with, by name. About 0.6 s.
+
+    PartMissing without Ray; ClusterUnavailable when the head is absent, frozen, or refuses our token, after 12 s at
+    most; VersionsDiffer unless Python, Ray and eau2 are what they are here.
+    """
+    require_ray()
+    host, _, port = address.head.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        why = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error.strerror or error}"
+        raise ClusterUnavailable(
+            f"{address.head} {why}", hint="is Ray running there? `eau2 up` starts a cluster on this machine"
+        ) from error
+    found = _looked(address)
+    _require_same("Ray", version("ray"), found["ray_version"], address)
+    _require_same("Python", platform.python_version(), found["python_version"], address)
+    clusters: dict[str, dict[str, Any]] = found["clusters"]
+    if address.name in clusters:
+        _require_same("eau2", own_version(), clusters[address.name]["eau2"], address)
+    return clusters
+
+
+def _looked(address: Address) -> dict[str, Any]:
+    """Ask the head, in another process: it may hang there, or be aborted by Ray."""
+    silent = ClusterUnavailable(
+        f"{address.head} accepts connections, but no head of Ray answers",
+        hint="is it the port of the GCS (6379 by default)? is its process, gcs_server, stopped or overloaded?",
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "eau2.remote.ray", json.dumps({"address": address.head})],
+            env=os.environ | address.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LOOK_SECONDS,
+            check=False,
+        )
+        found: dict[str, Any] = json.loads(done.stdout.rsplit(b"\n", 2)[-2])
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
+        raise silent from None
+    if "refused" in found:
+        raise ClusterUnavailable(
+            f"{address.head} refuses our token",
+            hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster",
+        )
+    if "ray_version" not in found:
+        raise silent
+    return found
+
+
+def _require_same(what: str, ours: str, theirs: str, address: Address) -> None:
+    if what == "Python" and os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL") == "minor":
+        ours, theirs = ours.rpartition(".")[0], theirs.rpartition(".")[0]
+    if ours != theirs:
+        raise VersionsDiffer(
+            f"{what} is {ours} here, and {theirs} at {address.head}", hint="all machines need the same versions"
+        )
+
+
+def require_ray() -> None:
+    """Raise PartMissing when Ray is not installed."""
+    try:
+        version("ray")
+    except PackageNotFoundError:
+        raise PartMissing("a cluster needs Ray, which is not installed", hint='pip install "eau2[cluster]"') from None
+
+
+def own_version() -> str:
+    try:
+        return version("eau2")
+    except PackageNotFoundError:  # run from its sources
+        return "unknown"
