@@ -133,6 +133,7 @@ def test_a_failure_names_the_chunk_and_stops_the_others(tables, workers):
 def test_the_node_is_named_where_there_is_one(tables):
     class Named:
         name = "node-7"
+        jobs = None
 
         def verify(self, chunk_ids, data, *, key="", places=()):
             pass

@@ -35,6 +35,8 @@ _WAIT_SECONDS_MAX = 0.5  # for a write: then the homes may be others
 class Cluster:
     """The `Node` over all members of a directory. Thread-safe."""
 
+    jobs = None
+
     def __init__(self, members: LocalMembers, name: str) -> None:
         self.name = name
         self._members = members

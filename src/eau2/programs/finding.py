@@ -11,7 +11,7 @@ from pathlib import Path
 from eau2.errors import InvalidOption, LoadError, ProgramFailed
 from eau2.programs.application import Application
 from eau2.programs.tracing import last_line
-from eau2.query.shipping import error_text
+from eau2.query.crossing import error_text
 
 
 def program_in(place: str) -> type[Application]:

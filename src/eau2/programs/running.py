@@ -18,7 +18,7 @@ from eau2.programs.parameters import checked
 from eau2.programs.printing import output
 from eau2.programs.program_store import ProgramStore
 from eau2.programs.tracing import last_line
-from eau2.query.shipping import error_text
+from eau2.query.crossing import error_text
 from eau2.store.arguments import checked_seconds
 from eau2.store.store import Store
 

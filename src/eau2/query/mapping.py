@@ -11,9 +11,12 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from eau2.errors import FunctionFailed, InvalidOption, QueryError, WaitTimeout
-from eau2.query.placing import Placed
-from eau2.query.shipping import ChunkFiles, Rows, Task, error_text, run_shipped
-from eau2.query.source import joined, unnamed
+from eau2.query.crossing import MapOrder, error_text, unpack
+from eau2.query.modules import own_modules
+from eau2.query.placing import NotRun, Placed, WorkerEnded
+from eau2.query.scattering import Scattered
+from eau2.query.shipping import ChunkFiles, Rows, Task, run_on_node, run_shipped
+from eau2.query.source import Source, joined, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from eau2.query.engine import Engine
     from eau2.query.placing import Executor
     from eau2.query.recipe import Recipe
-    from eau2.query.source import Source
+    from eau2.store.jobs import Jobs
 
 Workers = Literal["threads", "processes"] | None
 Answer = TypeVar("Answer")
@@ -100,9 +103,11 @@ def filter_rows(
 
 def _source(frame: Subject) -> Source:
     """What to map over: the chunks of a stored frame, or the answer of a derived one, in files without names."""
-    if frame.source is not None:
-        frame.source.verify()
-        return frame.source
+    source = frame.source
+    if source is not None:
+        if source.node is None or source.node.jobs is None:  # else who reads a chunk verifies it
+            source.verify()
+        return source
     return frame._engine.settle(frame._recipe())
 
 
@@ -141,6 +146,8 @@ def _run(
         raise QueryError(f"a function is expected, not {type(task.function).__name__}", hint="pass a function")
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     placed = Placed(source)
+    if source.node is not None and (jobs := source.node.jobs) is not None:
+        return _on_nodes(engine, jobs, placed, parts, task, deadline)
     if workers == "processes":
         return _in_processes(engine, placed, parts, task, deadline)
     # In this very thread: one part, or a function over rows, of which Python runs one at a time in any case.
@@ -223,17 +230,41 @@ def _in_processes(
             yield task.finish(part.of(placed.source.chunk(part.chunk)), result)
 
 
+def _on_nodes(
+    engine: Engine, jobs: Jobs, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
+) -> Iterator[Any]:
+    """On nodes that are processes of their own: their worker processes run it, whatever `workers` is."""
+    shipped = task.pack()
+
+    def here(left: contextlib.ExitStack) -> Executor:
+        held = placed.source
+        files = ChunkFiles(Source(held.key, held.version, held.manifest, held.mapped, None), engine.spill)
+        pool = left.enter_context(engine.workers.lease())
+        return _Processes(pool, left.enter_context(files), shipped, engine.threads + 1, run_on_node)
+
+    with Scattered(jobs, placed, MapOrder(shipped, own_modules()), here) as nodes:
+        results = _in_order(placed, parts, lambda node: nodes, nodes.ahead, deadline)
+        for part, result in zip(parts, results, strict=True):
+            try:
+                found = unpack(result)
+            except Exception as error:
+                raise _not_remade(placed, part.chunk) from error
+            yield found
+
+
 class _Processes:
     """The worker processes as an `Executor`."""
 
-    def __init__(self, pool: Any, files: ChunkFiles, shipped: bytes, ahead: int) -> None:
+    def __init__(
+        self, pool: Any, files: ChunkFiles, shipped: bytes, ahead: int, run: Callable[..., Any] = run_shipped
+    ) -> None:
         self.ahead = ahead
-        self._pool, self._files, self._shipped = pool, files, shipped
+        self._pool, self._files, self._shipped, self._run = pool, files, shipped, run
 
     def submit(self, part: Rows) -> Future[Any]:
         """Have a worker run what was shipped. When one died before this, the pool refuses: a failure like any other."""
         try:
-            future: Future[Any] = self._pool.submit(run_shipped, self._files.path(part.chunk), part, self._shipped)
+            future: Future[Any] = self._pool.submit(self._run, self._files.path(part.chunk), part, self._shipped)
         except BrokenExecutor as error:
             future = Future()
             future.set_exception(error)
@@ -262,6 +293,8 @@ def _result(placed: Placed, running: deque[tuple[Rows, Future[Any]]], deadline: 
     while True:
         for part, future in running:
             if future.done() and (error := future.exception()) is not None:
+                if isinstance(error, NotRun):
+                    raise error.reason
                 ended = isinstance(error, BrokenExecutor)
                 unfinished = [each.chunk for each, other in running if other.exception() is error or not ended]
                 raise _failure(placed, unfinished if ended else [part.chunk], error) from error
@@ -277,20 +310,28 @@ def _result(placed: Placed, running: deque[tuple[Rows, Future[Any]]], deadline: 
 
 
 def _failure(placed: Placed, chunks: Sequence[int], error: BaseException) -> FunctionFailed:
-    numbers = sorted(set(chunks))
-    names = " or ".join(map(str, numbers))
-    nodes = " or ".join(dict.fromkeys(placed.node(chunk) for chunk in numbers))
-    where = f"chunk {names} of {placed.source.title}" + (f" on {nodes}" if nodes else "")
+    where = _where(placed, chunks)
     if isinstance(error, BrokenExecutor) and "un-serialize" in str(error):  # the pool tells it by its text alone
-        return FunctionFailed(
-            f"what the function returned on {where} cannot be made again in this process",
-            chunk=numbers[0],
-            hint="return tables, bytes, numbers, text, or lists and dicts of such",
-        )
-    if isinstance(error, BrokenExecutor):
+        return _not_remade(placed, *chunks)
+    if isinstance(error, (BrokenExecutor, WorkerEnded)):
         return FunctionFailed(
             f"a worker process ended while the function ran on {where}",
-            chunk=numbers[0],
+            chunk=min(chunks),
             hint="it called os._exit, crashed, or the machine was out of memory",
         )
-    return FunctionFailed(f"the function failed on {where}: {error_text(error)}", chunk=numbers[0])
+    return FunctionFailed(f"the function failed on {where}: {error_text(error)}", chunk=min(chunks))
+
+
+def _not_remade(placed: Placed, *chunks: int) -> FunctionFailed:
+    return FunctionFailed(
+        f"what the function returned on {_where(placed, chunks)} cannot be made again in this process",
+        chunk=min(chunks),
+        hint="return tables, bytes, numbers, text, or lists and dicts of such",
+    )
+
+
+def _where(placed: Placed, chunks: Sequence[int]) -> str:
+    numbers = sorted(set(chunks))
+    nodes = " or ".join(dict.fromkeys(placed.node(chunk) for chunk in numbers))
+    names = " or ".join(map(str, numbers))
+    return f"chunk {names} of {placed.source.title}" + (f" on {nodes}" if nodes else "")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Future
 
+    from eau2.errors import Eau2Error
     from eau2.query.source import Source
 
 
@@ -26,6 +27,18 @@ class Executor(Protocol):
     ahead: int  # how many may be under way, so that it is never idle
 
     def submit(self, part: Rows) -> Future[Any]: ...
+
+
+class NotRun(Exception):
+    """What a task's future comes to when no node could run it. `reason` is what the caller gets."""
+
+    def __init__(self, reason: Eau2Error) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class WorkerEnded(Exception):
+    """What a task's future comes to when the worker process ended that ran it, and no other."""
 
 
 class Share(NamedTuple):
@@ -44,12 +57,23 @@ class Placed:
         self.source = source
         self._nodes = _readers(source)
         self._origins = source.places
+        self._moved: dict[int, str] = {}
 
     def node(self, chunk: int) -> str:
         """Return the node that reads `chunk`; "" where it is on none."""
+        if chunk in self._moved:
+            return self._moved[chunk]
         if self._nodes:
             return self._nodes[chunk]
         return str(getattr(self.source.node, "name", ""))
+
+    def nodes(self) -> tuple[str, ...]:
+        """Return the nodes that read any chunk."""
+        return tuple(dict.fromkeys(self.node(chunk) for chunk in range(len(self.source.manifest.chunk_ids))))
+
+    def move(self, chunk: int, node: str) -> None:
+        """Have `node` read `chunk`."""
+        self._moved[chunk] = node
 
     def shares(self, chunks: Iterable[int] | None = None) -> list[Share]:
         """Return what each node reads of `chunks` (all by default), in the order of their first chunk."""
@@ -71,8 +95,8 @@ class Placed:
                 self.source.node.at(node).count_read(counts)
 
     def count_task(self, part: Rows) -> None:
-        """Count a task that is done."""
-        if self.source.node is not None:
+        """Count a task that is done, where the nodes do not count for themselves."""
+        if self.source.node is not None and self.source.node.jobs is None:
             origin = self._origins[part.chunk] if self._origins else ""
             _count(self.source, part, self.node(part.chunk), origin, 1)
 
@@ -87,11 +111,17 @@ def count_local(source: Source, chunk: int, node: str) -> None:
 def _count(source: Source, part: Rows, node: str, origin: str, tasks: int) -> None:
     """Count what `node` read; it has moved if `origin`, the node whose file is mapped, is another."""
     assert source.node is not None
-    size, rows = source.manifest.chunk_sizes[part.chunk], max(1, source.manifest.chunk_rows[part.chunk])
-    read = size * (part.start + part.rows) // rows - size * part.start // rows  # the parts of a chunk add up to it
-    moved = origin not in ("", node)
-    counts = ReadCounts(tasks, int(part.start == 0), part.rows, read, part.rows * moved, read * moved)
+    counts = counted(part, source.manifest.chunk_sizes[part.chunk], source.manifest.chunk_rows[part.chunk], tasks)
+    if origin not in ("", node):
+        counts = counts._replace(rows_moved=counts.rows_read, bytes_moved=counts.bytes_read)
     source.node.at(node).count_read(counts)
+
+
+def counted(part: Rows, chunk_bytes: int, chunk_rows: int, tasks: int) -> ReadCounts:
+    """Return what is counted for reading a part of a chunk of that size: the parts of a chunk add up to it."""
+    rows = max(1, chunk_rows)
+    read = chunk_bytes * (part.start + part.rows) // rows - chunk_bytes * part.start // rows
+    return ReadCounts(tasks, int(part.start == 0), part.rows, read)
 
 
 def _readers(source: Source) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 import pyarrow as pa
 
 from eau2.errors import Eau2Error, QueryError, StoreClosed
+from eau2.query.crossing import can_cross, error_text, pack, pack_error
+from eau2.query.modules import install
 from eau2.values.chunk import decode
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from loky.process_executor import ProcessPoolExecutor
 
+    from eau2.query.modules import Modules
     from eau2.query.source import Source
     from eau2.query.spill import SpillFolder
     from eau2.store.nodes import Node, Staged
@@ -79,21 +82,19 @@ def run_shipped(path: str, rows: Rows, shipped: bytes) -> Any:
     try:
         return _task(shipped).run(rows.of(_mapped(path)))
     except Exception as error:
-        import cloudpickle  # here: not needed until the first map in processes
-
-        try:
-            cloudpickle.loads(cloudpickle.dumps(error))
-        except Exception:  # with a lock in it, or a constructor that wants more than a message: it would end the pool
-            raise RuntimeError(error_text(error)) from None
-        raise
+        if can_cross(error):
+            raise
+        raise RuntimeError(error_text(error)) from None  # it would end the pool
 
 
-def error_text(error: BaseException) -> str:
-    """Return the kind of `error` and what it says, also when it cannot say anything."""
+def run_on_node(path: str, rows: Rows, shipped: bytes) -> tuple[bool, bytes]:
+    """In a worker process of a node: as `run_shipped`, and finish it. Return whether that was done, and its result, or
+    what was raised, as bytes that only the caller looks into."""
     try:
-        return f"{type(error).__name__}: {error}"
-    except Exception as second:
-        return f"{type(error).__name__}, whose text is a {type(second).__name__}"
+        task, table = _task(shipped), rows.of(_mapped(path))
+        return True, pack(task.finish(table, task.run(table)))
+    except BaseException as error:  # SystemExit too: it is the caller's function that says so
+        return False, pack_error(error)
 
 
 _last_task: list[tuple[bytes, Task]] = []  # of this worker process, which does one thing at a time
@@ -212,16 +213,12 @@ class WorkerProcesses:
             thread.join()
 
     def _take(self) -> ProcessPoolExecutor:
-        from loky.process_executor import ProcessPoolExecutor  # here: not needed until the first map in processes
-
         with self._lock:
             if self._closed:
                 raise StoreClosed("the store was closed", hint="open it again")
             pool, self._idle = self._idle, None
             if pool is None:
-                pool = ProcessPoolExecutor(
-                    self._count, timeout=IDLE_SECONDS, initializer=_belong_to, initargs=(os.getpid(),)
-                )
+                pool = worker_pool(self._count)
             self._lent.add(pool)
             return pool
 
@@ -234,12 +231,20 @@ class WorkerProcesses:
             self._lent.discard(pool)
 
 
-def _belong_to(parent: int) -> None:
+def worker_pool(count: int, modules: Modules = ()) -> ProcessPoolExecutor:
+    """Return a pool of processes, started when they are needed, that find `modules` when they import."""
+    from loky.process_executor import ProcessPoolExecutor  # here: not needed until the first map in processes
+
+    return ProcessPoolExecutor(count, timeout=IDLE_SECONDS, initializer=_belong_to, initargs=(os.getpid(), modules))
+
+
+def _belong_to(parent: int, modules: Modules) -> None:
     """In a worker process: leave Ctrl-C to `parent`, which hears it too and ends its workers; and end when it ends.
 
     A parent that is killed can end nobody, and a worker would first finish the caller's function, however long.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    install(modules)
     threading.Thread(target=_end_with, args=(parent,), name="eau2-parent", daemon=True).start()
 
 

@@ -57,6 +57,8 @@ class DirectoryNode:
     Raises StoreUnusable, ReadOnly (nothing there, and nothing can be made), Corrupt, FormatTooNew, DiskFull.
     """
 
+    jobs = None
+
     def __init__(self, directory: str | os.PathLike[str], *, flush: Flush = "process", name: str = "node-0") -> None:
         if flush not in ("process", "power"):
             raise InvalidOption(f"flush is 'process' or 'power', not {flush!r}")

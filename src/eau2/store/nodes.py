@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.errors import Eau2Error
+    from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -162,6 +163,10 @@ class MappedFrame(NamedTuple):
 
 class Node(Protocol):
     """One place that stores. Thread-safe. Errors are those of `eau2.errors`; after close(), StoreClosed."""
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """Who begins jobs on the nodes, where these are processes of their own; None where they are in this one."""
 
     def get(self, key: str) -> Entry | None:
         """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its page is. About 3 us."""
