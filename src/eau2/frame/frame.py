@@ -283,8 +283,8 @@ class Frame(Operations):
 
         `combine` is called once, with the list: `sum`, `pyarrow.concat_tables`; for a function of two results
         `lambda results: functools.reduce(function, results)`. workers: "threads" suit functions over whole columns,
-        "processes" those that are slow Python; the rows are mapped there, not sent. None decides by the size. Nodes that
-        are processes of their own have worker processes in any case; the caller's own module files travel there.
+        "processes" those that are slow Python; the rows are mapped there, not sent. None decides by the size. Nodes
+        that are processes of their own have worker processes in any case; the caller's own module files travel there.
         The chunks of a derived frame are its answer, cut at about 16 MB.
 
         FunctionFailed (the function's exception is its `__cause__`) names chunk and node, and stops the others; so
