@@ -86,7 +86,7 @@ class Patience:
             self._since = now
         if self.stopped or now - self._since >= self.seconds:
             return False
-        time.sleep(0.0002 if tries < 10 else 0.001 if tries < 100 else 0.002)
+        time.sleep(0.00005 if tries < 20 else 0.0002 if tries < 40 else 0.001 if tries < 100 else 0.002)
         return True
 
 
@@ -133,7 +133,7 @@ def create(path: Path) -> None:
         connection.close()
 
 
-def connect(path: Path, *, flush: Flush = "process", read_only: bool = False, patience: Patience) -> apsw.Connection:
+def connect(path: Path, *, read_only: bool = False, patience: Patience) -> apsw.Connection:
     """Return a connection to the database at `path`. Raises what `meaning` says, FormatTooNew and Corrupt."""
     connection: apsw.Connection | None = None
     try:
@@ -149,7 +149,7 @@ def connect(path: Path, *, flush: Flush = "process", read_only: bool = False, pa
             what = f"tables of version {version}, of before the first release" if version else "no tables of eau2"
             raise Corrupt(f"{path} holds {what}", hint="restore the file from a copy, or load the store anew")
         run(f"pragma cache_size = -{_CACHE_KB}")
-        run(f"pragma synchronous = {'full' if flush == 'power' else 'normal'}")
+        run("pragma synchronous = normal")  # see Writer: commits are flushed there, if at all
         return connection
     except BaseException as error:
         if connection is not None:

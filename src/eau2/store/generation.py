@@ -1,7 +1,8 @@
-"""Has anybody written since? Two counters that every process of a node maps, and the threads that wait on them.
+"""Has anybody written since? Counters that every process of a node maps, and the threads that wait on them.
 
-The file holds two 64-bit numbers, `started` and `finished`. A writer, holding SQLite's write lock, sets
-`started` += 1, commits, and then sets `finished` to the `started` it made.
+The file holds three 64-bit numbers, `started`, `finished` and `flushed`. A writer, holding SQLite's write lock, sets
+`started` += 1, commits, and then sets `finished` to the `started` it made. `flushed` says which commits are on the
+medium; see `flush`.
 
 What a reader may conclude, and why its held read transaction is linearizable:
 
@@ -22,7 +23,7 @@ What a reader may conclude, and why its held read transaction is linearizable:
 * The order of the stores in memory: `started` is stored before SQLite publishes the commit, between the two are
   system calls and SQLite's own barriers. A load that sees the commit is followed by one that sees `started`.
 
-Waiting looks at all 16 bytes: a waiter that read the counters, then found no value, sees either `started` or
+Waiting looks at the first 16 bytes: a waiter that read the counters, then found no value, sees either `started` or
 `finished` change when the value is committed after its look. (`started` alone moves too early.)
 If the writer dies in between, nothing more changes; so when the counters differ for long, `settle` makes them equal.
 """
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_SIZE = 16
+_SIZE, _NUMBER_SIZE = 24, 16
 _POLL_SECONDS = 0.008  # a put in another process wakes a waiter this late, at most; half a hundredth of a core
 _UNSETTLED_SECONDS = 0.02  # a commit takes less; then its writer may be dead
 _WAIT_SECONDS = 2.0  # of one wait: Ctrl-C may be given to another thread, and then does not wake the main one
@@ -59,11 +60,11 @@ class Generation:
             self._map = mmap.mmap(file, _SIZE, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
         finally:
             os.close(file)
-        self.counters = memoryview(self._map).cast("Q")  # [started, finished]: each is loaded and stored whole
+        self.counters = memoryview(self._map).cast("Q")  # [started, finished, flushed]: each is loaded and stored whole
 
     def number(self) -> int:
         """Return a number that differs after any write. 0.3 us."""
-        return int.from_bytes(self._map[:_SIZE], "little")
+        return int.from_bytes(self._map[:_NUMBER_SIZE], "little")
 
     @property
     def settled(self) -> bool:
@@ -79,6 +80,19 @@ class Generation:
         """After COMMIT, or after what began with `start` was rolled back."""
         if self.counters[1] < started:  # not back behind a later writer, as far as can be seen from here
             self.counters[1] = started
+
+    def flush(self, started: int, log: int) -> None:
+        """Have commit `started`, and all before it, on the medium: they are in the file `log`. OSError.
+
+        After `finish` and without a lock, so that processes flush for each other: who comes while another flushes
+        commits, and the next flush is for all that have. Storing less than another stored costs a flush, no more.
+        """
+        counters = self.counters
+        if started <= counters[2] <= counters[0]:  # above `started` is damage
+            return
+        finished = max(started, counters[1])
+        os.fdatasync(log)
+        counters[2] = finished
 
     def settle(self) -> None:
         """Under the write lock: nobody is committing, so all that started has finished."""

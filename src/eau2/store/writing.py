@@ -10,13 +10,14 @@ that no row names, or a row with refs = 0: never a manifest that names a missing
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from eau2.errors import DiskFull, Eau2Error, StoreBusy, StoreClosed, failed_call
+from eau2.errors import DiskFull, Eau2Error, OutcomeUnknown, StoreBusy, StoreClosed, failed_call
 from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
 from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning
@@ -50,6 +51,16 @@ class _Request:
         self.alone = alone or (bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes))
 
 
+def _opened_log(path: Path) -> int:
+    """Return a descriptor of the log of the database at `path`, which a connection has open; its name is flushed."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+        return os.open(f"{path}-wal", os.O_RDONLY)
+    finally:
+        os.close(directory)
+
+
 class Writer:
     """Applies writes. Thread-safe: of the threads that wait, the first commits for all."""
 
@@ -62,10 +73,11 @@ class Writer:
         self._patience = patience
         self._queue: deque[_Request] = deque()
         self._lock = threading.Lock()  # held by the thread that commits; guards everything below
-        self._connection = connect(path, flush=flush, patience=patience)
+        self._connection = connect(path, patience=patience)
         self._connection.set_wal_hook(CopyingBack(patience))
         self._run = self._connection.cursor().execute
         self.changes = Changes(self._connection, files)
+        self._log = -1 if flush == "process" else _opened_log(path)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
         self.left_over = False  # files may be there that no row names, and that we could not remove
@@ -107,6 +119,7 @@ class Writer:
             self._patience.seconds = seconds
             self.changes.unnamed.clear()
             result = self._commit(change)
+            self._flush()
             self._remove_unnamed()
             return result
         finally:
@@ -139,6 +152,8 @@ class Writer:
         if held:
             try:
                 self._connection.close()
+                if self._log >= 0:
+                    os.close(self._log)
             finally:
                 self._lock.release()
         self.left_over |= not held  # the write that goes on has staged files
@@ -199,9 +214,18 @@ class Writer:
         self.changes.unnamed.clear()
         try:
             self._commit(lambda: self._apply_all(batch))
-        finally:
-            if self._committed:  # also when Ctrl-C came right after: what is written must not be written again
+            self._flush()
+        except OutcomeUnknown as error:
+            for request in batch:
+                self._fail(request, error)
+            self.left_over = True
+            return
+        except BaseException:
+            if self._committed:  # Ctrl-C came right after: what is written must not be written again
+                self._flush()
                 self._note_done(batch)
+            raise
+        self._note_done(batch)
         self._remove_unnamed()
 
     def _note_done(self, batch: list[_Request]) -> None:
@@ -252,6 +276,19 @@ class Writer:
                 self._started = 0
         self.commits += 1
         return result
+
+    def _flush(self) -> None:
+        """Have what was committed on the medium, if that was asked for, before anybody is told or a file is removed.
+
+        Not by SQLite, which flushes before it gives up the write lock: so each process would flush for itself alone.
+        """
+        if self._log < 0:
+            return
+        try:
+            self._generation.flush(self._started, self._log)
+        except OSError as error:
+            what = f"{self._path}: written, but the disk did not say that it has it: {error}"
+            raise OutcomeUnknown(what, hint="see whether the disk is healthy, and read it again") from error
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
