@@ -222,8 +222,10 @@ class Writer:
             return
         except BaseException:
             if self._committed:  # Ctrl-C came right after: what is written must not be written again
-                self._flush()
-                self._note_done(batch)
+                try:
+                    self._flush()
+                finally:
+                    self._note_done(batch)
             raise
         self._note_done(batch)
         self._remove_unnamed()

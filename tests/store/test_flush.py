@@ -1,0 +1,96 @@
+"""At the flush level "power" a commit is on the medium before anybody is told, and processes flush for each other."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from eau2.errors import OutcomeUnknown
+from eau2.store.node import DirectoryNode
+from eau2.store.nodes import Kind, Write
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """The files that were flushed, by name; each flush fails with what `flushed.error` is, if it is set."""
+
+    class Flushed(list):
+        error = None
+
+    found = Flushed()
+    real = os.fdatasync
+
+    def fdatasync(file):
+        if found.error is not None:
+            raise found.error
+        real(file)
+        found.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}")))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    return found
+
+
+def put(node, key, payload=b"x"):
+    return node.write([Write(key, Kind.BYTES, payload)])[0]
+
+
+def test_each_commit_is_flushed_with_the_log_it_is_in(directory, flushed):
+    node = DirectoryNode(directory, flush="power")
+    for number in range(5):
+        put(node, "a")
+        assert flushed == ["entries.db-wal"] * (number + 1)
+    node.write([Write(f"k{number}", Kind.BYTES, b"y") for number in range(1000)])
+    assert len(flushed) == 6
+    node.close()
+
+
+def test_where_only_the_end_of_the_process_is_to_be_survived_nothing_is_flushed(node, flushed):
+    put(node, "a")
+    assert flushed == []
+
+
+def test_what_another_has_flushed_is_not_flushed_again(directory, flushed):
+    first, second = DirectoryNode(directory, flush="power"), DirectoryNode(directory, flush="power")
+    put(first, "a")
+    log = os.open(directory / "entries.db-wal", os.O_RDONLY)
+    counters = first._generation.counters
+    first._generation.flush(counters[0], log)
+    second._generation.flush(counters[0], log)
+    assert len(flushed) == 1
+    put(second, "a")
+    assert len(flushed) == 2
+    counters[2] = counters[0] + 1000  # a flipped bit must not say that all that comes is on the medium
+    put(first, "a")
+    put(second, "a")
+    assert len(flushed) == 4
+    os.close(log)
+    first.close()
+    second.close()
+
+
+def test_a_disk_that_does_not_say_that_it_has_a_write_leaves_its_outcome_unknown(directory, flushed):
+    node = DirectoryNode(directory, flush="power")
+    put(node, "a", b"1")
+    flushed.error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OutcomeUnknown, match=r"entries\.db.*Input/output error"):
+        put(node, "a", b"2")
+    with pytest.raises(OutcomeUnknown):
+        node.write([Write("a", Kind.DELETED)])
+    flushed.error = None
+    assert put(node, "a", b"3") == 4
+    assert node.get("a").payload == b"3"
+    assert node.check().faults == ()
+    node.close()
+
+
+def test_ctrl_c_while_a_commit_is_flushed_has_written_it_once(directory, flushed):
+    node = DirectoryNode(directory, flush="power")
+    flushed.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        put(node, "a")
+    flushed.error = None
+    assert node.get("a").version == 1
+    assert put(node, "a") == 2
+    node.close()
