@@ -32,7 +32,7 @@ from eau2.values.key import FIRST, MARK, hold_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from eau2.store.nodes import Node, Write
+    from eau2.store.nodes import Place, Write
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -197,7 +197,7 @@ class MemoryNode:
     def live(self) -> tuple[str, ...]:
         return ()
 
-    def at(self, name: str) -> Node:
+    def at(self, name: str) -> Place:
         return self
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:

@@ -47,7 +47,7 @@ class Client:
 
     async def get(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Return what is under those of `keys` that have a value, in their order, all of one moment."""
-        found = await self._asking("get", lambda view: self._get(view, keys))
+        found = await self._asking(_doing("get", keys), lambda view: self._get(view, keys))
         return {key: found[key] for key in keys if (entry := found.get(key)) is not None and entry.kind != Kind.DELETED}
 
     async def _get(self, view: View, keys: Sequence[str]) -> dict[str, Entry]:
@@ -126,7 +126,7 @@ class Client:
             sent = sent or Request(self.name, number, view.epoch)  # it may arrive twice, and one be done
             return await self._runtime.peer(home).write(view.epoch, sent, writes)
 
-        return await self._asking("write", ask, unknown=lambda: sent is not None)
+        return await self._asking(_doing("write", keys), ask, unknown=lambda: sent is not None)
 
     async def _write_at_many(self, writes: Sequence[Write]) -> list[Outcome] | None:
         """Write what several members order: all of it or nothing. None when it came to nothing, to try again.
@@ -138,7 +138,7 @@ class Client:
         async def attempt(view: View) -> list[Outcome] | None:
             return await self._attempt(view, writes, self._batch())
 
-        return await self._asking("write", attempt)
+        return await self._asking(_doing("write", [write.key for write in writes]), attempt)
 
     async def _attempt(self, view: View, writes: Sequence[Write], batch: str) -> list[Outcome] | None:
         keys = [write.key for write in writes]
@@ -305,29 +305,35 @@ class Client:
         else:
             await self._refresh()
 
-    async def _learn(self, view: View) -> None:
-        if view.epoch > self.view.epoch:
+    def learn(self, view: View) -> bool:
+        """Go by `view` from now on if it is newer; return whether it is."""
+        newer = view.epoch > self.view.epoch
+        if newer:
             self.view = view
-        elif view.epoch < self.view.epoch:
+        return newer
+
+    async def _learn(self, view: View) -> None:
+        if not self.learn(view) and view.epoch < self.view.epoch:
             await self._refresh()
 
     async def _refresh(self) -> None:
         with contextlib.suppress(Unreachable):
-            view = await self._runtime.coordinator().view()
-            if view.epoch > self.view.epoch:
-                self.view = view
+            self.learn(await self._runtime.coordinator().view())
 
     async def _report(self, name: str) -> None:
         with contextlib.suppress(Unreachable):
-            view = await self._runtime.coordinator().suspect(name)
-            if view.epoch > self.view.epoch:
-                self.view = view
+            self.learn(await self._runtime.coordinator().suspect(name))
 
     def _request(self, view: View) -> Request:
         return Request(self.name, next(self._numbers), view.epoch)
 
     def _batch(self) -> str:
         return f"{self.name}/{next(self._numbers)}"
+
+
+def _doing(what: str, keys: Sequence[str]) -> str:
+    """Return what is done to `keys`, for an error."""
+    return f"{what} {keys[0]!r}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
 
 
 def _are_one(view: View, keys: Sequence[str]) -> bool:

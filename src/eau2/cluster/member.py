@@ -71,9 +71,7 @@ class Member:
         self.whole = 0  # the epoch as of which this member knows that nothing is missing; see `repair.py`
         # Threads share these: each is gone through as a copy, made at once.
         self.done: OrderedDict[Request, tuple[tuple[str, ...], tuple[Outcome, ...]]] = OrderedDict()
-        self.sure_from = (
-            1  # a request that may have been done in an earlier epoch, and is not in `done`, may be forgotten
-        )
+        self.sure_from = 1  # requests of earlier epochs that are not in `done` may have been done, and be forgotten
         self._since = since
         self._forgot = since > 0
         self._served = 0  # the epoch that is settled: everything of before is done or undone
@@ -140,8 +138,13 @@ class Member:
         asked, epoch = self.runtime.now(), self.view.epoch
         whole = self.whole == epoch
         view = await self.runtime.coordinator().renew(self.name, self.incarnation, epoch, whole=whole)
-        if self.name in view.present:
-            self._lease_until = asked + lease_seconds
+        self.renewed(view, asked + lease_seconds)
+
+    def renewed(self, view: View, until: float) -> None:
+        """Take in the coordinator's answer: `view`, and a lease until `until`. Other threads may call this while the
+        member is in that view: then only the lease is touched."""
+        if self.name in view.present and view.epoch >= self.view.epoch:  # else from one who is coordinator no more
+            self._lease_until = until
         self.enter(view)
 
     async def report(self, names: Iterable[str]) -> None:

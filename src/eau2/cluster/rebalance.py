@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eau2.cluster.repair import copy_chunks
 from eau2.errors import Eau2Error
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record
 from eau2.values.key import MARK, hold_key
@@ -62,10 +63,10 @@ async def _move(member: Member, view: View, key: str, moved: Moved) -> None:
     there = await _holders(member, view, old)
     try:
         for name, ids in sorted(wanted.items()):
-            sources = [(one, tuple(sorted(there.get(one, ())))) for one in sorted(ids)]
-            hold = Record(hold_key(key, rank), rank, Kind.HOLD, "\n".join(sorted(ids)).encode())
+            sources = {one: tuple(sorted(there.get(one, ()))) for one in sorted(ids)}
+            hold = Record(hold_key(key, rank), rank, Kind.HOLD)
             moved.copies += sum(name not in there.get(one, ()) for one in ids)
-            moved.bytes += await member.at(name).copy(view.epoch, hold, sources)
+            moved.bytes += await copy_chunks(member, view, name, hold, sources)
         await member.order.adopt(view, [new])
     except (Eau2Error, FileNotFoundError):
         await member.order.delivery.release(wanted, [(key, rank)])

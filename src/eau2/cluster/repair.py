@@ -20,13 +20,13 @@ from eau2.values.key import held_key, hold_key
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from eau2.cluster.member import Member
     from eau2.cluster.view import View
 
 PAGE = 1000
-GROUP_BYTES = 8 << 20  # of values in one request
+COPIED_AT_ONCE = 4  # chunks in one request
 
 Row = tuple[str, int, int]  # key, rank, kind
 
@@ -50,6 +50,22 @@ class _Work:
     short: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # key -> homes without it
     stale: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # node -> keys it should not have
     holds: list[tuple[str, str]] = field(default_factory=list)  # (node, key of a hold) of the frames it orders
+
+
+async def copy_chunks(
+    member: Member, view: View, node: str, hold: Record, sources: Mapping[str, tuple[str, ...]]
+) -> int:
+    """Have `node` hold, besides what `hold` names, the chunks of `sources`, which come from the nodes that these say.
+
+    Some at a time, so that each request is answered soon. Return the bytes that were moved.
+    """
+    moved, held = 0, hold.payload.decode().split("\n") if hold.payload else []
+    several = list(sources.items())
+    for start in range(0, len(several), COPIED_AT_ONCE):
+        some = several[start : start + COPIED_AT_ONCE]
+        held = sorted({*held, *(chunk_id for chunk_id, _ in some)})
+        moved += await member.at(node).copy(view.epoch, hold._replace(payload="\n".join(held).encode()), some)
+    return moved
 
 
 class Repair:
@@ -217,11 +233,9 @@ class Repair:
                 if chunk_id not in has.get(node, ()):
                     wanted[node].add(chunk_id)
         for node, ids in sorted(wanted.items()):
-            sources = [
-                (one, tuple(sorted(other for other in view.present if one in has[other]))) for one in sorted(ids)
-            ]
-            hold = Record(name, record.rank, Kind.HOLD, "\n".join(sorted(ids | has.get(node, set()))).encode())
-            self.progress.bytes += await member.at(node).copy(view.epoch, hold, sources)
+            sources = {one: tuple(sorted(other for other in view.present if one in has[other])) for one in sorted(ids)}
+            hold = Record(name, record.rank, Kind.HOLD, "\n".join(sorted(has.get(node, set()))).encode())
+            self.progress.bytes += await copy_chunks(member, view, node, hold, sources)
             self.progress.chunks += len(ids)
         return sum(map(len, wanted.values()))
 

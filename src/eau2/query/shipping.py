@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eau2.query.modules import Modules
     from eau2.query.source import Source
     from eau2.query.spill import SpillFolder
-    from eau2.store.nodes import Node, Staged
+    from eau2.store.nodes import Place, Staged
 
 IDLE_SECONDS = 30  # after which a worker process that has nothing to do ends
 _PARENT_SECONDS = 0.2  # a worker outlives a parent that was killed by this
@@ -127,7 +127,7 @@ class ChunkFiles:
         self._source = source
         self._spill = spill
         self._paths: dict[int, str] = {}
-        self._staged: list[tuple[Node, Staged]] = []
+        self._staged: list[tuple[Place, Staged]] = []
         self._copies: list[str] = []
 
     def __enter__(self) -> ChunkFiles:

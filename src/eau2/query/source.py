@@ -116,8 +116,9 @@ class Source:
         decoded = self._decoded
         found = decoded.get(index)
         if found is None:
+            data = self.buffers[index]
             try:
-                found = decode(self.buffers[index])
+                found = decode(data)
             except (pa.ArrowException, OSError) as error:
                 raise Corrupt(
                     f"{self.key!r}: chunk {index} ({self.manifest.chunk_ids[index]}) is no Arrow file: {error}",

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from eau2.cluster.peer import Unreachable
-from eau2.store.nodes import Record, Write
+from eau2.store.nodes import Record, Write, closed
 
 if TYPE_CHECKING:
     import threading
@@ -27,8 +27,15 @@ Value = TypeVar("Value")
 
 COORDINATOR = "coordinator"
 ANSWER_SECONDS = 2.0  # what is not answered by then is asked again: every request may come twice
-LONG_SECONDS = 120.0  # for what reads or writes whole chunks
-_LONG = frozenset({"chunk", "copy", "mend"})  # of what members ask of each other
+CHUNK_SECONDS = 20.0  # for what reads or writes some chunks
+POLL_SECONDS = 5.0  # for which a node is asked at once whether there was a write
+WORK_SECONDS = 10.0  # for which it is asked at once whether long work is done
+_SECONDS = {
+    "get": 5.0,  # values of 64 MiB come back by it
+    **dict.fromkeys(("chunk", "copy", "mend", "stage", "link", "read", "lend", "marks", "node"), CHUNK_SECONDS),
+    "changed": ANSWER_SECONDS + POLL_SECONDS,
+    "work": ANSWER_SECONDS + WORK_SECONDS,
+}
 _BYTES_PER_SECOND = 10e6  # the slowest way that values may take
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # by their place, and by name; all can be pickled
@@ -111,11 +118,9 @@ class _Remote:
 
 def patience(method: str, arguments: Sequence[Any]) -> float:
     """Return for how many seconds to wait for an answer: more, the more bytes are sent."""
-    if method in _LONG:
-        return LONG_SECONDS
     several = (one for argument in arguments if isinstance(argument, (tuple, list)) for one in argument)
     size = sum(len(one.payload) for one in several if isinstance(one, (Record, Write)))
-    return ANSWER_SECONDS + size / _BYTES_PER_SECOND
+    return _SECONDS.get(method, ANSWER_SECONDS) + size / _BYTES_PER_SECOND
 
 
 class _Waited:
@@ -158,7 +163,7 @@ class _Far:
 class ThreadRuntime(_Far):
     """The `Runtime` of drivers: coroutines are run to their end by `finish`, and the thread waits in them.
 
-    closed: set to end every sleep.
+    closed: set when the store is, to end every sleep with StoreClosed.
     """
 
     def __init__(self, transport: Transport, closed: threading.Event) -> None:
@@ -166,7 +171,8 @@ class ThreadRuntime(_Far):
         self._closed = closed
 
     async def sleep(self, seconds: float) -> None:
-        self._closed.wait(seconds)
+        if self._closed.wait(seconds):
+            raise closed()
 
     async def together(self, calls: Sequence[Awaitable[Value]]) -> list[Value | BaseException]:
         answers: list[Value | BaseException] = []
@@ -178,7 +184,7 @@ class ThreadRuntime(_Far):
         return answers
 
     def lock(self, name: str) -> Lock:
-        raise NotImplementedError("a driver orders nothing")
+        raise AssertionError("a driver orders nothing")
 
 
 class LoopLock:

@@ -154,6 +154,11 @@ class DirectoryNode:
     def has_chunks(self, chunk_ids: Sequence[str]) -> list[bool]:
         return copies.has_chunks(self._reader, chunk_ids)
 
+    def marks(self, chunk_ids: Sequence[str]) -> list[tuple[int, str] | None]:
+        """Return of each chunk its size and the mark under which its file was found whole; None where none is named."""
+        rows = self._reader.chunk_rows(chunk_ids)
+        return [(row[0], row[2]) if row is not None and row[1] > 0 else None for row in rows]
+
     def store(self, records: Sequence[Record], *, force: bool = False, seen: Mapping[str, int] | None = None) -> None:
         copies.store(self._writing(), records, force=force, seen=seen or {})
         self._waiting.notify()

@@ -161,6 +161,21 @@ class MappedFrame(NamedTuple):
     live: tuple[str, ...] = ()  # the nodes that were live when they were mapped
 
 
+class Place(Protocol):
+    """One of several nodes, by itself: what is asked of it besides the whole."""
+
+    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
+        """Stage a chunk that is mapped here as `data`: a link where its file is there, else a copy."""
+
+    def discard(self, staged: Sequence[Staged]) -> None:
+        """Remove staged chunks that will not be written."""
+
+    def count_read(self, more: ReadCounts) -> None:
+        """Count what was read there. Also after close()."""
+
+    def statistics(self) -> NodeStatistics: ...
+
+
 class Node(Protocol):
     """One place that stores. Thread-safe. Errors are those of `eau2.errors`; after close(), StoreClosed."""
 
@@ -208,7 +223,7 @@ class Node(Protocol):
     def live(self) -> tuple[str, ...]:
         """Return the live nodes; () where there is one node."""
 
-    def at(self, name: str) -> Node:
+    def at(self, name: str) -> Place:
         """Return the node of that name, dead or alive; this one where there is one node."""
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
@@ -298,8 +313,8 @@ class Nodes(Protocol):
     def members(self) -> tuple[str, ...]:
         """Return the names of the live nodes, in order."""
 
-    def at(self, name: str) -> Node:
-        """Return the node of that name."""
+    def at(self, name: str) -> Place:
+        """Return the node of that name. StoreUnusable when there is none."""
 
     def whole(self) -> Node:
         """Return all of them as one: what a store talks to."""

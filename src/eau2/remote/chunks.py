@@ -1,0 +1,160 @@
+"""Chunks in a driver: mapped from the node's own files where these are on this machine, else brought once and cached.
+
+A chunk that is brought is written to a file without a name, and that is mapped: what is held stays readable, what is
+not is the kernel's to drop, and the cache is bounded by what it names, whatever is held besides.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from eau2.errors import Corrupt, StoreUnusable, failed_call
+from eau2.store.chunks import ChunkFiles, NoSuchChunk, boot_id, stamp_of
+from eau2.store.mapping import Mapping, Mappings
+from eau2.values.chunk import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from eau2.remote.server import Whereabouts
+
+CACHE_BYTES = 1 << 30
+
+
+class NearFiles:
+    """The chunk files of a node whose directory this process can read. Thread-safe."""
+
+    def __init__(self, directory: str) -> None:
+        self._files = ChunkFiles(Path(directory), durable=False)
+        self._mappings = Mappings(self._files)
+
+    @classmethod
+    def of(cls, node: Whereabouts) -> NearFiles | None:
+        """Return those of a node that is there, or None: it is on another machine, or out of reach."""
+        try:
+            status = os.stat(node.directory)
+        except OSError:
+            return None
+        same = (status.st_dev, status.st_ino) == (node.device, node.inode) and node.boot == boot_id()
+        return cls(node.directory) if same and os.access(node.directory, os.R_OK | os.X_OK) else None
+
+    def map(
+        self, chunk_ids: Sequence[str], key: str, marks: Callable[[list[str]], list[tuple[int, str] | None]]
+    ) -> list[pa.Buffer]:
+        """Return the bytes of chunks. `marks` is asked for those that are not mapped yet, as the node has them.
+        FileNotFoundError, Corrupt, StoreUnusable."""
+        found = {chunk_id: self._mappings.shared(chunk_id) for chunk_id in dict.fromkeys(chunk_ids)}
+        missing = [chunk_id for chunk_id, mapping in found.items() if mapping is None]
+        for chunk_id, row in zip(missing, marks(missing) if missing else (), strict=True):
+            if row is None:
+                raise NoSuchChunk(self._files.path(chunk_id))
+            found[chunk_id], _ = self._mappings.open(chunk_id, *row, key)
+        return [mapping.buffer() for chunk_id in chunk_ids if (mapping := found[chunk_id]) is not None]
+
+    def verify(self, chunk_id: str, data: pa.Buffer, key: str, mark_of: Callable[[str], str]) -> None:
+        self._mappings.verify(chunk_id, data, key, mark_of)
+
+
+class ChunkCache:
+    """Chunks that were brought here, the last used of them, `bytes_max` in all. Thread-safe."""
+
+    def __init__(self, bytes_max: int = CACHE_BYTES) -> None:
+        self._bytes_max = bytes_max
+        self._lock = threading.Lock()  # guards everything below
+        self._chunks: OrderedDict[str, Mapping] = OrderedDict()
+        self._bringing: dict[str, threading.Lock] = {}  # held by who brings the chunk: the others wait for it
+        self.bytes = 0
+        self.brought_bytes = 0  # since it was made
+
+    def get(self, chunk_id: str, bring: Callable[[], pa.Buffer]) -> pa.Buffer:
+        """Return a chunk's bytes, which `bring` brings when they are not here: checked, and once for all who ask."""
+        with self._lock:
+            bringing = self._bringing.setdefault(chunk_id, threading.Lock())
+        with bringing:
+            with self._lock:
+                found = self._chunks.get(chunk_id)
+                if found is not None:
+                    self._chunks.move_to_end(chunk_id)
+            if found is None:
+                found = self._kept(chunk_id, bring())
+            with self._lock:
+                self._bringing.pop(chunk_id, None)
+        return found.buffer()
+
+    def _kept(self, chunk_id: str, data: pa.Buffer) -> Mapping:
+        if identify(data) != chunk_id:
+            raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
+        mapping = _in_file(data)
+        with self._lock:
+            self._chunks[chunk_id] = mapping
+            self.bytes += mapping.size
+            self.brought_bytes += mapping.size
+            while self.bytes > self._bytes_max and self._chunks:
+                self.bytes -= self._chunks.popitem(last=False)[1].size
+        return mapping
+
+    def clear(self) -> None:
+        with self._lock:
+            self._chunks.clear()
+            self.bytes = 0
+
+
+def _in_file(data: pa.Buffer) -> Mapping:
+    """Return `data` mapped from a file of its own, which goes with the mapping. DiskFull, StoreUnusable."""
+    try:
+        with tempfile.TemporaryFile(prefix="eau2-chunk-") as file:
+            file.write(data)
+            file.flush()
+            return Mapping(file.fileno(), stamp_of(os.fstat(file.fileno())))
+    except StoreUnusable:
+        raise
+    except OSError as error:
+        raise failed_call(error, tempfile.gettempdir()) from error
+
+
+class FarChunk:
+    """A chunk of a frame that is held: `bring` brings its bytes when it is touched. It is held as long as this is."""
+
+    def __init__(self, chunk_id: str, cache: ChunkCache, bring: Callable[[], pa.Buffer]) -> None:
+        self.id = chunk_id
+        self._cache = cache
+        self._bring = bring
+
+    def buffer(self) -> pa.Buffer:
+        return self._cache.get(self.id, self._bring)
+
+
+class FarBuffers(Sequence[Any]):
+    """The chunks of a frame, some of which are brought when they are touched: a sequence of buffers."""
+
+    def __init__(self, pieces: Sequence[Any]) -> None:
+        self.pieces = pieces  # buffers, and FarChunks
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @overload
+    def __getitem__(self, index: int) -> pa.Buffer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[pa.Buffer]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [_buffer(piece) for piece in self.pieces[index]]
+        return _buffer(self.pieces[index])
+
+    def __iter__(self) -> Iterator[pa.Buffer]:
+        return map(_buffer, self.pieces)
+
+
+def _buffer(piece: Any) -> pa.Buffer:
+    return piece.buffer() if isinstance(piece, FarChunk) else piece

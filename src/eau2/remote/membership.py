@@ -1,0 +1,264 @@
+"""A node's part in the cluster: its `Member`, and the loops that keep it one.
+
+Two threads, so that the one is not in the other's way:
+
+* one runs the member, its repair, and all that is asked of it, in asyncio. Nothing there happens at the same time as
+  anything else, which is what the member's code is written for and tested with. It calls the node's database in that
+  thread: calls of microseconds, and of milliseconds where the disk flushes;
+* one renews the lease, so that a disk that is slow for a moment does not cost the node its membership. When the first
+  has not moved for `STALLED_SECONDS` it stops renewing, and the others go on without the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eau2.cluster.coordinator import LEASE_SECONDS
+from eau2.cluster.keys import VIEW
+from eau2.cluster.member import Member
+from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.rebalance import Moved, rebalance
+from eau2.cluster.repair import Repair
+from eau2.cluster.view import View
+from eau2.errors import Eau2Error
+from eau2.remote.loops import LoopThread
+from eau2.remote.transport import LoopRuntime
+from eau2.store.nodes import RANK_BITS, Kind, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Future
+
+    from eau2.remote.identity import OwnedDirectory
+    from eau2.remote.transport import Answer, Transport
+    from eau2.store.node import DirectoryNode
+
+STALLED_SECONDS = 10.0
+GRACE_SECONDS = 60.0  # surplus copies are kept so long after all is in its place
+_BEGIN_SECONDS = 30.0
+_BEAT_SECONDS = 0.25
+_ANNOUNCE_SECONDS = 0.1
+_OVERDUE_SECONDS = 0.5
+_TEND_SECONDS = 0.5  # between looks of the repair while something is missing
+_LOOK_SECONDS = 300.0  # between looks when nothing was
+_LOOK_SHARE = 20  # a look that took long is not taken again for that many times as long
+_POLL_SECONDS = 0.005  # a write wakes those who wait for it this late, at most
+_FAILURES = (Eau2Error, NotServing, Unreachable, WrongEpoch, FileNotFoundError)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What a node says of itself. `refused`: why it is no member, or not any more; "" when nothing is wrong."""
+
+    name: str
+    store: str
+    epoch: int
+    serves: bool
+    refused: str
+
+
+class Membership:
+    """The membership of `node`, in the directory `owned`, from construction to `stop`. Thread-safe."""
+
+    def __init__(
+        self,
+        owned: OwnedDirectory,
+        node: DirectoryNode,
+        transport: Transport,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self.name = node.name
+        self.member: Member | None = None
+        self.repair: Repair | None = None
+        self._owned, self._node = owned, node
+        self._runtime = LoopRuntime(transport)
+        self._lease_seconds, self._grace_seconds = lease_seconds, grace_seconds
+        self._incarnation = uuid.uuid4().hex
+        self._refused = ""
+        self._beat = self._runtime.now()
+        self._work: dict[str, asyncio.Future[Answer]] = {}  # by the name that who asked gave it
+        self._waiting: set[asyncio.Future[None]] = set()  # for a write
+        self._looking: asyncio.Task[None] | None = None
+        self._loop, self._leases = LoopThread("eau2-member"), LoopThread("eau2-lease")
+        known = node.records([VIEW]).get(VIEW)
+        try:
+            if known is not None:
+                view = View.decode(known.payload)
+                self._loop.submit(self._begin(view, since=view.epoch)).result(_BEGIN_SECONDS)
+        except BaseException:
+            self.stop(_BEAT_SECONDS)
+            raise
+        self._run(self._loop, self._beating())
+        self._run(self._leases, self._renewing())
+
+    def __repr__(self) -> str:
+        return f"<Membership of {self.name}: {self.member}>"
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run `coroutine` where the member runs."""
+        return self._loop.submit(coroutine)
+
+    def present(self) -> Member:
+        """Return the member. NotServing before there is one."""
+        if self.member is None:
+            raise NotServing
+        return self.member
+
+    def status(self) -> NodeStatus:
+        member = self.member
+        epoch, serves = (0, False) if member is None else (member.view.epoch, member.serves)
+        return NodeStatus(self.name, self._owned.identity.store, epoch, serves, self._refused)
+
+    def stop(self, timeout_seconds: float) -> None:
+        """End both threads, whatever is under way."""
+        self._leases.stop(timeout_seconds)
+        self._loop.stop(timeout_seconds)
+
+    def _run(self, loop: LoopThread, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run one of our loops, for ever. Should it fail, which is a fault of ours, the node is a member no longer."""
+
+        def look(future: Future[None]) -> None:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                self._refused = "".join(traceback.format_exception(error))
+
+        loop.submit(coroutine).add_done_callback(look)
+
+    # -- what is asked ------------------------------------------------------------------------------------------------
+
+    async def meet(self, store: str, view: View | None) -> tuple[str, View | None]:
+        """Be of `store` and enter `view`, where these are given; return the store and the view that this node has.
+
+        StoreUnusable when it is of another store.
+        """
+        if store:
+            self._owned.belong_to(store)
+        if view is not None and self.member is None:
+            self._node.store([Record(VIEW, view.epoch << RANK_BITS, Kind.BYTES, view.encode())])
+            await self._begin(view, since=0)
+        elif view is not None and self.member is not None:
+            self.member.enter(view)
+        return self._owned.identity.store, None if self.member is None else self.member.view
+
+    async def _begin(self, view: View, *, since: int) -> None:
+        """Be a member, in `view`. `since`: the epoch in which this node ended, 0 if it has never been one."""
+        self.member = Member(self.name, self._node, self._runtime, view, incarnation=self._incarnation, since=since)
+        self.repair = Repair(self.member, grace_seconds=self._grace_seconds)
+        self._run(self._loop, self._tending(self.member, self.repair))
+        self._run(self._loop, self._ending_overdue(self.member))
+
+    async def rebalance(self, view: View) -> Moved:
+        """Move the chunks of the frames that this member orders to where they would be put in `view`, which it enters.
+        Raises as a write does."""
+        member, moved = self.present(), Moved()
+        member.enter(view)
+        await member.settle()
+        await rebalance(member, view, moved)
+        return moved
+
+    async def work(self, token: str, begin: Callable[[], Future[Answer]], seconds: float) -> Answer | None:
+        """Return what the work named `token` came to, which `begin` begins when it is not under way; None when it takes
+        longer than `seconds`: ask again."""
+        if token not in self._work:
+            self._work[token] = asyncio.wrap_future(begin())
+        done, _ = await asyncio.wait([self._work[token]], timeout=seconds)
+        return self._work.pop(token).result() if done else None
+
+    async def changed(self, since: int, seconds: float) -> tuple[int, int]:
+        """Return the node's generation and epoch as soon as there was a write after `since`, or when `seconds` are
+        over."""
+        deadline = self._runtime.now() + seconds
+        while self._node.generation() == since and (left := deadline - self._runtime.now()) > 0:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.ensure_future(self._look(since))
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.add(woken)
+            await asyncio.wait([woken], timeout=left)
+            self._waiting.discard(woken)
+        return self._node.generation(), 0 if self.member is None else self.member.view.epoch
+
+    async def _look(self, seen: int) -> None:
+        """Wake all who wait when there is a write: one look for all of them."""
+        while self._waiting:
+            number = self._node.generation()
+            if number != seen:
+                seen = number
+                for woken in self._waiting:
+                    if not woken.done():
+                        woken.set_result(None)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    # -- loops --------------------------------------------------------------------------------------------------------
+
+    async def _beating(self) -> None:
+        while True:
+            self._beat = self._runtime.now()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def _renewing(self) -> None:
+        known = False  # to the coordinator
+        while True:
+            with contextlib.suppress(Unreachable):
+                if not known:
+                    known = await self._announce()
+                if known and not self._refused and self._runtime.now() - self._beat < STALLED_SECONDS:
+                    await self._renew(self.present())
+            await asyncio.sleep(self._lease_seconds / 4 if known else _ANNOUNCE_SECONDS)
+
+    async def _announce(self) -> bool:
+        """Have the coordinator know of this node; return whether it takes it as a member."""
+        coordinator: Any = self._runtime.coordinator()
+        store = self._owned.identity.store if self.member is not None else ""
+        try:
+            store, view = await coordinator.announce(self.name, self._incarnation, store)
+            await asyncio.wrap_future(self._loop.submit(self.meet(store, view)))
+        except Eau2Error as error:  # it may be mended meanwhile
+            self._refused = str(error)
+            return False
+        self._refused = ""
+        return True
+
+    async def _renew(self, member: Member) -> None:
+        asked, epoch = self._runtime.now(), member.view.epoch
+        whole = member.whole == epoch
+        view = await self._runtime.coordinator().renew(self.name, self._incarnation, epoch, whole=whole)
+        until = asked + self._lease_seconds
+        if view.epoch == epoch:
+            member.renewed(view, until)
+        else:
+            self._loop.call(member.renewed, view, until)
+
+    async def _tending(self, member: Member, repair: Repair) -> None:
+        whole_since = (0, 0.0)  # the epoch, and when nothing was missing any more
+        while True:
+            began, epoch = self._runtime.now(), member.view.epoch
+            with contextlib.suppress(*_FAILURES):
+                await member.settle()
+            whole = await repair.step() and member.view.epoch == epoch
+            now = self._runtime.now()
+            pause = _TEND_SECONDS * self._runtime.chance.uniform(0.5, 1.5)
+            if whole and whole_since[0] != epoch:
+                whole_since = epoch, now
+            elif whole and began - whole_since[1] >= self._grace_seconds:  # and nothing is left that is surplus
+                pause = _LOOK_SECONDS
+            if whole:
+                pause = max(pause, _LOOK_SHARE * (now - began))
+            await self._rest(member, epoch, pause)
+
+    async def _rest(self, member: Member, epoch: int, seconds: float) -> None:
+        """Wait, but not into another epoch."""
+        end = self._runtime.now() + seconds
+        while member.view.epoch == epoch and (left := end - self._runtime.now()) > 0:
+            await asyncio.sleep(min(left, _TEND_SECONDS))
+
+    async def _ending_overdue(self, member: Member) -> None:
+        """By itself: repair may wait for what is overdue."""
+        while True:
+            await member.end_overdue()
+            await asyncio.sleep(_OVERDUE_SECONDS)

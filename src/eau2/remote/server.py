@@ -1,0 +1,231 @@
+"""What the process of a node does: it has the node's directory alone, and answers what is asked over a `Transport`.
+
+What members and clients ask of the member is done where that runs (`membership.py`). What reads, writes and hashes
+whole chunks is done by a pool of threads, and so is in nobody's way.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from eau2.cluster.coordinator import LEASE_SECONDS
+from eau2.cluster.peer import Unreachable
+from eau2.errors import Corrupt
+from eau2.remote.identity import OwnedDirectory
+from eau2.remote.lending import Lending
+from eau2.remote.membership import GRACE_SECONDS, Membership, NodeStatus
+from eau2.store.chunks import boot_id
+from eau2.store.node import DirectoryNode
+from eau2.values.chunk import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    import pyarrow as pa
+
+    from eau2.remote.transport import Answer, Arguments, Transport
+    from eau2.store.database import Flush
+    from eau2.store.nodes import NodeStatistics, Staged
+
+_POOL_THREADS = 8
+_STOP_SECONDS = 0.3  # for each of the threads; the node itself takes at most 0.9
+_OF_MEMBER = frozenset(
+    ["get", "names", "write", "hold", "release", "replicate", "revoke", "collect", "reserve", "finish"]
+)
+_OF_MEMBER |= {"listing", "records", "copy", "mend"}
+_OF_MEMBERSHIP = frozenset({"meet", "changed", "rebalance"})
+_OF_NODE = frozenset(["check", "listing", "records", "chunk_sizes", "has_chunks", "count_read"])
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a node has its files: who sees the same directory on the same machine may map them."""
+
+    directory: str
+    boot: str
+    device: int
+    inode: int
+
+
+class NodeServer:
+    """The node `name` in `directory`, from construction to `stop`. Thread-safe.
+
+    It takes part as soon as the coordinator, which it reaches by `transport`, knows of it; a directory that took part
+    before has what it had. `ask` answers others. Raises what `OwnedDirectory` and `DirectoryNode` do.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        transport: Transport,
+        *,
+        name: str,
+        flush: Flush = "process",
+        lease_seconds: float = LEASE_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self.name = name
+        self._stopped = False
+        self._owned = OwnedDirectory(directory, name)
+        try:
+            self._node = DirectoryNode(self._owned.path, flush=flush, name=name)
+            try:
+                self._membership = Membership(
+                    self._owned, self._node, transport, lease_seconds=lease_seconds, grace_seconds=grace_seconds
+                )
+            except BaseException:
+                self._node.close()
+                raise
+        except BaseException:
+            self._owned.close()
+            raise
+        self._lending = Lending()
+        self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="eau2-node")
+
+    def __repr__(self) -> str:
+        return f"<NodeServer {self.name} {self._owned.path}: {self._membership}>"
+
+    def ask(self, method: str, arguments: Arguments) -> Future[Answer]:
+        """Have `method` done. Never waits, never raises: the future comes to what was returned, or raised."""
+        given, named = arguments
+        if self._stopped:
+            return unreachable(self.name)
+        if method == "work":
+            return self._membership.submit(answered(self._work(*given)))
+        if method in _OF_MEMBERSHIP:
+            return self._membership.submit(answered(getattr(self._membership, method)(*given, **named)))
+        if method in _OF_MEMBER:
+            return self._membership.submit(answered(self._ask_member(method, given, named)))
+        try:
+            return self._pool.submit(self._answer, method, given, named)
+        except RuntimeError:  # it was stopped just now
+            return unreachable(self.name)
+
+    async def _ask_member(self, method: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return await getattr(self._membership.present(), method)(*given, **named)
+
+    async def _work(self, token: str, method: str, given: tuple[Any, ...], seconds: float) -> Answer | None:
+        """Have `method` done, however long it takes: see `Membership.work`."""
+        return await self._membership.work(token, lambda: self.ask(method, (given, {})), seconds)
+
+    def _answer(self, method: str, given: tuple[Any, ...], named: dict[str, Any]) -> Answer:
+        try:
+            return getattr(self, f"_do_{method}")(*given, **named), None
+        except Exception as error:
+            return None, error
+
+    def stop(self) -> None:
+        """End within a second, whatever is under way. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._membership.stop(_STOP_SECONDS)
+        self._node.close()
+        self._owned.close()
+
+    # -- chunks -------------------------------------------------------------------------------------------------------
+
+    def _do_stage(self, client: str, chunk_id: str, pieces: Sequence[pa.Buffer]) -> Staged:
+        """Write a chunk where nobody sees it yet, for driver `client`."""
+        size = sum(piece.size for piece in pieces)
+        return self._noted(client, self._node.stage(Chunk(chunk_id, 0, size, tuple(pieces))))
+
+    def _do_link(self, client: str, chunk_id: str) -> Staged:
+        """Stage a chunk that is here already. FileNotFoundError, Corrupt."""
+        (data,) = self._node.map([chunk_id])
+        return self._noted(client, self._node.stage_again(chunk_id, data))
+
+    def _noted(self, client: str, staged: Staged) -> Staged:
+        self._discard_overdue()
+        self._lending.staged(client, time.monotonic(), staged)
+        return replace(staged, node=self.name)
+
+    def _do_discard(self, client: str, staged: Sequence[Staged]) -> None:
+        """Forget staged chunks; remove those that were not written."""
+        self._node.discard(staged)
+        self._lending.discarded(client, staged)
+
+    def _discard_overdue(self) -> None:
+        self._node.discard(self._lending.overdue(time.monotonic()))
+
+    def _do_whereabouts(self) -> Whereabouts:
+        status = os.stat(self._owned.path)
+        return Whereabouts(str(self._owned.path), boot_id(), status.st_dev, status.st_ino)
+
+    def _do_marks(self, chunk_ids: Sequence[str]) -> list[tuple[int, str] | None]:
+        """Return of each chunk its size and the mark under which it was found whole; None where it is not here."""
+        return self._node.marks(chunk_ids)
+
+    def _do_lend(self, client: str, lease: str, chunk_ids: Sequence[str], key: str) -> list[Exception | None]:
+        """Keep chunks for driver `client` until it gives `lease` back; say for each why that cannot be, if so:
+        FileNotFoundError, Corrupt."""
+        found: dict[str, pa.Buffer] = {}
+        failures: dict[str, Exception] = {}
+        for chunk_id in chunk_ids:
+            try:
+                (found[chunk_id],) = self._node.map([chunk_id], key=key)
+            except (FileNotFoundError, Corrupt) as error:
+                failures[chunk_id] = error
+        self._lending.lend(client, time.monotonic(), lease, found)
+        self._discard_overdue()
+        return [failures.get(chunk_id) for chunk_id in chunk_ids]
+
+    def _do_read(self, client: str, lease: str, chunk_id: str) -> pa.Buffer:
+        """Return the bytes of a chunk that was lent. FileNotFoundError when it is not, and is not here; Corrupt."""
+        found = self._lending.lent(client, time.monotonic(), lease, chunk_id)
+        return found if found is not None else self._node.map([chunk_id])[0]
+
+    def _do_hear(self, client: str, leases: Sequence[str]) -> None:
+        """Driver `client` is alive, and gives `leases` back."""
+        self._lending.hear(client, time.monotonic())
+        self._lending.give_back(client, leases)
+
+    def _do_leave(self, client: str) -> None:
+        """Driver `client` has ended."""
+        self._node.discard(self._lending.leave(client))
+
+    def _do_chunk(self, epoch: int, chunk_id: str) -> bytes:
+        """As `Peer.chunk`, which the member need not do itself."""
+        self._membership.present().same_epoch(epoch)
+        data: bytes = self._node.map([chunk_id])[0].to_pybytes()
+        return data
+
+    # -- the node itself ----------------------------------------------------------------------------------------------
+
+    def _do_node(self, method: str, *given: Any) -> Any:
+        """Ask the node itself, whatever the epoch: what it has, not what counts."""
+        if method not in _OF_NODE:
+            raise AttributeError(f"nobody asks a node for {method}")
+        return getattr(self._node, method)(*given)
+
+    def _do_statistics(self) -> NodeStatistics:
+        """As `Node.statistics`, with what its repair has done."""
+        found, repair = self._node.statistics(), self._membership.repair
+        if repair is None:
+            return found
+        done = repair.progress
+        copied = done.keys + done.chunks
+        return replace(found, copies_missing=done.missing, copied=copied, copied_bytes=done.bytes)
+
+    def _do_status(self) -> NodeStatus:
+        return self._membership.status()
+
+
+def unreachable(name: str) -> Future[Answer]:
+    """Return the answer of one who has stopped."""
+    done: Future[Answer] = Future()
+    done.set_result((None, Unreachable(name)))
+    return done
+
+
+async def answered(coroutine: Coroutine[Any, Any, Any]) -> Answer:
+    """Return what `coroutine` returns, or raises, as what travels back."""
+    try:
+        return await coroutine, None
+    except Exception as error:
+        return None, error

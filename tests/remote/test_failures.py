@@ -1,0 +1,250 @@
+"""Nodes and coordinators are killed, frozen and started again: nothing acknowledged is lost, and nobody waits for long.
+
+Each node is a process of its own.
+"""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from tests.remote.clusters import ProcessCluster
+from tests.until import SECONDS_MAX, until
+
+from eau2.errors import KeyMissing, NodeUnavailable, OutcomeUnknown
+from eau2.remote.transport import COORDINATOR
+
+pytestmark = pytest.mark.slow
+NAMES = ["node-0", "node-1", "node-2"]
+ANSWER_SECONDS = 5.0
+
+
+@pytest.fixture
+def cluster(processes, tmp_path):
+    with ProcessCluster(processes, tmp_path, NAMES, grace_seconds=0.5) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def store(cluster):
+    with cluster.opener()() as store:
+        yield store
+
+
+def values(prefix, count=60):
+    return {f"{prefix}/{number}": b"%d" % number for number in range(count)}
+
+
+def put_all(store, some):
+    for key, value in some.items():
+        store.put(key, value)
+
+
+def home(store, key):
+    return store.node.view.homes(key)[0]
+
+
+def is_whole(store):
+    store.node.live()
+    view = store.node.view
+    return view.live == tuple(NAMES) and view.base == view.live and not view.fell
+
+
+class Writer:
+    """Puts numbers under a few keys until it is told to stop; what was acknowledged must be there at the end."""
+
+    def __init__(self, opener, name):
+        self._opener, self._name = opener, name
+        self.acknowledged, self.unsure, self.failures, self.wrong = {}, {}, 0, []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        with self._opener() as store:
+            number = 0
+            while not self._stop.is_set():
+                number += 1
+                key = f"{self._name}/{number % 10}"
+                try:
+                    if number % 10 == 9:
+                        store.put(key, {"n": np.full(1000, number)})
+                    else:
+                        store.put(key, b"%d" % number)
+                    self.acknowledged[key] = number
+                    self.unsure.pop(key, None)
+                except OutcomeUnknown:
+                    self.unsure[key] = number
+                except NodeUnavailable:
+                    self.failures += 1
+                time.sleep(0.005)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(SECONDS_MAX)
+        assert not self._thread.is_alive()
+
+    def check(self, store):
+        for key, number in self.acknowledged.items():
+            found = store.get(key)
+            found = int(found) if isinstance(found, bytes) else found.to_arrow().column("n").to_pylist()[0]
+            assert found == number or found == self.unsure.get(key), key
+
+
+def test_what_was_acknowledged_survives_the_death_and_return_of_each_node(cluster, store):
+    with Writer(cluster.opener(), "a") as first, Writer(cluster.opener(), "b") as second:
+        for name in NAMES:
+            before = dict(first.acknowledged)
+            cluster.kill(name)
+            until(lambda: name not in store.nodes or store.get_many([]))  # noqa: B023
+            until(lambda: len(first.acknowledged) and first.acknowledged != before)  # noqa: B023
+            cluster.start(name)
+            until(lambda: is_whole(store))
+    first.check(store)
+    second.check(store)
+    assert store.check().faults == ()
+
+
+def test_reads_and_writes_go_on_without_a_node_that_died_and_soon(cluster, store):
+    some = values("k")
+    put_all(store, some)
+    store.put("frame", {"n": np.arange(1_000_000)})
+    cluster.kill(home(store, "k/0"))
+    began = time.monotonic()
+    assert store.get_many(some) == some
+    assert store.frame("frame").to_arrow().column("n").to_numpy().sum() == 499_999_500_000
+    put_all(store, values("more"))
+    assert time.monotonic() - began < SECONDS_MAX
+
+
+def test_a_frozen_node_is_given_up_and_comes_back(cluster, store):
+    some = values("k")
+    put_all(store, some)
+    frozen = home(store, "k/0")
+    cluster.freeze(frozen)
+    assert store.get_many(some) == some
+    store.put("k/0", b"newer")
+    assert frozen not in store.nodes
+    cluster.thaw(frozen)
+    until(lambda: is_whole(store))
+    assert store.get("k/0") == b"newer"
+    assert store.check().faults == ()
+
+
+def test_without_copies_an_error_names_the_key_and_the_node_in_bounded_time(processes, tmp_path):
+    with (
+        ProcessCluster(processes, tmp_path, NAMES, replicas=1) as cluster,
+        cluster.opener(answer_seconds=ANSWER_SECONDS)() as store,
+    ):
+        some = values("k", 20)
+        put_all(store, some)
+        store.put("frame", {"n": np.arange(10)})
+        lost = home(store, "k/0")
+        cluster.kill(lost)
+        with pytest.raises(NodeUnavailable, match=f"k/0.*{lost}"):
+            store.get("k/0")
+        for key, value in some.items():
+            if store.node.view.base_homes(key)[0] != lost:
+                assert store.get(key) == value
+        cluster.start(lost)
+        until(lambda: is_whole(store))
+        assert store.get_many(some) == some
+
+
+def test_the_coordinator_may_die_and_start_again(cluster, store):
+    with Writer(cluster.opener(), "a") as writer:
+        for _ in range(2):
+            cluster.kill(COORDINATOR)
+            time.sleep(0.3)
+            cluster.start(COORDINATOR)
+            before = dict(writer.acknowledged)
+            until(lambda: writer.acknowledged != before)  # noqa: B023
+    writer.check(store)
+    with cluster.opener()() as other:
+        writer.check(other)
+
+
+def test_a_frozen_coordinator_that_thaws_after_another_was_started_grants_no_lease(cluster, store):
+    put_all(store, values("k"))
+    cluster.freeze(COORDINATOR)
+    old = cluster.running.pop(COORDINATOR)
+    epoch = store.node.view.epoch
+    cluster.start(COORDINATOR)
+    try:
+        until(lambda: store.put("k/0", b"newer") and store.node.view.epoch > epoch)
+    finally:
+        old.kill()
+        old.join()
+    assert store.get("k/0") == b"newer"
+
+
+def test_a_cluster_that_is_stopped_and_started_has_everything(cluster):
+    some = values("k")
+    with cluster.opener()() as store:
+        put_all(store, some)
+        store.put("frame", {"n": np.arange(100_000)})
+        version = store.version("frame")
+    for name in list(cluster.running):
+        cluster.stop(name)
+    for name in [*NAMES, COORDINATOR]:
+        cluster.start(name)
+    with cluster.opener(answer_seconds=SECONDS_MAX)() as store:
+        assert store.get_many(some) == some
+        assert store.frame("frame").to_arrow().column("n").to_numpy().sum() == 4_999_950_000
+        assert store.version("frame") == version
+        store.put("k/0", b"newer")
+        assert store.check().faults == ()
+
+
+def test_a_cluster_that_is_killed_and_started_has_everything_that_was_acknowledged(cluster):
+    with cluster.opener()() as store:
+        some = values("k")
+        put_all(store, some)
+    for name in list(cluster.running):
+        cluster.kill(name)
+    for name in [*NAMES, COORDINATOR]:
+        cluster.start(name)
+    with cluster.opener(answer_seconds=SECONDS_MAX)() as store:
+        assert store.get_many(some) == some
+
+
+def test_a_frame_outlives_the_driver_that_put_it(cluster, processes):
+    process = processes.Process(target=put_frame, args=[cluster.opener()])
+    process.start()
+    process.join(SECONDS_MAX)
+    assert process.exitcode == 0
+    with cluster.opener()() as store:
+        assert store.frame("frame").to_arrow().column("n").to_pylist() == list(range(1000))
+
+
+def put_frame(opener):
+    with opener() as store:
+        store.put("frame", {"n": np.arange(1000)})
+
+
+def test_of_two_drivers_each_sees_at_once_what_the_other_wrote(cluster):
+    with cluster.opener()() as one, cluster.opener()() as other:
+        for number in range(50):
+            one.put("k", b"%d" % number)
+            assert other.get("k") == b"%d" % number
+            other.put("f", {"n": [number]})
+            assert one.frame("f").to_arrow().column("n").to_pylist() == [number]
+        other.delete("k")
+        with pytest.raises(KeyMissing):
+            one.get("k")
+
+
+def test_a_node_that_joins_later_gets_its_share(cluster, store):
+    put_all(store, values("k"))
+    store.put("frame", {"n": np.arange(1000)})
+    cluster.start("node-3")
+    until(lambda: "node-3" in store.nodes)
+    some = values("more")
+    put_all(store, some)
+    assert any(home(store, key) == "node-3" for key in some)
+    assert store.get_many(some) == some
+    store.rebalance()
+    assert store.check().faults == ()
