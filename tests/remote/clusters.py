@@ -83,7 +83,8 @@ class Cluster:
         self.start(COORDINATOR)
         for name in names:
             self.start(name)
-        self.found(names)
+        if names:
+            self.found(names)
 
     def __enter__(self):
         return self
