@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.remote.clusters import Cluster
 
 import eau2
 from eau2.demo import data
@@ -57,10 +58,10 @@ def files(tmp_path_factory):
     }
 
 
-def answer(program, store, given, order=None):
-    """What a run answers, as it is on one node."""
+def answer(program, store, given, order=None, run=None):
+    """What a run of `program`, or of `run`, its subclass, answers, as it is on one node."""
     few = {"degrees": 3} if program is Linus else {}
-    found = Run(program, store, given | few).results(order=order)
+    found = Run(run or program, store, given | few).results(order=order)
     if program is Demo:  # the parts are spread over the nodes
         return [part for index in range(3) for part in found[index % len(found)][index // len(found) :][:1]]
     assert program is not Linus or all(one == found[0] for one in found)  # all nodes know the answer
@@ -95,6 +96,27 @@ def test_a_demo_gives_the_same_answer_a_hundred_times_in_any_order_of_start(prog
             for seed in range(RUNS // len(NODES)):
                 order = shuffled(nodes, random.Random(seed))
                 assert answer(program, store, files[program], order) == expected[program], (nodes, seed)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("program", [Trivial, Demo, WordCount, Linus], ids=lambda program: program.__name__)
+def test_a_demo_gives_the_same_answer_on_nodes_that_have_processes(program, nodes, files, expected, tmp_path):
+    with Cluster(tmp_path, [f"node-{index}" for index in range(nodes)]) as cluster, cluster.opener()() as store:
+        for _ in range(2):
+            assert answer(program, store, files[program], run=in_small_chunks(program)) == expected[program]
+        assert store.check().faults == ()
+
+
+def in_small_chunks(program):
+    """The program, which cuts its frames after 8 kB also in another process."""
+
+    class Small(program):
+        def run(self):
+            FrameWriter.__init__.__kwdefaults__["chunk_bytes"] = 8192
+            return program.run(self)
+
+    return Small
 
 
 def shuffled(nodes, chance):

@@ -1,5 +1,6 @@
 """Maps on nodes that are processes of their own: where the data is, in order, and whatever breaks."""
 
+import gc
 import os
 import random
 import signal
@@ -12,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from tests.remote.clusters import ProcessCluster
 from tests.remote.jobs_in_process import Processes
 from tests.until import SECONDS_MAX, until
 
 import eau2
-from eau2.errors import FunctionFailed, QueryError, StoreClosed, WaitTimeout
+from eau2.errors import FunctionFailed, NodeUnavailable, QueryError, StoreClosed, WaitTimeout
 from eau2.ingest.writer import FrameWriter
 from eau2.query import mapping
 from eau2.query.shipping import Rows, Task
@@ -307,6 +309,50 @@ def test_lost_calls_and_lost_answers_change_nothing(nodes, seed):
     frame = nodes.store.frame("t")
     assert frame.map_chunks(lambda table: table["id"][0].as_py()) == firsts(frame)
     assert nodes.store.statistics().tasks == frame.chunks
+
+
+NODES = ["node-0", "node-1", "node-2"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_the_process_of_a_node_is_killed(tmp_path, processes, small_chunks, when):
+    begun = tmp_path / "begun"
+
+    def slow(table):
+        begun.touch()
+        time.sleep(0.1)
+        return table["id"][0].as_py(), os.getppid()
+
+    with ProcessCluster(processes, tmp_path / "nodes", NODES) as cluster, cluster.opener()() as store:
+        store.put("t", (pa.record_batch({"id": np.arange(i, i + 500)}) for i in range(0, 10_000, 500)))
+        frame = store.frame("t")
+        nodes = {process.pid for process in cluster.running.values()}
+        assert {parent for _, parent in frame.map_chunks(slow)} <= nodes
+        begun.unlink()
+        if when == "before":
+            cluster.kill("node-1")
+        killer = threading.Thread(
+            target=lambda: (until(begun.exists), "node-1" in cluster.running and cluster.kill("node-1"))
+        )
+        killer.start()
+        assert [first for first, _ in frame.map_chunks(slow, timeout_seconds=SECONDS_MAX)] == firsts(frame)
+        killer.join(SECONDS_MAX)
+        with pytest.raises(FunctionFailed, match=r"chunk \d+ of t v1 on node-[02]: ZeroDivisionError"):
+            frame.map_chunks(lambda table: 1 / 0)
+
+
+def test_chunks_of_which_no_copy_lives_are_named_with_their_nodes(tmp_path, processes, small_chunks):
+    with ProcessCluster(processes, tmp_path / "nodes", NODES, replicas=1) as cluster, cluster.opener()() as store:
+        store.put("t", (pa.record_batch({"id": np.arange(i, i + 500)}) for i in range(0, 10_000, 500)))
+        frame = store.frame("t")
+        lost = frame.source.places.index("node-1")
+        cluster.kill("node-1")
+        assert sum(frame.map_chunks(len)) == 10_000  # held here: the driver is on the machine, and has mapped them
+        del frame
+        gc.collect()
+        with pytest.raises(NodeUnavailable, match="node-1"):
+            store.frame("t").map_chunks(len)
+        assert lost >= 0
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------

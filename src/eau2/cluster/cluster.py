@@ -33,8 +33,6 @@ _WAIT_SECONDS_MAX = 0.5  # for a write: then the homes may be others
 class Cluster(Whole):
     """The `Node` over all members of a directory. Thread-safe."""
 
-    jobs = None
-
     def __init__(self, members: LocalMembers, name: str) -> None:
         self.name = name
         self._members = members

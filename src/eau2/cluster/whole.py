@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eau2.cluster.client import Client
     from eau2.cluster.peer import Peer
     from eau2.cluster.view import View
+    from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -31,6 +32,7 @@ _GONE = (FileNotFoundError, Corrupt, Unreachable)  # why a chunk cannot be had f
 class Whole(ABC):
     """The `Node` over all members. Thread-safe. `_client` is set by who makes one."""
 
+    jobs: Jobs | None = None
     _client: Client
 
     # -- how they are reached -----------------------------------------------------------------------------------------

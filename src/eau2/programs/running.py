@@ -1,22 +1,21 @@
-"""`eau2.run`: a program on every node of a store at once, each in a thread of this process."""
+"""`eau2.run`: a program on every node of a store at once."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import inspect
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eau2.errors import Eau2Error, InvalidOption, ProgramFailed, WaitTimeout, WrongKind
-from eau2.programs.application import Application, Ended
+from eau2.programs.application import Application
+from eau2.programs.far import FarSeat, ProgramOrder
+from eau2.programs.instance import Guard, run_instance
 from eau2.programs.meeting import Meeting
 from eau2.programs.parameters import checked
 from eau2.programs.printing import output
-from eau2.programs.program_store import ProgramStore
 from eau2.programs.tracing import last_line
 from eau2.query.crossing import error_text
 from eau2.store.arguments import checked_seconds
@@ -24,7 +23,6 @@ from eau2.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
     from typing import TypeAlias
 
     from eau2.programs.printing import Output
@@ -43,14 +41,29 @@ def run(
 ) -> list[Any]:
     """Run `program` on every node of the store `on` at once; return what its `run` returned, in the order of the nodes.
 
-    Each node has a thread of this process. `parameters` are converted by the program's annotations; text will do.
+    Each node has a thread of this process; a node that is a process of its own has a process for it, whose store is
+    one of its own. `parameters` are converted by the program's annotations; text will do.
 
     Raises ProgramFailed when `run` raises on a node: it names the node and the line of the program's file, and has the
     exception as its `__cause__`. The others are ended first; see Application. So they are on Ctrl-C, and with
-    WaitTimeout after `timeout_seconds`. InvalidOption for parameters that the program has not, or that do not fit.
+    WaitTimeout after `timeout_seconds`. InvalidOption for parameters that the program has not, or that do not fit, and
+    for a program that cannot be sent. A node that dies fails the run.
     """
     seconds = None if timeout_seconds is None else checked_seconds(timeout_seconds)
     return Run(program, on, parameters).results(seconds)
+
+
+class Seat(Protocol):
+    """Where the instance of one node runs."""
+
+    def run(self, out: Output | None, show: Callable[[str], object] | None) -> Any:
+        """Run it; return, or raise, what it does. `show` is given what it prints, or that goes to standard output."""
+
+    def interrupt(self) -> None:
+        """End it, without waiting for that: the run has failed."""
+
+    def line(self, error: BaseException) -> int:
+        """Return the line of the program's file that raised `error`, or 0."""
 
 
 class Run:
@@ -62,9 +75,8 @@ class Run:
         _check(program, store)
         self.names = store.nodes
         self._program = program
-        self._values = checked(program, parameters)
         self._meeting = Meeting(self.names)
-        self._parts = [self._part(index, store) for index in range(len(self.names))]
+        self._seats = self._seated(store, checked(program, parameters))
         self._results: list[Any] = [None] * len(self.names)
         self._show = show
         self._threads: list[threading.Thread] = []
@@ -92,9 +104,12 @@ class Run:
             raise cause
         raise self._failed(node, cause) from cause
 
-    def _part(self, index: int, store: Store) -> ThreadPart:
-        guard = Guard(self._meeting)
-        return ThreadPart(index, self.names, cast("Store", ProgramStore(store, guard)), guard)
+    def _seated(self, store: Store, values: dict[str, object]) -> list[Seat]:
+        jobs, indexes = store.node.jobs, range(len(self.names))
+        if jobs is None:
+            return [ThreadSeat(self._program, values, index, self.names, store, self._meeting) for index in indexes]
+        order = ProgramOrder.of(self._program, values, self.names)
+        return [FarSeat(jobs, order._replace(node=index), self._meeting) for index in indexes]
 
     def _start(self, index: int, out: Output | None) -> None:
         name = _THREAD + self.names[index]
@@ -103,21 +118,12 @@ class Run:
         self._threads.append(thread)
 
     def _take_part(self, index: int, out: Output | None) -> None:
-        part = self._parts[index]
         try:
-            with out.shown_by(self._printed(index, out)) if out else contextlib.nullcontext():
-                self._results[index] = part.guard.run(lambda: self._instance(part).run())
+            self._results[index] = self._seats[index].run(out, self._printed(index, out) if out else None)
         except BaseException as error:  # raised at the caller, unless it is the end that another failure brings
             self._meeting.fail(index, error)
         finally:
             self._meeting.leave(index)
-
-    def _instance(self, part: ThreadPart) -> Application:
-        program = self._program()
-        program._part = part
-        for name, value in self._values.items():
-            setattr(program, name, value)
-        return program
 
     def _printed(self, index: int, out: Output) -> Callable[[str], object]:
         name, show = self.names[index], self._show
@@ -128,17 +134,16 @@ class Run:
     def _end(self, grace: float) -> None:
         """Wait for all threads. When the run has failed, end them first, and wait for `grace` seconds at most."""
         if self._meeting.failure is not None:
-            for part in self._parts:
-                part.guard.interrupt()
+            for seat in self._seats:
+                seat.interrupt()
         deadline = time.monotonic() + grace
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _failed(self, index: int, error: BaseException) -> ProgramFailed:
         """Return the error for the caller: the program failed on a node with `error`."""
-        file = self._program.run.__code__.co_filename
-        line = last_line(file, error)
-        where = f"{self.names[index]}, line {line} of {Path(file).name}" if line else self.names[index]
+        line, file = self._seats[index].line(error), Path(self._program.run.__code__.co_filename).name
+        where = f"{self.names[index]}, line {line} of {file}" if line else self.names[index]
         what, hint = error_text(error), ""  # KeyMissing finds its hint when it is first read
         if isinstance(error, Eau2Error):
             what, hint = error.message, error.hint
@@ -150,81 +155,30 @@ class Run:
         )
 
 
-class Guard:
-    """Where the thread of a node is: within a call of eau2, or in the program's own code, where it can be interrupted.
+class ThreadSeat:
+    """The calling thread, of this process."""
 
-    As a context manager it is a call of eau2. An exception out of nowhere, as `interrupt` sends, may there leave a
-    write without its end, and so the call is let come to it; Ended is raised then, when the run has failed.
-    """
-
-    def __init__(self, meeting: Meeting) -> None:
-        self.meeting = meeting
-        self._lock = threading.Lock()  # guards everything below
-        self._calls = 1  # under way; 0 in the program's own code
-        self._thread = 0
-        self._interrupted = False
-
-    def __enter__(self) -> None:
-        self.meeting.check()
-        with self._lock:
-            self._take_back()
-            self._calls += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        program: type[Application],
+        values: dict[str, object],
+        index: int,
+        names: tuple[str, ...],
+        store: Store,
+        meeting: Meeting,
     ) -> None:
-        with self._lock:
-            self._calls -= 1
-        if error is None:
-            self.meeting.check()
+        self._program, self._guard = program, Guard(meeting)
+        self._instance = program, values, index, names, store, self._guard
 
-    def run(self, function: Callable[[], Any]) -> Any:
-        """Return `function()`, which is the program's own code, in this thread."""
-        self.meeting.check()
-        with self._lock:
-            self._calls, self._thread = 0, threading.get_ident()
-        try:
-            return function()
-        finally:
-            with self._lock:
-                self._calls = 1
-                self._take_back()
+    def run(self, out: Output | None, show: Callable[[str], object] | None) -> Any:
+        with out.shown_by(show) if out and show else contextlib.nullcontext():
+            return run_instance(*self._instance)
 
     def interrupt(self) -> None:
-        """Raise Ended in the thread, once, at its next step in the program's own code."""
-        with self._lock:
-            if not self._calls and not self._interrupted:
-                self._interrupted = True
-                _raise_in(self._thread, Ended)
+        self._guard.interrupt()
 
-    def _take_back(self) -> None:
-        """Whatever was sent and has not arrived shall not, from here on."""
-        if self._interrupted and threading.get_ident() == self._thread:
-            # Not by sending nothing: Python 3.11 then keeps looking for it, and a thread that is traced hangs.
-            with contextlib.suppress(Ended):
-                _raise_in(self._thread, Ended)  # in place of what may be on its way
-                while True:  # it comes with the next step
-                    pass
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadPart:
-    """A Part whose others are threads of this process."""
-
-    index: int
-    names: tuple[str, ...]
-    store: Store
-    guard: Guard
-
-    def check(self) -> None:
-        self.guard.meeting.check()
-
-    def meet(self, name: str, timeout_seconds: float) -> None:
-        with self.guard:
-            self.guard.meeting.meet(self.index, name, timeout_seconds)
-
-    def agreed(self, subject: tuple[str, int], proposal: tuple[str, ...]) -> tuple[str, ...]:
-        return self.guard.meeting.agreed(subject, proposal)
+    def line(self, error: BaseException) -> int:
+        return last_line(self._program.run.__code__.co_filename, error)
 
 
 def _check(program: object, store: object) -> None:
@@ -234,7 +188,3 @@ def _check(program: object, store: object) -> None:
         raise InvalidOption(f"{program.__name__} is no whole program", hint="give it `def run(self)`")
     if not isinstance(store, Store):
         raise WrongKind(f"a program runs on a store, not on {store!r:.80}", hint="on=eau2.open('data/')")
-
-
-def _raise_in(thread: int, error: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))

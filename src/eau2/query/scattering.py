@@ -126,8 +126,9 @@ class Scattered:
                 self._job(name).tell(task)
             except NodeUnavailable as error:
                 with self._lock:
-                    lost_here = sent.node == name  # else it has been sent elsewhere by who found that first
-                    sent.node = ""
+                    lost_here = sent.node == name  # else it was sent elsewhere by who found that first
+                    if lost_here:
+                        sent.node = ""
                 self.lose(name, error)
                 if not lost_here:
                     return

@@ -44,7 +44,7 @@ class Crew:
         self._workers: list[_Worker] = []
         self._closed = False
 
-    def map(self, order: MapOrder, say: Callable[[MapOutcome], None]) -> Map:
+    def map(self, order: MapOrder, say: Callable[[Any], None]) -> Map:
         """Begin a map."""
         return Map(self, order, say)
 
@@ -100,7 +100,7 @@ class Map:
 
     crew: Crew
     order: MapOrder
-    say: Callable[[MapOutcome], None]
+    say: Callable[[Any], None]
     ended: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)  # guards what is below, and `ended`
     _waiting: deque[MapTask] = field(default_factory=deque)

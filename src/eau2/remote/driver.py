@@ -17,6 +17,7 @@ from eau2.cluster.runtime import finish
 from eau2.cluster.whole import Whole
 from eau2.errors import Corrupt, NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
+from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
 from eau2.remote.transport import COORDINATOR, ThreadRuntime
 from eau2.remote.watch import Watch
@@ -116,7 +117,7 @@ async def _awaited(call: Any) -> Any:
 class RemoteCluster(Whole):
     """The `Node` over all members. Thread-safe."""
 
-    jobs = None  # functions run here, over chunks that are mapped or brought
+    jobs: FarJobs
 
     def __init__(
         self, transport: Transport, client: Client, runtime: ThreadRuntime, ended: threading.Event, *, cache_bytes: int
@@ -129,6 +130,7 @@ class RemoteCluster(Whole):
         self._cache = ChunkCache(cache_bytes)
         self._watch = Watch(client, transport)
         self._transport = transport
+        self.jobs = FarJobs(transport)
         self._lock = threading.Lock()  # guards what is below
         self._by_name: dict[str, RemotePlace] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -298,6 +300,7 @@ class RemoteCluster(Whole):
             return
         with self._lock:
             self._ended.set()
+        self.jobs.close()
         self._watch.close()
         for place in self._answering():
             place.leave()

@@ -10,14 +10,19 @@ import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.coordinator import LEASE_SECONDS
 from eau2.cluster.peer import Unreachable
 from eau2.errors import Corrupt
+from eau2.machine import cores
+from eau2.remote.crew import Crew
+from eau2.remote.hosting import Hosted
 from eau2.remote.identity import OwnedDirectory
 from eau2.remote.lending import Lending
 from eau2.remote.membership import GRACE_SECONDS, Membership, NodeStatus
+from eau2.remote.work import JOB_CALLS, Work
 from eau2.store.chunks import boot_id
 from eau2.store.node import DirectoryNode
 from eau2.values.chunk import Chunk
@@ -84,6 +89,8 @@ class NodeServer:
             self._owned.close()
             raise
         self._lending = Lending()
+        self._crew = Crew(self._node, cores())
+        self._jobs = Work(name, {"map": self._crew.map, "program": partial(Hosted, transport)})
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="eau2-node")
 
     def __repr__(self) -> str:
@@ -100,6 +107,8 @@ class NodeServer:
             return self._membership.submit(answered(getattr(self._membership, method)(*given, **named)))
         if method in _OF_MEMBER:
             return self._membership.submit(answered(self._ask_member(method, given, named)))
+        if method == "hear_job":
+            return self._jobs.hear_job(*given)
         try:
             return self._pool.submit(self._answer, method, given, named)
         except RuntimeError:  # it was stopped just now
@@ -114,6 +123,8 @@ class NodeServer:
 
     def _answer(self, method: str, given: tuple[Any, ...], named: dict[str, Any]) -> Answer:
         try:
+            if method in JOB_CALLS:
+                return getattr(self._jobs, method)(*given), None
             return getattr(self, f"_do_{method}")(*given, **named), None
         except Exception as error:
             return None, error
@@ -123,6 +134,8 @@ class NodeServer:
         if self._stopped:
             return
         self._stopped = True
+        self._jobs.close()
+        self._crew.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._membership.stop(_STOP_SECONDS)
         self._node.close()

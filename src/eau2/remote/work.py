@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Said = tuple[tuple[bytes, bool], ...]  # parts of things, and whether each is the last part of its thing
 
+JOB_CALLS = frozenset({"begin_job", "tell_job", "end_job"})  # each may take a second; hear_job comes to its answer
 SILENT_SECONDS = 10.0  # a caller that is not heard of for so long has ended: so do its jobs
 PART_BYTES = 8 << 20  # a call brings so much at once, so that it is answered in time also over a slow network
 _UNHEARD_BYTES_MAX = 64 << 20  # what a job says beyond that waits
@@ -29,7 +30,9 @@ _WAIT_SECONDS = 1.0  # a bound on one wait; the loop around it waits on
 class Working(Protocol):
     """What does the work of a job. Made with `say`, which tells the caller something, and waits when he is slow."""
 
-    capacity: int
+    @property
+    def capacity(self) -> int:
+        """How many things it does at once."""
 
     def take(self, thing: Any) -> None:
         """Take in what the caller tells."""
@@ -128,7 +131,7 @@ class _Job:
 
     def __init__(self) -> None:
         self._working: Working | None = None
-        self._taking = threading.Lock()  # guards the line above and this
+        self._taking = threading.Lock()  # guards the line below
         self._told = 0
         self._changed = threading.Condition()  # guards everything below
         self._ended = False
@@ -142,6 +145,8 @@ class _Job:
         with self._taking:
             if self._working is None:
                 self._working = make()
+                if self._ended:
+                    self._working.end()
             return self._working.capacity
 
     def tell(self, number: int, thing: bytes) -> None:
@@ -187,9 +192,10 @@ class _Job:
             self._ended = True
             self._give_up_poll()
             self._changed.notify_all()
-        with self._taking:
-            if self._working is not None:
-                self._working.end()
+        if (
+            self._working is not None
+        ):  # not under the lock: it may be held by who tells it something that it does not hear
+            self._working.end()
 
     def _give_up_poll(self) -> None:
         if self._poll is not None:
