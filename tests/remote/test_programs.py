@@ -119,16 +119,27 @@ def test_programs_and_their_modules_travel(store, tmp_path, monkeypatch):
     )
     (tmp_path / "travelling_words.py").write_text("def doubled(word):\n    return 2 * word\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import travelling_program
-    import travelling_words
+    import travelling_program  # and not travelling_words, which it imports when it runs
 
     try:
-        assert eau2.run(travelling_program.Program, on=store, word="xy") == [travelling_words.doubled("xy")] * 3
+        assert eau2.run(travelling_program.Program, on=store, word="xy") == ["xyxy"] * 3
         with pytest.raises(ProgramFailed, match=r"node-\d, line 9 of travelling_program.py: Odd: odd") as failed:
             eau2.run(travelling_program.Program, on=store, word="odd")
         assert type(failed.value.__cause__) is travelling_program.Odd
     finally:
-        del sys.modules["travelling_program"], sys.modules["travelling_words"]
+        del sys.modules["travelling_program"]
+
+
+def test_files_are_found_where_the_caller_is(store, tmp_path, monkeypatch):
+    class Reading(eau2.Application):
+        file: Path
+
+        def run(self):
+            return self.file.read_text()
+
+    (tmp_path / "text").write_text("some words")
+    monkeypatch.chdir(tmp_path)
+    assert eau2.run(Reading, on=store, file="text") == ["some words"] * 3
 
 
 def test_a_program_that_cannot_be_sent_is_refused_before_anything_runs(store):
