@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import os
@@ -123,8 +122,6 @@ def main(socket: int) -> None:
     channel = Channel(Connection(socket))
     order: ProgramOrder = channel.hear()
     install(order.modules)
-    with contextlib.suppress(OSError):
-        os.chdir(order.folder)
     printed = PrintedLines(channel)
     sys.stdout = cast("TextIO", printed)
     meeting = FarMeeting(channel.say)

@@ -52,9 +52,11 @@ class Audit:
             self._pages(connection)
             for key in self._all_keys(connection):
                 self._entry(connection, key)
-            self._payloads(connection)
+            if connection.in_transaction:  # damage ends it: then it is not known what all keys have
+                self._payloads(connection)
             chunks = self._chunk_rows(connection)
-            connection.execute("rollback")
+            if connection.in_transaction:
+                connection.execute("rollback")
             for chunk_id, (size, refs) in chunks.items():
                 self._chunk(connection, chunk_id, size, refs)
         except DAMAGE as error:

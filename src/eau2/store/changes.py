@@ -13,7 +13,7 @@ import apsw
 
 from eau2.errors import Eau2Error
 from eau2.store.chunks import NoSuchChunk
-from eau2.store.database import IS_ELSEWHERE, SMALL_MAX
+from eau2.store.database import IS_ELSEWHERE, SMALL_MAX, WHOLE
 from eau2.store.nodes import VERSION_MASK, Kind, refusal
 from eau2.values.manifest import Manifest
 
@@ -27,14 +27,15 @@ GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones 
 _GONE_STEP = 1_000  # how many are forgotten at once
 
 NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a reference to each chunk they name
-HOLDS_MORE = f"entry.kind in {NAMING} or {IS_ELSEWHERE}"  # than its row; null where there is none
-_FIND = f"select version, {HOLDS_MORE} from entry where key = ?"
+# What a row holds besides itself: whether chunks, and the id of its large payload, if it has one. Nulls without a row.
+HOLDS = f"entry.kind in {NAMING}, iif({IS_ELSEWHERE}, entry.payload, null)"
+_FIND = f"select version, {HOLDS} from entry where key = ?"
 _INSERT = "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)"
 _UPDATE = "update entry set version = ?2, kind = ?3, payload = ?4 where key = ?1"
 _LAST_VERSION = """select max((select value from meta where name = 'version_floor'),
                               coalesce((select version from gone where key = ?), 0))"""
 # In the order asked for.
-_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), {HOLDS_MORE}
+_FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), {HOLDS}
                  from carray(?) as asked left join entry on entry.key = asked.value"""
 _TOGETHER_MIN = 8  # so many puts of bytes at least: two statements for all cost less than two for each
 _NAME_CHUNK = """insert into chunk(id, size, refs, stamp) values(?1, ?2, 1, ?3)
@@ -54,6 +55,7 @@ class Changes:
     """Changes rows and chunk files, inside the transaction that `Writer` has begun. Guarded by its lock."""
 
     def __init__(self, connection: apsw.Connection, files: ChunkFiles) -> None:
+        self._connection = connection
         self._files = files
         self.run: Callable[..., Any] = connection.cursor().execute
         self.run_many: Callable[..., Any] = connection.cursor().executemany
@@ -74,8 +76,8 @@ class Changes:
             return None
         keys = sorted(values)  # so that each page is visited once
         found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-        versions = {key: version + 1 for key, (version, _) in zip(keys, found, strict=True)}
-        self.put([(key, versions[key], 1, values[key]) for key in keys], [holds_more for _, holds_more in found])
+        versions = {key: version + 1 for key, (version, _, _) in zip(keys, found, strict=True)}
+        self.put([(key, versions[key], 1, values[key]) for key in keys], [held for _, *held in found])
         return [versions[write.key] for write in writes]
 
     def _apply(self, write: Write) -> Outcome:
@@ -86,44 +88,46 @@ class Changes:
             if refused is not None:
                 return refused
         if kind == Kind.DELETED:
-            return 0 if found is None else self._delete(key, found)
+            return 0 if found is None else self._delete(key, *found)
         if write.chunks:
             self.publish(write.chunks)
         if found is None:
-            version, statement = self.run(_LAST_VERSION, (key,)).get + 1, _INSERT
+            version, statement, place = self.run(_LAST_VERSION, (key,)).get + 1, _INSERT, None
         else:
-            version, statement = found[0] + 1, _UPDATE
+            version, statement, place = found[0] + 1, _UPDATE, found[2]
             if found[1]:
-                self.release(key)
-        payload = write.payload
-        self.run(statement, (key, version, kind, payload if len(payload) <= SMALL_MAX else self._put_large(payload)))
+                self._unname(key)
+        self.run(statement, (key, version, kind, self._placed(write.payload, place)))
         return int(version)
 
-    def put(self, rows: Sequence[tuple[str, int, int, bytes]], held: Sequence[int | None]) -> None:
-        """Let there be `rows` of key, version, kind and payload, all of different keys.
-
-        held: for each whether there is a row that holds more than itself, which is let go; None where there is none.
-        """
+    def put(self, rows: Sequence[tuple[str, int, int, bytes]], held: Sequence[Sequence[int | None]]) -> None:
+        """Let there be `rows` of key, version, kind and payload, all of different keys. `held`: what each HOLDS now."""
         replaced: list[tuple[Any, ...]] = []  # two statements: one that may do either costs a tenth more
         added: list[tuple[Any, ...]] = []
-        for row, holds_more in zip(rows, held, strict=True):
-            if holds_more:
-                self.release(row[0])
-            placed = row if len(row[3]) <= SMALL_MAX else (*row[:3], self._put_large(row[3]))
-            (added if holds_more is None else replaced).append(placed)
+        for (key, version, kind, payload), (names, place) in zip(rows, held, strict=True):
+            if names:
+                self._unname(key)
+            row = key, version, kind, self._placed(payload, place)
+            (added if names is None else replaced).append(row)
         self.run_many(_UPDATE, replaced)
         self.run_many(_INSERT, added)
 
-    def _put_large(self, payload: bytes) -> int:
-        """Put `payload` into `large`; return its id."""
-        found: int = self.run("insert into large(payload) values(?) returning id", (payload,)).get
-        return found
+    def _placed(self, payload: bytes, place: int | None) -> bytes | int:
+        """Return what a row gets whose payload is to be this: the payload, or its id in `large`, where it is now.
 
-    def _delete(self, key: str, found: tuple[int, int]) -> int:
-        if found[1]:
-            self.release(key)
-        self.bury(key, found[0] + 1)
-        return found[0] + 1
+        place: the id that the row has had. What is there is written over: that changes fewer pages than a new one.
+        """
+        if len(payload) > SMALL_MAX:
+            self.run("replace into large(id, payload) values(?, ?)", (place, payload))
+            return self._connection.last_insert_rowid() if place is None else place
+        if place is not None:
+            self.run("delete from large where id = ?", (place,))
+        return payload
+
+    def _delete(self, key: str, version: int, names: int, place: int | None) -> int:
+        self.release(key, names, place)
+        self.bury(key, version + 1)
+        return version + 1
 
     def bury(self, key: str, rank: int) -> None:
         """Let nothing be under `key` since `rank`, and remember that; forget the oldest such when they are too many."""
@@ -166,19 +170,18 @@ class Changes:
             if found is None or self._files.stat(chunk_id) is None:
                 raise NoSuchChunk(self._files.path(chunk_id))
 
-    def release(self, key: str) -> None:
-        """Let go of what the row of `key`, which is about to go, holds: its large payload, and one reference to each
-        chunk that it names."""
-        kind, payload = self.run("select kind, payload from entry where key = ?", (key,)).get
-        if isinstance(payload, int):
-            place = payload
-            if kind in NAMING:
-                payload = self.run("select payload from large where id = ?", (place,)).get or b""
+    def release(self, key: str, names: int | None, place: int | None) -> None:
+        """Let go of what the row of `key`, which is about to go, HOLDS."""
+        if names:
+            self._unname(key)
+        if place is not None:
             self.run("delete from large where id = ?", (place,))
-        if kind not in NAMING:
-            return
+
+    def _unname(self, key: str) -> None:
+        """Take one reference from each chunk that the row of `key`, which is about to go, names."""
+        kind, payload = self.run(f"select kind, {WHOLE} from entry where key = ?", (key,)).get
         try:
-            ids = chunks_of(kind, payload)
+            ids = chunks_of(kind, payload or b"")
         except (ValueError, KeyError):
             return
         for chunk_id in ids:

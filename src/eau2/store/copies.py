@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from eau2.errors import Corrupt
-from eau2.store.changes import HOLDS_MORE, NAMING, chunks_of
+from eau2.store.changes import HOLDS, NAMING, chunks_of
 from eau2.store.database import WHOLE, lost
 from eau2.store.nodes import Kind, Record
 from eau2.values.key import hold_key
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Keys are given as bytes: SQLite takes a text in an array to end at its first NUL, with which internal keys begin.
 _ASKED = """carray(?) as asked left join entry on entry.key = cast(asked.value as text)
             left join gone on gone.key = cast(asked.value as text)"""
-_RANKS = f"select coalesce(entry.version, gone.version), {HOLDS_MORE} from {_ASKED}"
+_RANKS = f"select coalesce(entry.version, gone.version), {HOLDS} from {_ASKED}"
 _RECORDS = f"select coalesce(entry.version, gone.version), coalesce(entry.kind, 0), {WHOLE} from {_ASKED}"
 _LISTING = """select key, version, kind from entry where key > ?1
               union all
@@ -82,7 +82,7 @@ def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mappi
     found = changes.run(_RANKS, (_array([record.key for record in several]),)).fetchall()
     outcomes: list[Outcome] = []
     rows, held = [], []
-    for record, (rank, holds_more) in zip(several, found, strict=True):
+    for record, (rank, *holds) in zip(several, found, strict=True):
         if rank is not None and rank >= record.rank and not force and rank != seen.get(record.key):
             outcomes.append(0)
             continue
@@ -92,12 +92,11 @@ def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mappi
             changes.publish(staged.values())
             changes.share(chunk for chunk in chunks_of(record.kind, record.payload) if chunk not in staged)
         if record.kind == Kind.DELETED:
-            if holds_more:
-                changes.release(record.key)
+            changes.release(record.key, *holds)
             changes.bury(record.key, record.rank)
         else:
             rows.append((record.key, record.rank, record.kind, record.payload))
-            held.append(holds_more)
+            held.append(holds)
     changes.put(rows, held)
     return outcomes
 
@@ -108,11 +107,10 @@ def erase(writer: Writer, keys: Sequence[str], seen: Mapping[str, int]) -> None:
 
     def change() -> None:
         for key in keys:
-            ((rank, holds_more),) = changes.run(_RANKS, (_array([key]),)).fetchall()
+            ((rank, *holds),) = changes.run(_RANKS, (_array([key]),)).fetchall()
             if key in seen and rank != seen[key]:
                 continue
-            if holds_more:
-                changes.release(key)
+            changes.release(key, *holds)
             changes.run("delete from entry where key = ?", (key,))
             changes.run("delete from gone where key = ?", (key,))
 
@@ -132,8 +130,8 @@ def adopt(writer: Writer) -> None:
                 held = "\n".join(chunks_of(Kind.FRAME, payload or b"")).encode()
             except (ValueError, KeyError) as error:
                 raise Corrupt(f"{key!r}: its manifest makes no sense: {error}", hint="run `eau2 check`") from error
-            ((_, holds_more),) = changes.run(_RANKS, (_array([hold]),)).fetchall()
-            changes.put([(hold, rank, Kind.HOLD, held)], [holds_more])  # over one of a write that was never finished
+            ((_, *holds),) = changes.run(_RANKS, (_array([hold]),)).fetchall()
+            changes.put([(hold, rank, Kind.HOLD, held)], [holds])  # over one of a write that was never finished
             changes.run("update entry set kind = ? where key = ?", (Kind.SPREAD, key))
 
     writer.transaction(change)

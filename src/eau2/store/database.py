@@ -40,7 +40,7 @@ _CHECKSUM_VFS = "cksmvfs"
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
-_LOG_STEP = 2_000
+_LOG_BYTES_KEPT = 40 << 20  # of its file, when one that a long snapshot has let grow begins anew
 _SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
 SMALL_MAX = 384  # bytes of a payload in `entry`: with a key of usual length a row does not overflow its page
@@ -93,29 +93,31 @@ class Patience:
 class CopyingBack:
     """Copies a long log back into the database. SQLite calls this after each commit, with what the log has.
 
-    The log begins anew once nobody reads from it. Snapshots that other processes keep while they read and we write
-    would let that never be: now and then we wait for their end. (`started` has moved, so nobody trusts one.)
+    The log begins anew once all is copied and nobody reads from it. Snapshots that other processes keep while they read
+    and we write would let that never be: each time it has grown by an eighth, we wait for their end. (`started` has
+    moved, so nobody trusts one.) Not after each commit, for copying flushes.
     Knows no connection: a cycle through what SQLite calls is never collected.
     """
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._begins_anew_at = _LOG_PAGES + _LOG_STEP
+        self._next = _LOG_PAGES
 
     def __call__(self, connection: apsw.Connection, _: str, pages: int) -> int:
         if pages < _LOG_PAGES:
-            self._begins_anew_at = _LOG_PAGES + _LOG_STEP
-            return apsw.SQLITE_OK
-        with contextlib.suppress(apsw.Error):  # the commit is done; the next one tries again
-            if pages < self._begins_anew_at:
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                return apsw.SQLITE_OK
-            self._begins_anew_at = pages + _LOG_STEP
-            seconds, self._patience.seconds = self._patience.seconds, _SNAPSHOT_SECONDS_MAX
-            try:
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-            finally:
-                self._patience.seconds = seconds
+            self._next = _LOG_PAGES
+        elif pages >= self._next:
+            self._next = pages + pages // 8
+            waits = pages >= _LOG_PAGES + _LOG_PAGES // 8
+            seconds = self._patience.seconds
+            with contextlib.suppress(apsw.Error):  # the commit is done; a later one tries again
+                try:
+                    self._patience.seconds = _SNAPSHOT_SECONDS_MAX
+                    connection.wal_checkpoint(
+                        mode=apsw.SQLITE_CHECKPOINT_RESTART if waits else apsw.SQLITE_CHECKPOINT_PASSIVE
+                    )
+                finally:
+                    self._patience.seconds = seconds
         return apsw.SQLITE_OK
 
 
@@ -149,6 +151,7 @@ def connect(path: Path, *, read_only: bool = False, patience: Patience) -> apsw.
             what = f"tables of version {version}, of before the first release" if version else "no tables of eau2"
             raise Corrupt(f"{path} holds {what}", hint="restore the file from a copy, or load the store anew")
         run(f"pragma cache_size = -{_CACHE_KB}")
+        run(f"pragma journal_size_limit = {_LOG_BYTES_KEPT}")
         run("pragma synchronous = normal")  # see Writer: commits are flushed there, if at all
         return connection
     except BaseException as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eau2.store.generation import Generation
 
 _GET = "select version, kind, payload from entry where key = ?"
-_GET_LARGE = f"select version, kind, {WHOLE} from entry where key = ?"  # a tenth slower than _GET where it is small
+_GET_LARGE = "select payload from large where id = ?"
 # In the order asked for; one statement for all costs half as much a key as one statement for each.
 _GET_MANY = f"""select entry.version, entry.kind, {WHOLE}
                from carray(?) as asked left join entry on entry.key = asked.value"""
@@ -64,9 +64,7 @@ class Reader:
                     self._renew(started)
                 row: Row | None = self._run(_GET, (key,)).get
                 if row is not None and type(row[2]) is int:
-                    row = self._run(_GET_LARGE, (key,)).get
-                    if row is not None and row[2] is None:
-                        raise lost(self.path, key)
+                    row = self._with_large(key, row)
         except DAMAGE as error:
             self._begin_anew()
             raise meaning(error, self.path, key) from error
@@ -187,6 +185,23 @@ class Reader:
     def _end_unless_kept(self) -> None:
         if self._kept == _NONE and not self._closed and self._connection.in_transaction:
             self._run("rollback")
+
+    def _with_large(self, key: str, row: Row) -> Row | None:
+        """Return `row` with its payload, which is elsewhere: both of one moment. One query would copy it once more."""
+        run = self._run
+        try:
+            if self._kept == _NONE:  # that moment is gone
+                run("begin")
+                anew: Row | None = run(_GET, (key,)).get
+                if anew is None or type(anew[2]) is not int:
+                    return anew
+                row = anew
+            payload = run(_GET_LARGE, (row[2],)).get
+            if payload is None:
+                raise lost(self.path, key)
+            return row[0], row[1], payload
+        finally:
+            self._end_unless_kept()
 
     def _begin_anew(self) -> None:
         """A read failed: take another snapshot for the next one."""
