@@ -25,6 +25,15 @@ def processes():
     return context
 
 
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Three machines of Ray; see `tests/ray_cluster.py`. Tests that use it run alone: there is one of it."""
+    from tests.ray_cluster import started  # Ray takes half a second to import
+
+    with started() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def no_garbage():
     """Frames of earlier tests are gone, so that what is counted belongs to this test."""
@@ -35,7 +44,8 @@ def no_garbage():
 def nothing_left(tmp_path_factory, request):
     """Every test ends with no thread, child process, open file or socket of ours that was not there before."""
     shares_engine = not {"shared_engine", "stores"}.isdisjoint(request.fixturenames)
-    before = Left(str(tmp_path_factory.getbasetemp()), shares_engine=shares_engine)
+    uses_ray = "ray_cluster" in request.fixturenames
+    before = Left(str(tmp_path_factory.getbasetemp()), shares_engine=shares_engine, uses_ray=uses_ray)
     yield
     assert before.wait() == []
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contract.store_contract import fast_folder
 from tests.crash.damage import flip
+from tests.folders import fast_folder
 from tests.until import until
 
 import eau2

@@ -9,7 +9,7 @@ import tempfile
 import pyarrow as pa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.contract.store_contract import fast_folder
+from tests.folders import fast_folder
 
 from eau2.errors import KeyExists, KeyMissing, VersionConflict, WrongKind
 

@@ -6,7 +6,6 @@ the same store each time it is called, in any process (so it can be pickled). No
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,14 +13,7 @@ import pytest
 from tests.contract.bytes_contract import BytesContract
 from tests.contract.frames_contract import FramesContract
 from tests.contract.sharing_contract import SharingContract
-
-MEMORY_BYTES_FREE = 2 << 30
-
-
-def fast_folder() -> str | None:
-    """A folder in memory, or None when there is not enough of it."""
-    enough = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > MEMORY_BYTES_FREE
-    return "/dev/shm" if enough else None
+from tests.folders import fast_folder
 
 
 class StoreContract(BytesContract, FramesContract, SharingContract):

@@ -144,6 +144,20 @@ def test_the_node_is_named_where_there_is_one(tables):
         Frame.stored(source, tables.engine).map_rows(lambda row: row["nope"])
 
 
+def test_a_failure_does_not_wait_for_what_runs_beside_it(make_tables):
+    frame = make_tables(threads=2).hold("t", numbers(), rows_per_chunk=100)
+    left = threading.Event()
+
+    def fail_or_wait(table):
+        if table["id"][0].as_py() == 100:
+            raise LookupError
+        left.wait(2 * SECONDS_MAX)
+
+    with pytest.raises(FunctionFailed, match="chunk 1 of t v1"):
+        frame.map_chunks(fail_or_wait)
+    left.set()
+
+
 @pytest.mark.slow
 def test_a_worker_process_that_dies_is_a_failure_and_no_hang(frame):
     def die(table):

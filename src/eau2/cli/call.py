@@ -19,6 +19,7 @@ from eau2.cli.exits import PipeClosed, StoreAbsent
 from eau2.cli.screen import screen
 from eau2.errors import Eau2Error, InvalidOption, WaitTimeout
 from eau2.opening import open as open_store
+from eau2.remote.address import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ _LOOK_SECONDS = 0.01  # between two looks for a store that another process is to
 
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", metavar="PATH", help="The store's directory; else EAU2_STORE, else ./eau2-data."),
+    typer.Option("--store", metavar="PATH", help="The store's directory, or ray:; else EAU2_STORE, else ./eau2-data."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
@@ -77,6 +78,8 @@ class Call:
 
     def store_exists(self) -> bool:
         """Whether opening would find something: a store, or what is none. An empty directory is nothing."""
+        if self.store_path.startswith(SCHEME):
+            return True  # opening says whether it is
         path = Path(self.store_path)
         try:
             return path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None)

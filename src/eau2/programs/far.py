@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import queue
 import sys
 import threading
@@ -36,6 +37,7 @@ class ProgramOrder(NamedTuple):
 
     program: bytes  # the class and its parameters, which only the instance looks into
     modules: Modules
+    folder: str  # where the caller is: so is the instance, if there is such a folder on its machine
     names: tuple[str, ...]
     node: int
 
@@ -43,7 +45,7 @@ class ProgramOrder(NamedTuple):
     def of(cls, program: type[Application], values: dict[str, object], names: tuple[str, ...]) -> ProgramOrder:
         """Return the order for node 0. InvalidOption when the program cannot be sent."""
         try:
-            return cls(pack((program, values)), own_modules(), names, 0)
+            return cls(pack((program, values)), own_modules(), os.getcwd(), names, 0)
         except Exception as error:
             raise InvalidOption(
                 f"{program.__name__} cannot be sent to the nodes: {error_text(error)}",

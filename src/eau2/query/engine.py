@@ -14,19 +14,19 @@ from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
 from eau2.machine import cores, memory_of_machine
 from eau2.query.engine_errors import is_exhausted, typed
 from eau2.query.placing import Placed
-from eau2.query.recipe import plan_node
+from eau2.query.recipe import Recipe, Replaced, plan_node
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
 from eau2.query.spill import SpillFolder
 from eau2.query.waiting import Calls, end_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from datafusion import DataFrame
+    from datafusion.plan import LogicalPlan
 
     from eau2.query.placing import Share
-    from eau2.query.recipe import Recipe
     from eau2.query.sessions import Sessions
     from eau2.query.source import Source
 
@@ -111,6 +111,18 @@ class Engine:
         """The recipe that applies `step` to what `recipes` build. UnknownColumn, QueryError."""
         self._ready()
         return self._typed(lambda: recipes[0].then(step, *recipes[1:]))
+
+    def over(self, recipe: Recipe, sources: Mapping[Source, Source]) -> Recipe:
+        """`recipe`, reading in place of each of its sources the one that `sources` has for it."""
+        sessions = self._ready()
+        planned = self._typed(lambda: recipe.build(Replaced(sessions.planning({}), sources)))
+        reads = tuple((name, sources[source]) for name, source in recipe.reads)
+        return Recipe(lambda planning: recipe.build(Replaced(planning, sources)), reads, planned)
+
+    def planned(self, plan: LogicalPlan) -> Recipe:
+        """The recipe of a plan that was made in another session, over tables of that."""
+        frame = self._ready().plain.create_dataframe_from_logical_plan(plan)
+        return Recipe(lambda planning: frame, (), frame)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

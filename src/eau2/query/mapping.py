@@ -295,9 +295,10 @@ def _result(placed: Placed, running: deque[tuple[Rows, Future[Any]]], deadline: 
             if future.done() and (error := future.exception()) is not None:
                 if isinstance(error, NotRun):
                     raise error.reason
-                ended = isinstance(error, BrokenExecutor)
-                unfinished = [each.chunk for each, other in running if other.exception() is error or not ended]
-                raise _failure(placed, unfinished if ended else [part.chunk], error) from error
+                failed = [part.chunk]
+                if isinstance(error, BrokenExecutor):  # of a pool: any of these has ended it
+                    failed = [each.chunk for each, other in running if other.exception() is error]
+                raise _failure(placed, failed, error) from error
         part, future = running[0]
         if future.done():
             running.popleft()

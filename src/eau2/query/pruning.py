@@ -45,7 +45,7 @@ def chunks_to_read(recipe: Recipe) -> dict[Source, list[int]]:
     for name, read in recipe.reads:
         if sources.setdefault(name, read) is not read:
             doubtful.add(name)  # two versions under one name cannot be told apart in the plan
-    if all(len(source.buffers) <= 1 for source in sources.values()):
+    if all(len(source.manifest.chunk_rows) <= 1 for source in sources.values()):
         return {}
     plan = recipe.planned.optimized_logical_plan()
     scans = list(_scans(plan, None))
@@ -56,11 +56,13 @@ def chunks_to_read(recipe: Recipe) -> dict[Source, list[int]]:
     kept: dict[Source, npt.NDArray[np.bool_]] = {}
     for name, predicate in scans:
         source = sources.get(name)
-        if source is None or name in doubtful or len(source.buffers) <= 1:
+        if source is None or name in doubtful or len(source.manifest.chunk_rows) <= 1:
             continue
         may = None if predicate is None else _Ranges(source).may_hold(predicate)
         # A table that is read twice: what either needs.
-        kept[source] = kept.get(source, np.zeros(len(source.buffers), bool)) | (True if may is None else may)
+        kept[source] = kept.get(source, np.zeros(len(source.manifest.chunk_rows), bool)) | (
+            True if may is None else may
+        )
     return {source: np.flatnonzero(may).tolist() for source, may in kept.items() if not may.all()}
 
 

@@ -60,6 +60,21 @@ class Recipe:
         return Recipe(self.begin, tuple(reads), planned, (*self.steps, (step, others)), depth)
 
 
+class Replaced:
+    """`planning`, in which each source is another: a recipe that is built with it reads those."""
+
+    def __init__(self, planning: Planning, sources: Mapping[Source, Source]) -> None:
+        self._planning = planning
+        self._sources = sources
+
+    def sql(self, query: str, tables: Mapping[str, Source], *, as_written: bool) -> DataFrame:
+        others = {name: self._sources[source] for name, source in tables.items()}
+        return self._planning.sql(query, others, as_written=as_written)
+
+    def table(self, source: Source) -> DataFrame:
+        return self._planning.table(self._sources[source])
+
+
 def plan_node(plan: LogicalPlan) -> Any:
     """Return what the top of `plan` is, as the engine's class for it; None for the few that it has none for."""
     try:

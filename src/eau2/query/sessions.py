@@ -34,6 +34,11 @@ SORT_RESERVE_BYTES_MAX = 10 << 20  # the engine's default; a small pool would be
 _NARROW = {"datafusion.execution.batch_size": str(ROWS_PER_STEP)}
 _IN_ORDER = {"datafusion.optimizer.enable_round_robin_repartition": "false"}
 _MERGING = {"datafusion.optimizer.prefer_hash_join": "false"}
+# Of keys that were hashed to partitions one has few of a range: arrays by key would take more memory than all else.
+_ONE_PARTITION = {
+    "datafusion.execution.target_partitions": "1",
+    "datafusion.execution.perfect_hash_join_min_key_density": "0.5",
+}
 _AS_WRITTEN = {"datafusion.sql_parser.enable_ident_normalization": "false"}
 _NO_TABLE = re.compile(r"table '.*' not found")
 _NO_COLUMN = "No field named"
@@ -96,12 +101,16 @@ class Sessions:
         self._made: dict[frozenset[tuple[str, str]], SessionContext] = {}
         self.plain = self._session(_NARROW)
 
-    def running(self, row_bytes: int, *, in_order: bool) -> SessionContext:
-        """The session to run over rows of that width; `in_order` leaves batches in the partition they come from."""
+    def running(self, row_bytes: int, *, in_order: bool, alone: bool = False) -> SessionContext:
+        """The session to run over rows of that width; `in_order` leaves batches in the partition they come from.
+
+        `alone`: in one partition, so that rows never wait for those of another one.
+        """
         narrow = row_bytes * ROWS_PER_STEP <= self._step_bytes_max
-        if narrow and not in_order:
+        if narrow and not in_order and not alone:
             return self.plain
-        return self._other({**(_NARROW if narrow else {}), **(_IN_ORDER if in_order else {})})
+        settings = (_NARROW if narrow else {}, _IN_ORDER if in_order else {}, _ONE_PARTITION if alone else {})
+        return self._other({name: value for each in settings for name, value in each.items()})
 
     def merging(self) -> SessionContext:
         """The session that joins by sorting, which spills."""
@@ -301,7 +310,8 @@ def deal(batches: Sequence[pa.RecordBatch], parts: int) -> list[list[pa.RecordBa
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    # Of no rows, nulls are what Arrow can make of every type, also of unions.
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def _only_queries() -> SQLOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -122,6 +123,8 @@ def main(socket: int) -> None:
     channel = Channel(Connection(socket))
     order: ProgramOrder = channel.hear()
     install(order.modules)
+    with contextlib.suppress(OSError):
+        os.chdir(order.folder)
     printed = PrintedLines(channel)
     sys.stdout = cast("TextIO", printed)
     meeting = FarMeeting(channel.say)

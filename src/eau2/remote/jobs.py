@@ -6,6 +6,7 @@ caller lives. A call without an answer is sent again with the same number, and s
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import time
@@ -33,11 +34,14 @@ class FarJobs:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._process = os.getpid()
         self._lock = threading.Lock()  # guards what is below
         self._jobs: set[FarJob] = set()
         self._closed = False
 
     def begin(self, node: str, kind: str, order: Any, ear: Ear) -> FarJob:
+        if os.getpid() != self._process:
+            raise closed(forked=True)
         job = FarJob(self._transport, node, ear, self._forget)
         with self._lock:
             if self._closed:

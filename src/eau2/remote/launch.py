@@ -1,239 +1,33 @@
-"""A Ray cluster on this machine: several raylets on its loopback interface, started and ended without touching others.
+"""Clusters of this machine by name: what each is to be, and having it run or not.
 
-<home>/clusters/<name>/   cluster.json: what is running; token: who has it may connect; lock: held while it is started
-                          or ended. For its owner only
+<home>/clusters/<name>/   see `raylets.py`; besides lock: held while the cluster is started or ended
 <home>/data/<name>/       what is stored, a directory a node; stays, whatever ends
-<temporary>/eau2-*/       Ray's sockets, logs and spilled objects, a folder a node; gone when the cluster is ended
-
-Processes are found by where they were started, not by a list of ids that the next one may not have been written to:
-they inherit a variable, and a working directory in <temporary>, as Ray overwrites the variables of some.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import re
 import secrets
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import ClusterUnavailable, Corrupt, InvalidOption, StoreBusy, failed_call
-from eau2.machine import cores
+from eau2.errors import InvalidOption, StoreBusy, failed_call
+from eau2.remote.raylets import LocalCluster, own_directory, write_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 NAME = "eau2"
 MACHINES_MAX = 64
-LABEL = "eau2-machine"  # of a raylet: the same whenever it is started, as Ray's own ids are not
-OBJECT_STORE_BYTES = 200 << 20  # of a raylet; what does not fit is spilled
 _MACHINES, _REPLICAS = 4, 2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}")
-_STATE = "cluster.json"
-_MARK = "EAU2_CLUSTER"
-_HEAD, _RAYLET = "gcs_server", "raylet"  # the programs
-_TEMPORARY_CHARACTERS_MAX = 20  # sockets lie 86 below it, and their paths have 107 at most
 _LOCK_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
-_STARTED_SECONDS_MAX = 60.0  # a raylet takes 2 s here
-_ENDED_SECONDS, _KILLED_SECONDS = 3.0, 10.0
-_LOG_CHARACTERS_MAX = 2000
-
-# Ray takes a killed machine for dead after 14 s and a frozen one after 63 s; so it is 3 s and 9 s.
-_HEALTH_CHECKS = {"initial_delay_ms": "0", "period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "3"}
-
-
-@dataclass(frozen=True, slots=True)
-class LocalCluster:
-    """A Ray cluster on this machine, as its file says."""
-
-    directory: Path  # of the state
-    machines: tuple[str, ...]  # the first has the head
-    data_directory: Path
-    replicas: int
-    address: str = ""  # of the head; "" while it is being started
-
-    @property
-    def name(self) -> str:
-        return self.directory.name
-
-    @property
-    def token_path(self) -> Path:
-        return self.directory / "token"
-
-    @property
-    def folder(self) -> Path:
-        """Ray's files. The same each time, so that nothing has to be remembered to find them."""
-        temporary = tempfile.gettempdir()
-        temporary = temporary if len(temporary) <= _TEMPORARY_CHARACTERS_MAX else "/tmp"
-        return Path(temporary) / f"eau2-{hashlib.sha256(bytes(self.directory)).hexdigest()[:12]}"
-
-    # -- what runs ----------------------------------------------------------------------------------------------------
-
-    def processes(self, program: str = "") -> list[int]:
-        """Return the ids of all processes that were started for this cluster, by whomever; or of those that run
-        `program`. 10 ms."""
-        found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        return [pid for pid in found if (not program or _program(pid) == program) and self._has(pid)]
-
-    def _has(self, pid: int) -> bool:
-        if pid == os.getpid():
-            return False
-        with contextlib.suppress(OSError):
-            if f"\0{_MARK}={self.directory}\0".encode() in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
-                return True
-        with contextlib.suppress(OSError):
-            return os.readlink(f"/proc/{pid}/cwd").startswith(f"{self.folder}/")
-        return False
-
-    @property
-    def runs(self) -> bool:
-        """Whether the head runs, without which nothing does for long."""
-        return bool(self.processes(_HEAD))
-
-    def raylet(self, machine: str) -> int | None:
-        """Return the process id of the raylet of `machine`, if it runs."""
-        sockets = f"{self.folder / machine}/".encode()
-        return next((pid for pid in self.processes(_RAYLET) if sockets in _command(pid)), None)
-
-    def environment(self) -> dict[str, str]:
-        """Return the variables with which a process of this machine connects."""
-        return {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or Ray makes 127.0.0.1 an address that the network sees
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-
-    # -- starting and ending ------------------------------------------------------------------------------------------
-
-    def start(self, machines: Sequence[str]) -> LocalCluster:
-        """Start the raylets of `machines`, and the head where there is no address yet. About 2 s each.
-
-        Returns the cluster with its address. ClusterUnavailable says why Ray did not start; some may be running then.
-        """
-        raylets = [
-            {
-                "node_name": machine,
-                "temp_dir": str(self.folder / machine),
-                "labels": {LABEL: machine},
-                "num_cpus": max(1, cores() // len(self.machines)),
-                "object_store_memory": OBJECT_STORE_BYTES,
-            }
-            for machine in machines
-        ]
-        for machine in machines:
-            (self.folder / machine).mkdir(parents=True, exist_ok=True)
-        log = self.folder / "launch.log"
-        with log.open("wb") as output:
-            launcher = subprocess.Popen(
-                [sys.executable, "-m", "eau2.remote.ray", json.dumps({"address": self.address, "raylets": raylets})],
-                env=self._environment_of_raylets(),
-                cwd=self.folder / machines[0],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C is for us, and nothing ends with the terminal
-            )
-        try:
-            code = launcher.wait(_STARTED_SECONDS_MAX * len(machines))
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            launcher.kill()
-            launcher.wait()
-        written = log.read_text(errors="replace").strip()
-        if code != 0:
-            raise ClusterUnavailable(
-                f"Ray did not start on this machine: {written[-_LOG_CHARACTERS_MAX:] or 'it did not say why'}",
-                hint=f"its logs are in {self.folder}; `eau2 down` ends what is running",
-            )
-        return replace(self, address=written.rsplit("\n", 1)[-1])
-
-    def _environment_of_raylets(self) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        if "PYTHONPATH" in own:  # they are started elsewhere
-            own["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, own["PYTHONPATH"].split(os.pathsep)))
-        checks = {f"RAY_health_check_{name}": value for name, value in _HEALTH_CHECKS.items()}
-        return own | self.environment() | checks | {_MARK: str(self.directory)}
-
-    def end(self) -> int:
-        """End all processes of the cluster and remove Ray's files; what is stored stays. Return how many there were.
-
-        Raylets first, so that they start no workers, then the rest, the head last. Who is frozen, or takes longer than
-        3 s, is killed. ClusterUnavailable when that does not end it.
-        """
-        all_of_them = self.processes()
-        heads = set(self.processes(_HEAD))
-        self._end(self.processes(_RAYLET))
-        self._end([pid for pid in self.processes() if pid not in heads])
-        self._end(self.processes(_HEAD))
-        deadline = time.monotonic() + _KILLED_SECONDS
-        while left := self.processes():
-            if time.monotonic() > deadline:
-                raise ClusterUnavailable(f"the processes {left} of {self.name!r} cannot be ended", hint="try again")
-            self._signal(left, signal.SIGKILL)
-            time.sleep(_LOOK_SECONDS)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return len(all_of_them)
-
-    def _end(self, pids: Sequence[int]) -> None:
-        """Ask `pids` to end, and kill those that do not within 3 s."""
-        self._signal(pids, signal.SIGTERM)
-        deadline = time.monotonic() + _ENDED_SECONDS
-        while left := [pid for pid in pids if self._has(pid)]:
-            if time.monotonic() > deadline:
-                self._signal(left, signal.SIGKILL)
-                return
-            time.sleep(_LOOK_SECONDS)
-
-    def _signal(self, pids: Sequence[int], number: signal.Signals) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                opened = os.pidfd_open(pid)
-                try:
-                    if self._has(pid):  # and not another that was given its number meanwhile
-                        signal.pidfd_send_signal(opened, number)
-                finally:
-                    os.close(opened)
-
-    # -- as a file ----------------------------------------------------------------------------------------------------
-
-    def write(self) -> None:
-        """Write it down, for its owner only."""
-        document = {
-            "machines": self.machines,
-            "data_directory": str(self.data_directory),
-            "replicas": self.replicas,
-            "address": self.address,
-        }
-        _write(self.directory / _STATE, json.dumps(document))
-
-    @classmethod
-    def read(cls, directory: Path) -> LocalCluster | None:
-        """Return what was written last in `directory`; None when nothing was. Corrupt."""
-        path = directory / _STATE
-        try:
-            found = json.loads(path.read_bytes())
-            machines, data = tuple(found["machines"]), Path(found["data_directory"])
-            return cls(directory, machines, data, found["replicas"], found["address"])
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise failed_call(error, path) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise Corrupt(f"{path} is damaged", hint="remove it; `eau2 down` works without it") from error
 
 
 def find(name: str = NAME) -> LocalCluster | None:
@@ -269,8 +63,8 @@ def up(
             wanted = replace(wanted, address="")
         if not wanted.address:
             wanted.end()  # what an `up` that was killed has left
-            _made(wanted.folder)
-            _write(wanted.token_path, secrets.token_hex(32))
+            own_directory(wanted.folder)
+            write_own(wanted.token_path, secrets.token_hex(32))
         wanted.write()
         missing = [machine for machine in wanted.machines if wanted.raylet(machine) is None]
         if missing:
@@ -286,6 +80,7 @@ def down(name: str = NAME) -> int:
     with _locked(directory):
         known = LocalCluster.read(directory)
         if known is not None:
+            known.rest()
             replace(known, address="").write()
         return (known or LocalCluster(directory, (), directory, 1)).end()
 
@@ -315,7 +110,16 @@ def _wanted(
     names = tuple(f"node-{number}" for number in range(count))
     if known:
         return replace(known, machines=names)
-    return LocalCluster(directory, names, data or directory.parents[1] / "data" / directory.name, copies)
+    return LocalCluster(directory, names, data or _data(directory), copies)
+
+
+def data_directory(name: str) -> Path:
+    """Return where a cluster `name` has its data on this machine, unless it was told where. InvalidOption."""
+    return _data(_directory(name))
+
+
+def _data(directory: Path) -> Path:
+    return directory.parents[1] / "data" / directory.name
 
 
 def _directory(name: str) -> Path:
@@ -326,28 +130,9 @@ def _directory(name: str) -> Path:
     return Path(os.environ.get("EAU2_HOME") or Path(state) / "eau2").absolute() / "clusters" / name
 
 
-def _made(path: Path) -> None:
-    """Have the directory `path`, for its owner only."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)  # PermissionError where another user has made it
-    except OSError as error:
-        raise failed_call(error, path) from error
-
-
-def _write(path: Path, text: str) -> None:
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        new.replace(path)
-    except OSError as error:
-        raise failed_call(error, path) from error
-
-
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    _made(directory)
+    own_directory(directory)
     try:
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
@@ -371,14 +156,3 @@ def _is_taken(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def _program(pid: int) -> str:
-    return os.fsdecode(_command(pid).split(b"\0", 1)[0]).rpartition("/")[2]

@@ -1,0 +1,145 @@
+"""up, down, deploy and nodes: a cluster on this machine, or on the machines of a Ray cluster."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from eau2.cli.call import Call
+from eau2.cli.exits import NEGATIVE, printable
+from eau2.cli.screen import counted, facts, grid, size_text
+from eau2.remote import launch
+from eau2.remote.address import SCHEME, Address, address_of, require_ray
+from eau2.remote.deployment import Deployment
+
+if TYPE_CHECKING:
+    from eau2.remote.deploying import NodeListing
+    from eau2.remote.raylets import LocalCluster
+
+NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="Of the cluster; there may be several.")]
+ReplicasOption = Annotated[
+    int | None, typer.Option("--replicas", metavar="N", help="Copies of each key and chunk.  [default: 2]")
+]
+
+
+def up(
+    call: Call,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", metavar="N", help="How many.  [default: as it had, at first 4]")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", metavar="DIR", help="What is stored.  [default: in EAU2_HOME]")
+    ] = None,
+    replicas: ReplicasOption = None,
+    name: NameOption = launch.NAME,
+) -> None:
+    """Start a cluster of several nodes on this machine.
+
+    It listens to this machine only. What was stored in it before is there. When it runs, what is missing is started.
+    """
+    require_ray()
+    cluster, started = launch.up(name, machines=nodes, data_directory=data_dir, replicas=replicas)
+    from eau2.remote.deploying import RayCluster  # Ray takes half a second to import
+
+    with RayCluster(Address(cluster.address, name, cluster.environment())) as there:
+        there.deploy(Deployment(name, str(cluster.data_directory), cluster.replicas))
+    store = SCHEME if name == launch.NAME else f"{SCHEME}{name}"
+    document = {
+        "store": store,
+        "address": cluster.address,
+        "nodes": cluster.machines,
+        "started": started,
+        "data_directory": str(cluster.data_directory),
+        "replicas": cluster.replicas,
+    }
+    call.answer(document, lambda _: _upped(cluster, store, started))
+
+
+def _upped(cluster: "LocalCluster", store: str, started: list[str]) -> RenderableType:
+    news = f"{counted(len(started), 'node')} started" if started else "it was running"
+    named = "" if cluster.name == launch.NAME else f" --name {cluster.name}"
+    return Group(
+        Text(f"{counted(len(cluster.machines), 'node')} in {printable(str(cluster.data_directory))}: {news}"),
+        Text(""),
+        facts(
+            [
+                ("in Python", f'store = eau2.open("{store}")'),
+                ("here", f"eau2 load trips FILE.csv --store {store}"),
+                ("its nodes", f"eau2 nodes --store {store}"),
+                ("the end", f"eau2 down{named}"),
+            ]
+        ),
+    )
+
+
+def down(call: Call, name: NameOption = launch.NAME) -> None:
+    """End a cluster that `eau2 up` started on this machine, all of it.
+
+    What is stored stays, for the next `eau2 up`.
+    """
+    known = launch.find(name)
+    ended = launch.down(name)
+    kept = str(known.data_directory) if known else ""
+    said = f"{ended} processes ended" if ended else f"the cluster {name!r} was not running"
+    call.answer({"processes": ended, "data_directory": kept}, lambda _: Text(said))
+
+
+def deploy(
+    call: Call,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="Of the head.  [default: this machine's]")
+    ] = None,
+    data_dir: Annotated[
+        str, typer.Option("--data-dir", metavar="DIR", help="On each machine.  [default: in EAU2_HOME there]")
+    ] = "",
+    replicas: ReplicasOption = None,
+    name: NameOption = launch.NAME,
+) -> None:
+    """Put a cluster on the machines of a Ray cluster, a node on each.
+
+    Also on those that join later. Returns when it is whole.
+    """
+    require_ray()
+    from eau2.remote.deploying import RayCluster
+
+    found = address_of(f"{SCHEME}{address}/{name}" if address else f"{SCHEME}{name}")
+    with RayCluster(found) as there:
+        known = there.deployed.get(name, {}).get("replicas", 2)
+        there.deploy(Deployment(name, data_dir, known if replicas is None else replicas))
+        nodes = there.nodes()
+    call.answer(
+        {"address": found.head, "name": name, "nodes": [dataclasses.asdict(node) for node in nodes]},
+        lambda console: _listed(console, nodes),
+    )
+
+
+def nodes(call: Call) -> None:
+    """List the nodes of a cluster: where they are, their state, and what they have.
+
+    The cluster is --store ray:..., by default that of this machine. Exit 1 when a node takes no part.
+    """
+    require_ray()
+    from eau2.remote.deploying import RayCluster
+
+    with RayCluster.of(call.store_path if call.store_path.startswith(SCHEME) else SCHEME) as there:
+        found = there.nodes()
+    call.answer([dataclasses.asdict(node) for node in found], lambda console: _listed(console, found))
+    if any(node.state != "live" for node in found):
+        raise typer.Exit(NEGATIVE)
+
+
+def _listed(console: Console, found: "list[NodeListing]") -> RenderableType:
+    table = grid(console, "node", "machine", "state", "keys", "chunks", "bytes", right=("keys", "chunks", "bytes"))
+    for node in found:
+        table.add_row(
+            Text(printable(node.name)),
+            Text(printable(node.machine)),
+            Text(node.state, style="green" if node.state == "live" else "yellow"),
+            "" if node.keys is None else f"{node.keys:,}",
+            "" if node.chunks is None else f"{node.chunks:,}",
+            "" if node.bytes is None else size_text(node.bytes),
+        )
+    troubles = [f"{node.name or node.machine}: {node.trouble}" for node in found if node.trouble]
+    return Group(table, *(Text(printable(trouble), style="yellow") for trouble in troubles))

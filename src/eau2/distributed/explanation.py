@@ -1,0 +1,77 @@
+"""What a query does on many nodes: its stages, where they run, and what moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eau2.distributed.substrait import inputs_of, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eau2.distributed.parts import Scan
+    from eau2.distributed.substrait import Rel
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage of a query, and how what it makes moves. Rows and bytes are guessed until it has run."""
+
+    what: str  # filter(trips), ...
+    where: str
+    move: str  # gather, broadcast, exchange
+    rows: int  # made; 0 where it did not run
+    bytes: int
+    moved_rows: int  # read where they had not been made: by each node once
+    moved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a query runs on many nodes. `str()` shows it, a line a step, and what is done at the caller last."""
+
+    steps: tuple[Step, ...]
+    at_caller: str
+    nodes: tuple[str, ...]
+    partitions: int
+    ran: bool
+    uncut: str = ""  # why the rows of its tables are gathered; "" where the query was cut
+
+    @property
+    def moved_bytes(self) -> int:
+        return sum(step.moved_bytes for step in self.steps)
+
+    @property
+    def moved_rows(self) -> int:
+        return sum(step.moved_rows for step in self.steps)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.nodes)} nodes, {self.partitions} partitions"]
+        if self.uncut:
+            lines.append(f"not cut: {self.uncut}")
+        for number, step in enumerate(self.steps):
+            made = f"{step.rows:,} rows, {step.bytes:,} bytes" if self.ran else f"about {step.bytes:,} bytes"
+            moved = f", of which moved {step.moved_rows:,} rows, {step.moved_bytes:,} bytes" if self.ran else ""
+            lines.append(f"{number}. {step.where}: {step.what}; {step.move} {made}{moved}")
+        lines.append(f"at the caller: {self.at_caller}")
+        return "\n".join(lines)
+
+
+def described(rel: Rel, scans: Mapping[str, Scan]) -> str:
+    """Return the operations of `rel`, those on top first, and the tables by the keys they have in the store."""
+    kind, body = kind_of(rel)
+    if kind == "read":
+        if "namedTable" not in body:
+            return "values"
+        name = body["namedTable"]["names"][-1]
+        if name not in scans:
+            return str(name)
+        scan = scans[name]
+        total = len(scan.source.manifest.chunk_rows)
+        return scan.source.key + ("" if len(scan.chunks) == total else f"[{len(scan.chunks)} of {total} chunks]")
+    if kind == "project" and "windowFunction" in str(body.get("expressions")):
+        kind = "window"
+    if kind == "join":
+        kind = body["type"].removeprefix("JOIN_TYPE_").lower() + " join"
+    return f"{kind}({', '.join(described(each, scans) for each in inputs_of(rel))})"

@@ -1,0 +1,187 @@
+"""One query on many nodes: cut and run, or gathered when it cannot be cut."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Self
+
+import pyarrow as pa
+from datafusion import SessionContext
+
+from eau2.distributed import gathered
+from eau2.distributed.absent import Absent
+from eau2.distributed.cut import Cut
+from eau2.distributed.explanation import Explanation, Step, described
+from eau2.distributed.joins import mark_null_aware
+from eau2.distributed.parts import Part, Where
+from eau2.distributed.stages import Estimated, Running
+from eau2.distributed.substrait import CannotCut, Dialect, consumed, reads, register
+from eau2.query.pruning import chunks_to_read
+from eau2.query.recipe import plan_node
+from eau2.query.source import unnamed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from datafusion.plan import LogicalPlan
+
+    from eau2.distributed.fragment import Workers
+    from eau2.distributed.parts import Output
+    from eau2.query.engine import Engine
+    from eau2.query.recipe import Recipe
+    from eau2.query.source import Source
+
+_NUMBERED = re.compile(r"__\w+_\d+")  # names that the engine gives, each time others
+KEPT_BYTES_MAX = 64 << 20  # of a table in memory
+
+# What Substrait leaves out without a word, as the engine's plans show it.
+_LOST = {
+    "IGNORE NULLS": "IGNORE NULLS",
+    r"WindowAggr:.*FILTER \(WHERE": "a window with a filter",
+    r"WindowAggr:.*\(DISTINCT ": "a window over distinct values",
+    r"RANGE BETWEEN (?!UNBOUNDED PRECEDING AND (?:CURRENT ROW|UNBOUNDED FOLLOWING)"
+    r"|CURRENT ROW AND (?:CURRENT ROW|UNBOUNDED FOLLOWING))": "a window over a range of values",
+}
+
+
+class Query:
+    """A run of a recipe. A context: what it has made on the nodes is freed at its end."""
+
+    def __init__(self, recipe: Recipe, local: Engine, workers: Workers, *, gather_bytes_max: int) -> None:
+        self._recipe = recipe
+        self._local = local
+        self._workers = workers
+        self._text = local.plan_text(recipe)
+        chosen = chunks_to_read(recipe)
+        self._chunks: dict[Source, Sequence[int]] = {
+            source: chosen.get(source, range(len(source.manifest.chunk_rows))) for _, source in recipe.reads
+        }
+        times = max(1, self._text.count("TableScan:")) / max(1, len(self._chunks))  # that a table is read, about
+        sizes = (source.manifest.chunk_sizes[chunk] for source, chunks in self._chunks.items() for chunk in chunks)
+        size = int(sum(sizes) * times)
+        self._estimated = Estimated(workers, size, gather_bytes_max=gather_bytes_max)
+        self._running = Running(workers, size, gather_bytes_max=gather_bytes_max)
+        self._uncut = ""
+        self._at_caller = "nothing"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def answer(self) -> Iterator[pa.RecordBatch]:
+        """Run the query, and yield its answer with the columns and types of its plan."""
+        schema = self._recipe.planned.schema()
+        try:
+            batches = self._answer()
+        except CannotCut as why:
+            batches = self._gathered(str(why))
+        for batch in batches:
+            yield _conformed(batch, schema)
+
+    def explain(self, *, run: bool) -> Explanation:
+        """Return how the query is cut; with `run`, how it has run."""
+        runs = self._running if run else self._estimated
+        if run:
+            for _ in self.answer():
+                pass
+        else:
+            self._plan()
+        steps = (
+            Step(what, where.value, out.move, out.rows, out.bytes, out.moved_rows, out.moved_bytes)
+            for what, where, out in runs.outputs
+        )
+        nodes = tuple(self._workers.nodes)
+        return Explanation(tuple(steps), self._at_caller, nodes, runs.partitions, run, self._uncut)
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _placed(self, runs: Estimated) -> tuple[Cut, Part]:
+        for pattern, name in _LOST.items():
+            if re.search(pattern, self._text):
+                raise CannotCut(f"Substrait does not say {name}")
+        tables: dict[str, tuple[Absent, Sequence[int]]] = {}
+        for name, source in self._recipe.reads:
+            assert isinstance(source, Absent)
+            if tables.setdefault(name, (source, self._chunks[source]))[0] is not source:
+                raise CannotCut(f"two versions of {name!r} are read")
+        cut = Cut(Dialect(), tables, runs)
+        plan = self._recipe.planned.optimized_logical_plan()
+        joins = [" null_aware" in each.display() for each in _walk(plan) if type(plan_node(each)).__name__ == "Join"]
+        if self._text.count(" null_aware") != sum(joins):
+            raise CannotCut("it has a NOT IN inside of an expression")
+        rel = cut.dialect.relation(self._recipe.planned)
+        part = cut.place(mark_null_aware(rel, joins) if any(joins) else rel)
+        self._at_caller = described(part.rel, cut.scans) if part.where is Where.ONE else "nothing"
+        return cut, part
+
+    def _plan(self) -> None:
+        try:
+            cut, part = self._placed(self._estimated)
+            if part.where is not Where.ONE:
+                cut.stage(part, in_order=part.in_order).move = "gather"
+        except CannotCut as why:
+            self._stages(self._estimated, str(why))
+
+    def _answer(self) -> Iterator[pa.RecordBatch]:
+        cut, part = self._placed(self._running)
+        if part.where is not Where.ONE:
+            output = cut.stage(part, in_order=part.in_order)
+            output.move = "gather"
+            return (batch for table in self._running.read(output) for batch in table.to_batches())
+        cut.dialect.schema(part.rel)  # or it cannot be read
+        session = SessionContext()
+        for name in dict.fromkeys(reads(part.rel)):
+            output, _ = cut.inputs[name]
+            parts = 1 if output.in_order else self._local.threads
+            register(session, name, self._brought(output), output.schema, parts)
+        return self._local.stream(self._local.planned(consumed(session, cut.dialect.encode(part.rel))))
+
+    def _stages(self, runs: Estimated, why: str) -> dict[Absent, tuple[Output, list[int]]]:
+        """Run the stages that have what the query needs of each table."""
+        runs.outputs.clear()
+        self._uncut = why
+        self._at_caller = "the query"
+        found = {}
+        for source, needed in gathered.needs(self._recipe).items():
+            assert isinstance(source, Absent)
+            cut = Cut(Dialect(), {name: (source, self._chunks[source]) for name, _ in self._recipe.reads}, runs)
+            found[source] = gathered.stage(cut, source, needed, self._chunks[source])
+        return found
+
+    def _gathered(self, why: str) -> Iterator[pa.RecordBatch]:
+        """Run the query here, over what it needs of its tables."""
+        self._running.close()
+        sources: dict[Source, Source] = {
+            source: gathered.Gathered(source, columns, self._brought(output))
+            for source, (output, columns) in self._stages(self._running, why).items()
+        }
+        recipe = self._local.over(self._recipe, sources)
+        again = self._local.plan_text(recipe)
+        assert _NUMBERED.sub("", self._text) == _NUMBERED.sub("", again), "of the same types comes the same plan"
+        return self._local.stream(recipe)
+
+    def _brought(self, output: Output) -> list[pa.RecordBatch]:
+        """Bring what a stage has made here: to memory when it is small, else to files without a name."""
+        tables = self._running.read(output)
+        if output.bytes > KEPT_BYTES_MAX:
+            return unnamed(output.schema, tables, folder=self._local.spill.path()).batches()
+        return [batch for table in tables for batch in table.to_batches()]
+
+
+def _walk(plan: LogicalPlan) -> Iterator[LogicalPlan]:
+    yield plan
+    for each in plan.inputs():
+        yield from _walk(each)
+
+
+def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return `batch` with the names and types of `schema`: zones of times come out as UTC in places."""
+    if batch.schema.equals(schema):
+        return batch
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

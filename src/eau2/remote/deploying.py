@@ -1,0 +1,197 @@
+"""A cluster of eau2 is put on a Ray cluster, looked at, and brought to rest."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from eau2.cluster.peer import NotServing, Unreachable
+from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
+from eau2.remote.address import Address, address_of
+from eau2.remote.driver import RemoteNodes
+from eau2.remote.ray import RayTransport, connect, machines, start, stop
+from eau2.remote.transport import COORDINATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from eau2.cluster.view import View
+    from eau2.remote.coordinator import ClusterStatus
+    from eau2.remote.deployment import Deployment, Placed
+    from eau2.remote.membership import NodeStatus
+    from eau2.store.nodes import NodeStatistics
+
+WHOLE_SECONDS = 60.0
+_ASK_SECONDS = 2.0
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeListing:
+    """A node of a cluster. Counts are None where it does not answer."""
+
+    name: str
+    machine: str  # "" where Ray has none
+    state: str  # live, joining (being brought up to date), dead; absent: no member
+    keys: int | None = None
+    chunks: int | None = None
+    bytes: int | None = None  # of values and chunks
+    trouble: str = ""  # why it takes no part
+
+
+class RayCluster:
+    """The cluster of eau2 at `address`. This process is connected to it; a context manager."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.deployed = connect(address)
+        self.transport = RayTransport(address.name)
+
+    @classmethod
+    def of(cls, text: str) -> RayCluster:
+        """Return the cluster that `text` names, "ray:...", which is deployed. Raises as `look`; ClusterUnavailable."""
+        found = cls(address_of(text))
+        if found.address.name not in found.deployed:
+            there = ", ".join(sorted(found.deployed)) or "none"
+            raise ClusterUnavailable(
+                f"the Ray cluster at {found.address.head} has no cluster {found.address.name!r}: it has {there}",
+                hint="`eau2 deploy` puts one there",
+            )
+        return found
+
+    def __enter__(self) -> RayCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent. The process stays connected to Ray."""
+        self.transport.close()
+
+    def _asked(self, names: Iterable[str], method: str, *arguments: Any) -> dict[str, Any]:
+        """Return what each of `names` says, of those that answer."""
+        pending = {name: self.transport.call(name, method, (arguments, {}), _ASK_SECONDS) for name in names}
+        found = {}
+        for name, one in pending.items():
+            with contextlib.suppress(Unreachable, NotServing):
+                found[name] = one.result()
+        return found
+
+    # -- putting it there ---------------------------------------------------------------------------------------------
+
+    def deploy(self, deployment: Deployment, *, timeout_seconds: float = WHOLE_SECONDS) -> None:
+        """Have the cluster on every machine that Ray has now, and on those that join; return when it is whole.
+
+        Where its data is there already, it goes on from that. Deploying again what is deployed changes nothing.
+        InvalidOption when it is deployed otherwise, or replicas is more than there are machines; ClusterUnavailable
+        when it is not whole in time, with the reason.
+        """
+        known = self.deployed.get(deployment.name)
+        for option, given in deployment.options().items():
+            if known is not None and known[option] != given:
+                raise InvalidOption(f"{deployment.name!r} is deployed with {option}={known[option]!r}, not {given!r}")
+        if known is None:
+            start(self.address, deployment)
+        deadline = time.monotonic() + timeout_seconds
+        while (why := self._missing(deployment)) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        if why:
+            raise ClusterUnavailable(
+                f"the cluster {deployment.name!r} is not whole after {timeout_seconds:g} s: {why}",
+                hint="`eau2 nodes` shows what becomes of it",
+            )
+
+    def _missing(self, deployment: Deployment) -> str:
+        """Return what is to come before the cluster is whole; "" when it is."""
+        placed: Mapping[str, Placed] | None = self._asked([COORDINATOR], "placed").get(COORDINATOR)
+        if placed is None:
+            return "the coordinator does not answer"
+        for machine in machines(self.address):
+            if machine not in placed or placed[machine].refused:
+                return f"{machine}: {placed[machine].refused if machine in placed else 'no node yet'}"
+        names = sorted(node.name for node in placed.values())
+        status: ClusterStatus | None = self._asked([COORDINATOR], "status").get(COORDINATOR)
+        if status is None:
+            return "the coordinator does not answer"
+        refused: list[str] = [one.refused for one in self._asked(names, "status").values() if one.refused]
+        if refused:
+            return refused[0]
+        if status.view is None:
+            self._asked([COORDINATOR], "found", names, deployment.replicas)
+            return f"waiting for {', '.join(status.awaited) or 'the coordinator'}"
+        return _short_of_whole(status.view)
+
+    # -- looking at it ------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[NodeListing]:
+        """Return the nodes, in order of name: those that are members, and machines that have none. 10 ms."""
+        placed: Mapping[str, Placed] = self._required("placed")
+        status: ClusterStatus = self._required("status")
+        states = dict(status.view.members) if status.view else {}
+        machines = {node.name: machine for machine, node in placed.items() if node.name}
+        names = sorted({*states, *machines})
+        said: dict[str, NodeStatus] = self._asked(names, "status")
+        counts: dict[str, NodeStatistics] = self._asked(said, "statistics")
+        found = []
+        for name in names:
+            state = states[name].name.lower() if name in states else "absent"
+            trouble = said[name].refused if name in said else "does not answer"
+            listing = NodeListing(name, machines.get(name, ""), state, trouble=trouble)
+            if name in counts:
+                count = counts[name]
+                size = count.value_bytes + count.chunk_bytes
+                listing = replace(listing, keys=count.keys, chunks=count.chunks, bytes=size)
+            found.append(listing)
+        refused = [(machine, node.refused) for machine, node in sorted(placed.items()) if node.refused]
+        return found + [NodeListing("", machine, "absent", trouble=why) for machine, why in refused]
+
+    def _required(self, method: str) -> Any:
+        found = self._asked([COORDINATOR], method)
+        if COORDINATOR not in found:
+            raise ClusterUnavailable(
+                f"the coordinator of {self.address.name!r} does not answer",
+                hint="Ray starts it again within seconds when it has ended; are the machines overloaded?",
+            )
+        return found[COORDINATOR]
+
+    # -- bringing it to rest ------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Have all processes of the cluster close their files, the coordinator first: it is to make nothing of it that
+        the nodes go. For when Ray is ended next; bounded, and does what can be done."""
+        with contextlib.suppress(Eau2Error):
+            placed: Mapping[str, Placed] = self._required("placed")
+            stop([COORDINATOR], self.address.name)
+            stop([node.name for node in placed.values() if node.name], self.address.name)
+
+
+def _short_of_whole(view: View) -> str:
+    waiting = [f"{name} is {state.name.lower()}" for name, state in view.members if name not in view.live]
+    if waiting:
+        return ", ".join(waiting)
+    return "copies are being made" if view.fell or view.base != view.live else ""
+
+
+class RayNodes(RemoteNodes):
+    """`Nodes` of the cluster that `text` names, "ray:...". Raises as `RayCluster.of`, and NodeUnavailable."""
+
+    def __init__(self, text: str) -> None:
+        self._cluster = RayCluster.of(text)
+        try:
+            super().__init__(self._cluster.transport)
+        except BaseException:
+            self._cluster.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self._cluster.close()
+
+
+if __name__ == "__main__":
+    with RayCluster.of(sys.argv[1]) as cluster:
+        cluster.rest()

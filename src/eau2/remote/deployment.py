@@ -1,0 +1,47 @@
+"""How a cluster of eau2 lies on a Ray cluster: a node on each machine, under the name that its directory has."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eau2.remote import launch
+from eau2.remote.identity import read_identity
+
+if TYPE_CHECKING:
+    from eau2.store.database import Flush
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """How a cluster is deployed: known to the head, and to every process of the cluster."""
+
+    name: str
+    data_directory: str = ""  # on each machine; "": where `eau2 up` has it
+    replicas: int = 2
+    flush: Flush = "process"
+
+    def options(self) -> dict[str, object]:
+        """Return what is given when it is deployed, besides its name."""
+        return {"data_directory": self.data_directory, "replicas": self.replicas, "flush": self.flush}
+
+    def who_is_there(self, label: str) -> Placed:
+        """Return the node that has its data on this machine, which is labelled so; a new one where none has."""
+        directory = Path(self.data_directory or launch.data_directory(self.name)).expanduser() / (label or "node")
+        identity = read_identity(directory)
+        # An address is no name: a machine may get that of another, which comes back under a third.
+        name = identity.name if identity else label or f"{socket.gethostname()}-{secrets.token_hex(2)}"
+        return Placed(name, os.fspath(directory))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The node of a machine. `refused`: why there is none."""
+
+    name: str
+    directory: str
+    refused: str = ""

@@ -1,0 +1,67 @@
+"""The queries of TPC-H on several nodes, on one engine, and by DuckDB."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pytest
+from tests.distributed.comparing import difference
+from tests.distributed.nodes import Cluster
+from tests.distributed.tpch import QUERIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eau2.query.engine import Engine
+
+CHUNKS = 10  # of each table
+
+
+@pytest.fixture(scope="module")
+def clusters(shared_engine: Engine, tpch: dict[str, pa.Table]) -> Iterator[list[Cluster]]:
+    """1, 3 and 4 nodes; on the last nothing is small enough to be grouped in one place."""
+    made = [Cluster(shared_engine, 1), Cluster(shared_engine, 3), Cluster(shared_engine, 4, gather_bytes_max=0)]
+    for cluster in made:
+        for name, table in tpch.items():
+            cluster.hold(name, table, rows_per_chunk=-(-table.num_rows // CHUNKS))
+    yield made
+    for cluster in made:
+        cluster.close()
+
+
+@pytest.fixture(scope="module")
+def duck(tpch: dict[str, pa.Table]) -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        for name, table in tpch.items():
+            connection.register(name, table)
+        yield connection
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", QUERIES)
+def test_a_query_has_the_same_answer_on_any_number_of_nodes(clusters, duck, number):
+    query = QUERIES[number]
+    expected = clusters[0].alone(query)
+    assert difference(expected, duck.sql(query).to_arrow_table(), in_order=True) == ""
+    assert expected.num_rows > 0 or number in (2, 18, 20, 21), "a scale at which nothing is left shows nothing"
+    for cluster in clusters:
+        found = cluster.sql(query)
+        assert found.schema.equals(cluster.recipe(query).planned.schema())
+        assert difference(found, expected, in_order=True) == ""
+        assert cluster.explain(query).uncut == ""
+
+
+@pytest.mark.slow
+def test_columns_that_may_be_missing_change_no_answer(shared_engine, tpch):
+    cluster = Cluster(shared_engine, 3)
+    try:
+        for name, table in tpch.items():
+            nullable = pa.schema([pa.field(field.name, field.type) for field in table.schema])
+            cluster.hold(name, pa.Table.from_arrays(table.columns, schema=nullable), rows_per_chunk=5000)
+        for number in (4, 13, 16, 20, 21, 22):
+            assert difference(cluster.sql(QUERIES[number]), cluster.alone(QUERIES[number]), in_order=True) == ""
+            assert cluster.explain(QUERIES[number]).uncut == ""
+    finally:
+        cluster.close()

@@ -1,0 +1,100 @@
+"""A Ray cluster of three machines, which is started once for all tests that use it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import sys
+import tempfile
+
+import pytest
+import ray
+from tests.folders import fast_folder
+from tests.until import SECONDS_MAX
+
+import eau2
+from eau2.remote import launch
+from eau2.remote.address import Address
+from eau2.remote.coordinator import CoordinatorServer
+from eau2.remote.deploying import RayCluster as Connected
+from eau2.remote.deployment import Deployment, Placed
+from eau2.remote.ray import CoordinatorProcess, NodeProcess, RayTransport, actor
+from eau2.remote.transport import COORDINATOR
+
+MACHINES = 3
+
+
+def open_at(home, text):
+    """Open the store `text` of the clusters that `home` knows, in any process."""
+    os.environ["EAU2_HOME"] = home
+    return eau2.open(text)
+
+
+class FreshNode(NodeProcess):
+    """A node that begins anew with an empty directory when it is told to: that takes less than a process of its own."""
+
+    async def fresh(self, deployment, directory):
+        await self.stop()
+        self._server = None
+        self._begin(deployment, Placed(ray.get_runtime_context().get_actor_name(), directory))
+
+
+class FreshCoordinator(CoordinatorProcess):
+    """A coordinator that forgets everything when it is told to."""
+
+    node = FreshNode
+
+    async def fresh(self, deployment):
+        await self.stop()
+        self._server = CoordinatorServer(RayTransport(deployment.name))
+
+
+class RayCluster:
+    """What was started. Clusters of eau2 on it are deployed when they are first asked for, and kept."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.machines = launch.up("tests", machines=MACHINES)[0]
+        self.opened: dict[str, int] = {}  # how often, by name
+
+    def opener(self, name: str):
+        """Return what opens the cluster `name` in any process. It is empty now."""
+        deployment = Deployment(name, f"{self.home}/{name}")
+        number = self.opened[name] = self.opened.get(name, 0) + 1
+        with Connected(Address(self.machines.address, name, self.machines.environment())) as there:
+            if number == 1:
+                actor(FreshCoordinator, COORDINATOR, name).remote(deployment)
+            else:
+                self._empty(deployment, f"{self.home}/{name}-{number}")
+            there.deploy(deployment)
+        return functools.partial(open_at, self.home, f"ray:{self.machines.address}/{name}")
+
+    def _empty(self, deployment: Deployment, folder: str) -> None:
+        ray.get(self._ask(deployment.name, COORDINATOR).fresh.remote(deployment), timeout=SECONDS_MAX)
+        nodes = {name: self._ask(deployment.name, name) for name in self.machines.machines}
+        fresh = [node.fresh.remote(deployment, f"{folder}/{name}") for name, node in nodes.items()]
+        ray.get(fresh, timeout=SECONDS_MAX)
+
+    def _ask(self, cluster: str, name: str):
+        return ray.get_actor(name, namespace=f"eau2:{cluster}")
+
+
+@contextlib.contextmanager
+def started():
+    """Start it; end it, and all that was stored on it."""
+    folder = tempfile.mkdtemp(prefix="eau2-ray-", dir=fast_folder())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EAU2_HOME", folder)
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(path for path in sys.path if path)
+        )  # of the nodes: they have FreshNode
+        try:
+            cluster = RayCluster(folder)
+            cluster.opener("first")  # connects: what Ray opens is not the first test's
+            yield cluster
+        finally:
+            ray.shutdown()
+            launch.down("tests")
+            shutil.rmtree(folder)
