@@ -6,6 +6,7 @@ python -m tests.cluster.faults FIRST COUNT     runs many, and tells those that f
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import time
@@ -17,7 +18,9 @@ from tests.cluster.many import Many, misplaced
 from tests.cluster.simulation import World
 from tests.cluster.workload import Workload
 
-from eau2.errors import Eau2Error
+from eau2.cluster.coordinator import Coordinator
+from eau2.cluster.view import State
+from eau2.errors import Eau2Error, InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +64,7 @@ class Faults:
             (self.kill, 5), (self.kill_at_commit, 4), (self.freeze, 4), (self.slow, 3), (self.cut_off, 3),
             (self.cut_link, 3), (self.cut_coordinator, 3), (self.bad_network, 4), (self.kill_coordinator, 2),
             (self.freeze_coordinator, 1), (self.fill_disk, 2), (self.restart_all, 0.5),
+            (self.drain, 3),
         ]  # fmt: skip
         for _ in range(chance.randint(2, 7)):
             (fault,) = chance.choices([fault for fault, _ in kinds], [weight for _, weight in kinds])
@@ -170,6 +174,14 @@ class Faults:
             self.many.kill(name)
             self._later(self._duration(), self.many.start, name)
 
+    def drain(self) -> None:
+        """A member is to leave for good, if the others are enough. It is no member when the others have all it had."""
+        name, process = self._member(), self.world.processes["coordinator"]
+        if isinstance(process.serves, Coordinator) and process.serves.current.state(name) == State.LIVE:
+            with contextlib.suppress(InvalidOption):
+                process.serves.drain(name)
+                self._tell(f"{name} is to leave")
+
     def lift(self, _=None) -> None:
         """From now on nothing goes wrong, and all are back."""
         self._tell("nothing goes wrong any more")
@@ -246,9 +258,11 @@ class Run:
 
     def _unsettled(self) -> list[str]:
         processes = self._members()
+        view = max((process.serves.view for process in processes), key=lambda view: view.epoch)
+        processes = [process for process in processes if view.state(process.name) != State.LEFT]
         views = [process.serves.view for process in processes]
-        view = max(views, key=lambda view: view.epoch)
-        wrong = [
+        wrong = [f"{name} has not left" for name, state in view.members if state in (State.LEAVING, State.IDLE)]
+        wrong += [
             f"{process.name} is not live, or in an older epoch: {process.serves}"
             for process, its in zip(processes, views, strict=True)
             if its.epoch != view.epoch or process.name not in view.live or not process.serves.serves

@@ -6,7 +6,6 @@ import functools
 import os
 import signal
 import tempfile
-import threading
 from pathlib import Path
 
 from tests.remote.sockets import Door, SocketTransport
@@ -41,11 +40,10 @@ class Served:
 
 def serve(sockets, name, directory, ready, options):
     """Be a process that has one node, or the coordinator, until it is told to end."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in the threads that are started now, too
     served = Served(sockets, name, directory, **options)
     ready.set()
-    ended.wait()
+    signal.sigwait({signal.SIGTERM})
     served.stop()
 
 

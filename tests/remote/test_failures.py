@@ -11,8 +11,9 @@ import pytest
 from tests.remote.clusters import ProcessCluster
 from tests.until import SECONDS_MAX, until
 
+from eau2.cluster.peer import Unreachable
 from eau2.errors import KeyMissing, NodeUnavailable, OutcomeUnknown
-from eau2.remote.transport import COORDINATOR
+from eau2.remote.transport import COORDINATOR, ThreadRuntime
 
 pytestmark = pytest.mark.slow
 NAMES = ["node-0", "node-1", "node-2"]
@@ -45,9 +46,14 @@ def home(store, key):
 
 
 def is_whole(store):
-    store.node.live()
-    view = store.node.view
-    return view.live == tuple(NAMES) and view.base == view.live and not view.fell
+    """Whether the coordinator says so, now."""
+    try:
+        view = ThreadRuntime(store.transport, threading.Event()).coordinator().view().__await__().send(None)
+    except StopIteration as answer:
+        view = answer.value
+    except Unreachable:
+        return False
+    return view.live == view.base == tuple(NAMES) and not view.fell
 
 
 class Writer:

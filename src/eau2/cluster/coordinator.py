@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eau2.cluster.view import State
+from eau2.errors import InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,6 +54,11 @@ class Coordinator:
     def _patience(self) -> float:
         return self._lease_seconds * (1 + DRIFT)
 
+    @property
+    def current(self) -> View:
+        """The view there is now."""
+        return self._view
+
     async def view(self) -> View:
         return self._view
 
@@ -61,17 +67,23 @@ class Coordinator:
         now = self._runtime.now()
         heard = self._heard.get(name)
         state = self._view.state(name)
+        if state == State.LEFT:
+            return self._view
         if heard is None or state == State.DEAD:
             self._heard[name] = _Heard(incarnation, now)
             self._change(name, State.JOINING)
             return self._view
-        if heard.incarnation not in ("", incarnation):  # started anew: what it knew and did not write down is gone
+        if (
+            heard.incarnation not in ("", incarnation) and state != State.IDLE
+        ):  # started anew: what it knew and did not write down is gone
             self._heard[name] = _Heard(incarnation, now)
             self._change(name, State.JOINING)
             return self._view
         heard.incarnation = incarnation
         heard.at = now
-        if whole and epoch == self._view.epoch:
+        if state == State.IDLE and epoch == self._view.epoch:
+            self._change(name, State.LEFT)
+        elif whole and epoch == self._view.epoch:
             heard.whole = epoch
             if state == State.JOINING:
                 self._change(name, State.LIVE)
@@ -80,6 +92,23 @@ class Coordinator:
     async def suspect(self, name: str) -> View:
         """As `Coordination.suspect`."""
         self.tick()
+        return self._view
+
+    def drain(self, name: str) -> View:
+        """Have `name` leave for good: once the others have copies of all that it has, it has left. A dead one is not
+        waited for any more, and nothing is that only it knows. Return the view. InvalidOption."""
+        state = self._view.state(name)
+        if name not in dict(self._view.members):
+            raise InvalidOption(f"there is no node {name!r}", hint=f"there are {', '.join(self._view.present)}")
+        if state == State.DEAD:
+            self._change(name, State.LEFT)
+        elif state in (State.LIVE, State.JOINING):
+            left = len(self._view.staying) - (state == State.LIVE)
+            if left < self._view.replicas:
+                raise InvalidOption(
+                    f"{left} nodes would be left, for {self._view.replicas} copies", hint="start another one first"
+                )
+            self._change(name, State.LEAVING if state == State.LIVE else State.LEFT)
         return self._view
 
     def advance(self) -> View:
@@ -93,9 +122,9 @@ class Coordinator:
         for name in self._view.present:
             heard = self._heard.setdefault(name, _Heard("", now))
             if now - heard.at > self._patience and now >= self._quiet_until:
-                self._change(name, State.DEAD)
+                self._change(name, State.LEFT if self._view.state(name) == State.IDLE else State.DEAD)
         view = self._view
-        if view.fell or view.base != view.live:
+        if view.fell or view.base != view.staying:
             settled = all(self._heard[name].whole == view.epoch for name in view.live)
             if view.live and view.present == view.live and not view.awaits and settled:
                 self._view = view.repaired()

@@ -195,5 +195,5 @@ def chunk_nodes(view: View, record: Record) -> set[str]:
     return {
         node
         for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True)
-        for node in view.chunk_homes(chunk_id, assigned)
+        for node in view.chunk_keepers(chunk_id, assigned)
     }

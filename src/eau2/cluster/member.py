@@ -14,7 +14,6 @@ from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_rec
 from eau2.cluster.order import Order
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
-from eau2.cluster.view import State
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
@@ -101,7 +100,7 @@ class Member:
             for record in batch.records:
                 self._unsettled[record.key, record.rank] = record
             self._late.update((request, (keys, outcomes)) for request, keys, outcomes in batch.done)
-        if view.state(self.name) != State.LIVE:
+        if self.name not in view.live:
             self._unsettled.clear()  # the others went on without it: what they have is right
             self._late.clear()
             self._forgot = False

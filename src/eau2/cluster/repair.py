@@ -154,7 +154,7 @@ class Repair:
         while after is not None:
             after = await self._look(view, after, work, frames)
         missing = sum(map(len, work.short.values()))
-        for key in sorted(work.short, key=lambda key: (len(view.homes(key)) - len(work.short[key]), key)):
+        for key in sorted(work.short, key=lambda key: (len(view.keepers(key)) - len(work.short[key]), key)):
             (record,) = await member.records(view.epoch, [key]) or (None,)
             if record is not None:
                 for node in work.short[key]:
@@ -203,7 +203,7 @@ class Repair:
                 break
             after = rows[-1][0]
         for key, rank in ours.items():
-            if node in view.homes(key) and theirs.get(key, -1) < rank and not key.startswith(DECISION):
+            if node in view.keepers(key) and theirs.get(key, -1) < rank and not key.startswith(DECISION):
                 work.short[key].append(node)
         for key in theirs:
             if key not in ours or node not in view.writers(key):
@@ -229,7 +229,7 @@ class Repair:
             has[node] = set(found[0].payload.decode().split("\n")) if found and found[0].kind == Kind.HOLD else set()
         wanted: dict[str, set[str]] = defaultdict(set)
         for chunk_id, assigned in zip(manifest.chunk_ids, manifest.chunk_homes, strict=True):
-            for node in view.chunk_homes(chunk_id, assigned):
+            for node in view.chunk_keepers(chunk_id, assigned):
                 if chunk_id not in has.get(node, ()):
                     wanted[node].add(chunk_id)
         for node, ids in sorted(wanted.items()):

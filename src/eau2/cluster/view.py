@@ -20,6 +20,9 @@ class State(IntEnum):
     LIVE = 0  # holds all that it is a home of, and serves it
     JOINING = 1  # new or returned: gets every write, is being brought up to date, serves nothing
     DEAD = 2  # is waited for by nobody
+    LEAVING = 3  # does what a live one does; what it is a home of is copied to who will be when it has left
+    IDLE = 4  # serves nothing any more, and is to know it before it has left
+    LEFT = 5  # never comes back: the others have all that it had, or somebody has said that they do without
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,18 @@ class View:
 
     @cached_property
     def live(self) -> tuple[str, ...]:
+        """Those that hold and serve what they are homes of."""
+        return tuple(name for name, state in self.members if state in (State.LIVE, State.LEAVING))
+
+    @cached_property
+    def staying(self) -> tuple[str, ...]:
+        """The live ones but those that leave."""
         return tuple(name for name, state in self.members if state == State.LIVE)
 
     @cached_property
     def present(self) -> tuple[str, ...]:
-        """Those that take part: all but the dead."""
-        return tuple(name for name, state in self.members if state != State.DEAD)
+        """Those that take part: all but the dead, and those that have left."""
+        return tuple(name for name, state in self.members if state not in (State.DEAD, State.LEFT))
 
     @cached_property
     def dead(self) -> tuple[str, ...]:
@@ -64,11 +73,18 @@ class View:
         """Return the live homes of `key`, at most `replicas` of them. The first orders its writes and serves it."""
         return self._serving.homes_of_key(key, self.replicas)
 
-    def writers(self, key: str) -> tuple[str, ...]:
-        """Return who must have a write of `key` before it is acknowledged: its homes, then those of its base homes that
-        have not fallen and are none any more, then members that join and will be homes if they are the first to be
-        live."""
+    def keepers(self, key: str) -> tuple[str, ...]:
+        """Return who is to have a copy of `key`: its homes, and those that will be when who leaves has left."""
         homes = self._serving.homes_of_key(key, self.replicas)
+        if self.staying == self.live:
+            return homes
+        return tuple(dict.fromkeys((*homes, *self._remaining.homes_of_key(key, self.replicas))))
+
+    def writers(self, key: str) -> tuple[str, ...]:
+        """Return who must have a write of `key` before it is acknowledged: its keepers, then those of its base homes
+        that have not fallen and are none any more, then members that join and will be homes if they are the first to
+        be live."""
+        homes = self.keepers(key)
         if self.base != self.live:
             base = self.base_homes(key)
             homes += tuple(name for name in base if name not in homes and name not in self.fell)
@@ -94,14 +110,18 @@ class View:
         if not self.may_lose:
             return False
         homes = self.base_homes(key)
-        return set(homes) <= set(self.fell) and not set(homes) <= set(self.live)
+        return set(homes) <= set(self.fell) and not self._are_back(homes)
 
     def is_contested(self, key: str) -> bool:
         """Whether all that could know the last write of `key` fell, and all are back: the highest rank is the last."""
         if not self.may_lose:
             return False
         homes = self.base_homes(key)
-        return set(homes) <= set(self.fell) and set(homes) <= set(self.live)
+        return set(homes) <= set(self.fell) and self._are_back(homes)
+
+    def _are_back(self, homes: Sequence[str]) -> bool:
+        """Whether all of `homes` are live, but for those that never come back."""
+        return all(name in self.live or self.state(name) == State.LEFT for name in homes)
 
     @cached_property
     def may_lose(self) -> bool:
@@ -111,7 +131,7 @@ class View:
     @cached_property
     def awaits(self) -> tuple[str, ...]:
         """Those who must come back before all can be said to have its copies: only they may know some keys."""
-        return tuple(name for name in self.fell if name not in self.live) if self.may_lose else ()
+        return tuple(name for name in self.fell if not self._are_back([name])) if self.may_lose else ()
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
@@ -120,13 +140,21 @@ class View:
         others, `replicas` in all."""
         return self._serving.homes_of_chunk(chunk_id, assigned, self.replicas)
 
+    def chunk_keepers(self, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
+        """As `keepers`, for a chunk."""
+        homes = self.chunk_homes(chunk_id, assigned)
+        if self.staying == self.live:
+            return homes
+        later = self._remaining.homes_of_chunk(chunk_id, assigned, self.replicas)
+        return tuple(dict.fromkeys((*homes, *later)))
+
     def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
         """Return the homes that chunk `index` of a frame under `key` is given: round the ring from the key's home, or
         from `first`."""
-        homes = self.homes(key)
+        homes = self._remaining.homes_of_key(key, self.replicas)
         if first:
             homes = (first, *(name for name in homes if name != first))[: len(homes)]
-        return self._serving.round_the_ring(homes, index) if homes else ()
+        return self._remaining.round_the_ring(homes, index) if homes else ()
 
     # -- the next view ------------------------------------------------------------------------------------------------
 
@@ -134,14 +162,15 @@ class View:
         """Return the view that follows when `name` is in `state`."""
         states = dict(self.members) | {name: state}
         fell = set(self.fell)
-        if state != State.LIVE and name in self.base:
+        if state not in (State.LIVE, State.LEAVING) and name in self.base:
             fell.add(name)
         members = tuple(sorted(states.items()))
         return View(self.epoch + 1, self.replicas, members, self.base, tuple(sorted(fell)))
 
     def repaired(self) -> View:
-        """Return the view that follows when everything has all its copies on the live members."""
-        return View(self.epoch + 1, self.replicas, self.members, self.live, ())
+        """Return the view that follows when everything has all its copies: those that leave serve no more."""
+        members = tuple((name, State.IDLE if state == State.LEAVING else state) for name, state in self.members)
+        return View(self.epoch + 1, self.replicas, members, self.staying, ())
 
     def later(self, epochs: int) -> View:
         return View(self.epoch + epochs, self.replicas, self.members, self.base, self.fell)
@@ -177,8 +206,13 @@ class View:
         return Placement(self.live)
 
     @cached_property
+    def _remaining(self) -> Placement:
+        return self._serving if self.staying == self.live else Placement(self.staying)
+
+    @cached_property
     def _writing(self) -> Placement:
-        return self._serving if self.present == self.live else Placement(self.present)
+        joining = tuple(name for name, state in self.members if state == State.JOINING)
+        return Placement(tuple(sorted(self.live + joining))) if joining else self._serving
 
     @cached_property
     def _based(self) -> Placement:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.coordinator import LEASE_SECONDS, Coordinator
 from eau2.cluster.peer import Unreachable
-from eau2.cluster.view import View, first_view
+from eau2.cluster.view import State, View, first_view
 from eau2.errors import Eau2Error, InvalidOption, StoreUnusable
 from eau2.remote.identity import Identity, of_another_store
 from eau2.remote.loops import LoopThread
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 0.5
-_ASKED = frozenset(["renew", "suspect", "view", "announce", "found", "advance", "status"])
+_ASKED = frozenset(["renew", "suspect", "view", "announce", "found", "advance", "drain", "status"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class CoordinatorServer:
         self._announced: set[str] = set()
         self._founding: tuple[tuple[str, ...], int] | None = None
         self._awaited: tuple[str, ...] = ()
+        self._given_up: set[str] = set()  # nodes that never come back, somebody has said
         self._stopped = False
         self._loop = LoopThread("eau2-coordinator")
         self._failure: BaseException | None = None
@@ -98,7 +99,7 @@ class CoordinatorServer:
         """As `Coordination.renew`. Who is in a later epoch knows of another coordinator: then this one learns anew."""
         self._announced.add(name)
         coordinator = self._ready()
-        if epoch > (await coordinator.view()).epoch:
+        if epoch > coordinator.current.epoch:
             self._coordinator = None
             raise Unreachable(COORDINATOR)
         return await coordinator.renew(name, incarnation, epoch, whole=whole)
@@ -121,9 +122,13 @@ class CoordinatorServer:
         """
         self._announced.add(name)
         coordinator = self._ready()
-        view = await coordinator.view()
+        view = coordinator.current
         if store not in ("", self._store):
             raise of_another_store(Identity(name, store), self._store)
+        if view.state(name) == State.LEFT and name in dict(view.members):
+            raise StoreUnusable(
+                f"{name!r} has left this store for good", hint="start a new node, with an empty directory of its own"
+            )
         if not store:
             if name in view.base:
                 raise StoreUnusable(
@@ -144,8 +149,18 @@ class CoordinatorServer:
             self._founding = tuple(names), replicas
         return await self.view()
 
+    async def drain(self, name: str) -> View:
+        """Have node `name` leave for good; return the view. It has left when the view says so: until then it serves,
+        and what it has is copied to others. A node that is dead is not waited for any more, nor for what only it knows.
+
+        Also when this coordinator waits for it to learn what there is. InvalidOption.
+        """
+        if self._coordinator is None and name in self._awaited:
+            self._given_up.add(name)
+        return self._ready().drain(name)
+
     async def status(self) -> ClusterStatus:
-        view = None if self._coordinator is None else await self._coordinator.view()
+        view = None if self._coordinator is None else self._coordinator.current
         return ClusterStatus(self._store, view, self._awaited)
 
     # -- learning what there is ---------------------------------------------------------------------------------------
@@ -176,7 +191,7 @@ class CoordinatorServer:
             return await self._look()
         for store, views in sorted(stores.items()):
             latest = max(views.values(), key=lambda view: view.epoch)
-            missing = set(latest.live) - views.keys()
+            missing = set(latest.live) - views.keys() - self._given_up
             if latest.epoch == 1:  # being founded
                 await self._meet([name for name in missing if name in answers], store, latest)
             self._awaited = tuple(sorted(missing))
@@ -195,8 +210,10 @@ class CoordinatorServer:
 
     async def _go_on(self, store: str, latest: View) -> Coordinator | None:
         """Have all that are live in `latest` enter the first view of this coordinator."""
+        for name in sorted(self._given_up.intersection(latest.live)):
+            latest = latest.having(name, State.LEFT)
         coordinator = Coordinator.recovered(self._runtime, [latest], lease_seconds=self._lease_seconds)
-        first = await coordinator.view()
+        first = coordinator.current
         left = set(first.live)
         while left:
             for name, (_, view) in (await self._meet(left, store, first)).items():
@@ -204,6 +221,8 @@ class CoordinatorServer:
                     return None
                 left.discard(name)
             self._awaited = tuple(sorted(left))
+            if left & self._given_up:
+                return None
             await asyncio.sleep(_LOOK_SECONDS if left else 0)
         self._store = store
         return coordinator

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.client import ANSWER_SECONDS, Client
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
+from eau2.cluster.view import State
 from eau2.cluster.whole import Whole
 from eau2.errors import Corrupt, NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
@@ -92,6 +93,29 @@ def found_store(transport: Transport, names: Sequence[str], replicas: int, *, se
     view = _ready(runtime, seconds).view
     assert view is not None  # it is ready
     return view
+
+
+def drain_node(transport: Transport, name: str, *, seconds: float = 600.0) -> View:
+    """Have node `name` leave for good, and return the view in which it has left: the others have copies of all it had.
+
+    A node that is dead is not waited for any more, and what only it knew is given up. InvalidOption when there is no
+    such node, or when too few would be left for the copies; NodeUnavailable when it takes longer than `seconds`: it
+    goes on.
+    """
+    runtime = ThreadRuntime(transport, threading.Event())
+    coordinator: Any = runtime.coordinator()
+    deadline, why = runtime.now() + seconds, f"the {COORDINATOR} does not answer"
+    while True:
+        with contextlib.suppress(Unreachable):
+            view: View = finish(_awaited(coordinator.drain(name)))
+            if view.state(name) == State.LEFT:
+                return view
+            why = f"it is {view.state(name).name.lower()}, in epoch {view.epoch}"
+        if runtime.now() >= deadline:
+            raise NodeUnavailable(
+                f"{name} has not left within {seconds:g} seconds: {why}", hint="it goes on; ask again"
+            )
+        time.sleep(_AGAIN_SECONDS)
 
 
 def _ready(runtime: ThreadRuntime, seconds: float) -> ClusterStatus:

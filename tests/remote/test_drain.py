@@ -1,0 +1,91 @@
+"""A node leaves for good: the others have all that it had, and it does not come back."""
+
+import numpy as np
+import pytest
+from tests.remote.clusters import Cluster
+from tests.remote.sockets import SocketTransport
+from tests.until import SECONDS_MAX, until
+
+from eau2.cluster.view import State
+from eau2.errors import InvalidOption, NodeUnavailable
+from eau2.ingest.writer import FrameWriter
+from eau2.remote.driver import RemoteNodes, drain_node
+from eau2.remote.transport import COORDINATOR
+
+NAMES = ["node-0", "node-1", "node-2", "node-3"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(tmp_path, replicas):
+    with Cluster(tmp_path, NAMES, replicas, grace_seconds=0.2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def transport(cluster):
+    transport = SocketTransport(cluster.sockets)
+    yield transport
+    transport.close()
+
+
+def filled(store, monkeypatch):
+    """Put keys and a frame of many chunks; return what must be there."""
+    some = {f"k/{number}": b"%d" % number for number in range(100)}
+    store.put_many(some)
+    monkeypatch.setitem(FrameWriter.__init__.__kwdefaults__, "chunk_bytes", 8000)
+    store.put("frame", {"n": np.arange(20_000)})
+    return some
+
+
+def has_all(store, some):
+    return store.get_many(some) == some and store.frame("frame").to_arrow().column("n").to_numpy().sum() == 199_990_000
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_what_a_node_had_is_on_the_others_before_it_has_left(cluster, transport, monkeypatch, replicas):
+    with cluster.opener()() as store:
+        some = filled(store, monkeypatch)
+        view = drain_node(transport, "node-1", seconds=SECONDS_MAX)
+        assert view.live == ("node-0", "node-2", "node-3")
+        cluster.stop("node-1")
+        assert has_all(store, some)
+        assert "node-1" not in store.nodes
+        store.put("k/0", b"newer")
+        until(lambda: store.check().faults == ())
+    with cluster.opener()() as store:
+        assert has_all(store, some | {"k/0": b"newer"})
+
+
+@pytest.mark.parametrize("replicas", [2])
+def test_a_node_that_has_left_does_not_come_back(cluster, transport):
+    drain_node(transport, "node-1", seconds=SECONDS_MAX)
+    cluster.stop("node-1")
+    cluster.start("node-1")
+    server = cluster.running["node-1"].server
+    until(lambda: server._membership.status().refused)
+    assert "has left this store for good" in server._membership.status().refused
+
+
+@pytest.mark.parametrize("replicas", [3])
+def test_no_more_leave_than_the_copies_need(cluster, transport):
+    drain_node(transport, "node-1", seconds=SECONDS_MAX)
+    with pytest.raises(InvalidOption, match="2 nodes would be left, for 3 copies"):
+        drain_node(transport, "node-2", seconds=SECONDS_MAX)
+    with pytest.raises(InvalidOption, match="no node 'node-9'"):
+        drain_node(transport, "node-9", seconds=SECONDS_MAX)
+
+
+@pytest.mark.parametrize("replicas", [2])
+def test_a_node_that_is_lost_together_with_the_coordinator_can_be_given_up(cluster, transport, monkeypatch):
+    with cluster.opener()() as store:
+        some = filled(store, monkeypatch)
+    cluster.stop("node-1")
+    cluster.stop(COORDINATOR)
+    cluster.start(COORDINATOR)
+    with pytest.raises(NodeUnavailable, match="waits for node-1"):
+        RemoteNodes(transport, answer_seconds=1.0)
+    assert drain_node(transport, "node-1", seconds=SECONDS_MAX).state("node-1") == State.LEFT
+    with cluster.opener(answer_seconds=SECONDS_MAX)() as store:
+        assert has_all(store, some)
+        until(lambda: store.check().faults == ())
