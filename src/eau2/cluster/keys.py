@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eau2.store.nodes import Kind, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from eau2.store.nodes import Replica
 
@@ -17,6 +17,7 @@ DECISION = "\x00b"  # + batch: the records of a write of several keys with sever
 RESERVED = "\x00r"  # + batch: keys that are reserved for it on this very node; a member that is killed learns it again
 _HEAD = struct.Struct("<HQBQ")  # length of the key, rank, kind, length of the payload
 _PAGE = 1000
+_ANSWER_BYTES = 8 << 20  # of values in one answer, and one value more
 
 
 def decisions_on(node: Replica) -> list[str]:
@@ -36,6 +37,19 @@ def _batches_on(node: Replica, prefix: str) -> list[str]:
         found += [key for key, _, kind in rows if key.startswith(prefix) and kind == Kind.BYTES]
         after = rows[-1][0]
         if len(rows) < _PAGE or not after.startswith(prefix):
+            break
+    return found
+
+
+def first_records(node: Replica, keys: Sequence[str]) -> list[Record]:
+    """Return what `node` has under the first of `keys`: as many as may be in one answer, at least one."""
+    found: list[Record] = []
+    size = 0
+    for key in keys:
+        for record in node.records([key]).values():
+            found.append(record)
+            size += len(record.payload)
+        if size > _ANSWER_BYTES:
             break
     return found
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from eau2.cluster.client import Client
 from eau2.cluster.delivery import chunk_nodes, unavailable
-from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_records, reservations_on
+from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_records, first_records, reservations_on
 from eau2.cluster.order import Order
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _DONE_MAX = 4000  # requests whose outcome is remembered, for those whose answer was lost
 _UNSETTLED_MAX = 4000  # records that may not be done everywhere; what has long been settled is reported in vain
-_PAGE = 1000
 RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead
 
 
@@ -306,7 +305,7 @@ class Member:
 
     async def records(self, epoch: int, keys: Sequence[str]) -> list[Record]:
         self.same_epoch(epoch)
-        return list(self.node.records(keys).values())
+        return first_records(self.node, keys)
 
     async def chunk(self, epoch: int, chunk_id: str) -> bytes:
         self.same_epoch(epoch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from eau2.cluster.view import View
     from eau2.errors import Eau2Error
@@ -117,7 +117,8 @@ class Peer(Protocol):
         their frame."""
 
     async def records(self, epoch: int, keys: Sequence[str]) -> list[Record]:
-        """Return what the member has under those of `keys` that it knows."""
+        """Return what the member has under those of `keys` that it knows, in their order, and as much of it as may be
+        in one answer, at least one: what follows the last is asked again. See `every_record`."""
 
     async def chunk(self, epoch: int, chunk_id: str) -> bytes:
         """Return the bytes of a chunk that the member holds. FileNotFoundError, Corrupt."""
@@ -128,6 +129,14 @@ class Peer(Protocol):
     async def mend(self, epoch: int, chunk_id: str, nodes: Sequence[str]) -> int:
         """Replace the member's copy of a chunk, damaged or missing, by that of one of `nodes`. Return the bytes that
         were moved. FileNotFoundError when none of these has it whole."""
+
+
+async def every_record(peer: Peer, epoch: int, keys: Sequence[str]) -> AsyncIterator[list[Record]]:
+    """Yield what `peer` has under those of `keys` that it knows, as it is answered."""
+    left = list(keys)
+    while left and (records := await peer.records(epoch, left)):
+        yield records
+        left = left[left.index(records[-1].key) + 1 :]
 
 
 class Coordination(Protocol):

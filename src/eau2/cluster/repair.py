@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from eau2.cluster.keys import DECISION, reservations_on
-from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch
+from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch, every_record
 from eau2.cluster.view import State
 from eau2.errors import Eau2Error
 from eau2.store.nodes import RANK_BITS, Kind, Record, Write
@@ -123,8 +123,7 @@ class Repair:
         surplus = [key for key in ours if key not in theirs and not self._is_new(view, ours[key])]
         # `seen`: where threads or processes have this node, the first home may have written to it since that look.
         member.node.erase([key for key in surplus if not view.is_lost(key)], seen=ours)
-        for start in range(0, len(wanted), PAGE):
-            records = await member.at(first).records(view.epoch, wanted[start : start + PAGE])
+        async for records in every_record(member.at(first), view.epoch, wanted):
             member.same_epoch(view.epoch)
             member.node.store(records, seen=ours)
             await self._count(records)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from eau2.cluster.keys import DECISION, decode_records
-from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
+from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch, every_record
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ async def _take_contested(
     while True:
         rows = await member.at(name).listing(view.epoch, member.name, after, _PAGE)
         keys = [key for key, _, kind in rows if kind != Kind.HOLD and (everything or view.is_contested(key))]
-        if keys:
-            _take_later(member, await member.at(name).records(view.epoch, keys), adopted)
+        async for records in every_record(member.at(name), view.epoch, keys):
+            _take_later(member, records, adopted)
         if len(rows) < _PAGE:
             return
         after = rows[-1][0]

@@ -209,7 +209,7 @@ class Membership:
                     known = await self._announce()
                 if known and not self._refused and self._runtime.now() - self._beat < STALLED_SECONDS:
                     await self._renew(self.present())
-            await asyncio.sleep(self._lease_seconds / 4 if known else _ANNOUNCE_SECONDS)
+            await asyncio.sleep(self._lease_seconds / 4 if known or self._refused else _ANNOUNCE_SECONDS)
 
     async def _announce(self) -> bool:
         """Have the coordinator know of this node; return whether it takes it as a member."""

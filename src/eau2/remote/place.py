@@ -90,7 +90,11 @@ class RemotePlace:
         """Return chunks, mapped or `Lent`. FileNotFoundError, Corrupt."""
         near = self.near()
         if near is not None:
-            return list(near.map(chunk_ids, key, lambda missing: self._ask("marks", missing)))
+            try:
+                return list(near.map(chunk_ids, key, lambda missing: self._ask("marks", missing)))
+            except FileNotFoundError:
+                self._asked = False  # it may be elsewhere by now
+                raise
         groups = [list(chunk_ids[start : start + _LEND_MAX]) for start in range(0, len(chunk_ids), _LEND_MAX)]
         leases = [Lease(self.name, self._watch) for _ in groups]
         sent = [

@@ -31,7 +31,8 @@ CHUNK_SECONDS = 20.0  # for what reads or writes some chunks
 POLL_SECONDS = 5.0  # for which a node is asked at once whether there was a write
 WORK_SECONDS = 10.0  # for which it is asked at once whether long work is done
 _SECONDS = {
-    "get": 5.0,  # values of 64 MiB come back by it
+    **dict.fromkeys(("get", "collect"), 5.0),  # values of 64 MiB come back by then
+    **dict.fromkeys(("names", "records"), 10.0),
     **dict.fromkeys(("chunk", "copy", "mend", "stage", "link", "read", "lend", "marks", "node"), CHUNK_SECONDS),
     "changed": ANSWER_SECONDS + POLL_SECONDS,
     "work": ANSWER_SECONDS + WORK_SECONDS,
