@@ -15,7 +15,9 @@ import pytest
 from tests.distributed.comparing import difference
 from tests.until import SECONDS_MAX
 
+from eau2.distributed.fragment import Fragment, PiecesRead
 from eau2.distributed.hashing import Splitter
+from eau2.distributed.substrait import Dialect, numbered
 from eau2.errors import NodeUnavailable, QueryError
 
 ENDLESS = "select count(*) as n from t a, t b, t c, t d where a.x + b.x + c.x + d.x = -1"
@@ -132,6 +134,28 @@ def test_a_partition_that_is_larger_than_was_foreseen_is_split_again(make_cluste
     assert difference(cluster.sql(query), cluster.alone(query)) == ""
     assert cluster.explain(query).partitions == 4
     assert sum(place.runner.retries for place in cluster.nodes.places.values()) > 0
+
+
+@pytest.mark.slow
+def test_what_a_hash_join_cannot_hold_and_is_no_partition_is_joined_by_sorting(make_cluster):
+    cluster = make_cluster(1, 64 << 20)
+    place = cluster.nodes.places["node-0"]
+    numbers = np.random.default_rng(6).permutation(1 << 21)
+    schema = numbered([pa.int64()] * 4)
+    piece = place.keep(pa.table([numbers.copy() for _ in range(4)], schema=schema), 0, 0)
+    dialect = Dialect()
+    for name in ("a", "b"):
+        dialect.table(name, schema)
+    wide = "select c0, c1 * 2 as d, c1 * 3 as e, c1 * 5 as f, c1 * 7 as g from"
+    query = f"select count(*) as n, sum(x.d + y.e + x.f - y.g + x.e * y.d + x.g - y.f) as s from ({wide} a) x "
+    query += f"join ({wide} b) y on x.c0 = y.c0"
+    plan = dialect.encode(dialect.relation(dialect.session.sql(query)))
+    both = tuple(PiecesRead(name, (piece,), schema.serialize().to_pybytes()) for name in ("a", "b"))
+    (made,) = cluster.nodes.run([Fragment("node-0", plan, (), both)])
+    (answer,) = cluster.nodes.read([made])
+    assert answer["c0"].to_pylist() == [len(numbers)]
+    assert answer["c1"].to_pylist() == [int((numbers * 5 + 6 * numbers * numbers).sum())]
+    assert place.runner.retries == 1
 
 
 # -- hashing -----------------------------------------------------------------------------------------------------------

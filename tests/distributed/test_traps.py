@@ -183,6 +183,18 @@ def test_times_keep_their_zone_also_where_they_are_missing(cluster, zone):
     assert cluster.sql(query).schema.types == cluster.alone(query).schema.types
 
 
+@pytest.mark.parametrize("name", ["fixed list", "decimal32", "halffloat", "null", "run ends", "dense union", "tensor"])
+def test_a_column_that_substrait_cannot_say_does_not_matter_where_it_is_not_read(make_cluster, name):
+    cluster = make_cluster(3)
+    table = pa.table({"n": [1, 2, 1, 2, 3], "c": COLUMNS[name], "s": ["a", None, "b", "a", "c"]})
+    cluster.hold("t", table, rows_per_chunk=2)
+    check(cluster, "select n, count(*) as r, min(s) as s from t group by n", is_cut=True)
+    check(cluster, "select a.n from (select * from t) a join t b on a.s = b.s where b.n > 1", is_cut=True)
+    explanation = cluster.explain("select n, c from t where s = 'a'")
+    assert explanation.uncut
+    assert explanation.moved_rows == 4  # not filtered where they are, but the chunk that can have no "a" stays
+
+
 TYPE_QUERIES = {
     "all rows": "select n, c from t",
     "a filter": "select n, c from t where n > 1",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from eau2.query.source import Source
 from eau2.store.nodes import MappedFrame
+from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import pyarrow as pa
+    from collections.abc import Iterable, Mapping
 
 
 class Absent(Source):
@@ -27,6 +28,12 @@ class Absent(Source):
 
     def batches(self, chunks: Iterable[int] | None = None) -> list[pa.RecordBatch]:
         return []
+
+    def with_types(self, types: Mapping[str, pa.DataType]) -> Absent:
+        """Return the same frame, as it would be if the columns named in `types` had those."""
+        fields = [pa.field(field.name, types[field.name]) if field.name in types else field for field in self.schema]
+        manifest = Manifest(pa.schema(fields), self.manifest.table)
+        return Absent(Source(self.key, self.version, manifest, self.origin.mapped, None))
 
     def row_width(self, columns: Iterable[int]) -> int:
         """Return about how many bytes a row has in `columns`: those without a fixed width share what is left."""

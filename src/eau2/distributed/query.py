@@ -16,17 +16,19 @@ from eau2.distributed.joins import mark_null_aware
 from eau2.distributed.parts import Part, Where
 from eau2.distributed.stages import Estimated, Running
 from eau2.distributed.substrait import CannotCut, Dialect, consumed, reads, register
+from eau2.errors import QueryError
 from eau2.query.pruning import chunks_to_read
 from eau2.query.recipe import plan_node
 from eau2.query.source import unnamed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from datafusion.plan import LogicalPlan
 
     from eau2.distributed.fragment import Workers
     from eau2.distributed.parts import Output
+    from eau2.distributed.substrait import Rel
     from eau2.query.engine import Engine
     from eau2.query.recipe import Recipe
     from eau2.query.source import Source
@@ -111,10 +113,35 @@ class Query:
         joins = [" null_aware" in each.display() for each in _walk(plan) if type(plan_node(each)).__name__ == "Join"]
         if self._text.count(" null_aware") != sum(joins):
             raise CannotCut("it has a NOT IN inside of an expression")
-        rel = cut.dialect.relation(self._recipe.planned)
+        rel = self._relation(cut.dialect)
         part = cut.place(mark_null_aware(rel, joins) if any(joins) else rel)
         self._at_caller = described(part.rel, cut.scans) if part.where is Where.ONE else "nothing"
         return cut, part
+
+    def _relation(self, dialect: Dialect) -> Rel:
+        """Return the plan, also where columns that it does not read are of types that cannot be said in Substrait."""
+        try:
+            return dialect.relation(self._recipe.planned)
+        except CannotCut:
+            others: dict[Source, Source] = {
+                source: _without(source, needed, dialect) for source, needed in self._needs().items()
+            }
+            if all(source is other for source, other in others.items()):
+                raise
+        try:
+            return dialect.relation(self._again(others).planned)
+        except QueryError as error:
+            raise CannotCut(error.message) from None
+
+    def _needs(self) -> dict[Absent, gathered.Needed]:
+        return gathered.needs(self._recipe)  # type: ignore[return-value]  # all that it reads are
+
+    def _again(self, sources: Mapping[Source, Source]) -> Recipe:
+        """Return the recipe over other sources, which has the same plan."""
+        recipe = self._local.over(self._recipe, sources)
+        if _NUMBERED.sub("", self._text) != _NUMBERED.sub("", self._local.plan_text(recipe)):
+            raise QueryError("the engine planned one query in two ways")
+        return recipe
 
     def _plan(self) -> None:
         try:
@@ -144,8 +171,7 @@ class Query:
         self._uncut = why
         self._at_caller = "the query"
         found = {}
-        for source, needed in gathered.needs(self._recipe).items():
-            assert isinstance(source, Absent)
+        for source, needed in self._needs().items():
             cut = Cut(Dialect(), {name: (source, self._chunks[source]) for name, _ in self._recipe.reads}, runs)
             found[source] = gathered.stage(cut, source, needed, self._chunks[source])
         return found
@@ -157,10 +183,7 @@ class Query:
             source: gathered.Gathered(source, columns, self._brought(output))
             for source, (output, columns) in self._stages(self._running, why).items()
         }
-        recipe = self._local.over(self._recipe, sources)
-        again = self._local.plan_text(recipe)
-        assert _NUMBERED.sub("", self._text) == _NUMBERED.sub("", again), "of the same types comes the same plan"
-        return self._local.stream(recipe)
+        return self._local.stream(self._again(sources))
 
     def _brought(self, output: Output) -> list[pa.RecordBatch]:
         """Bring what a stage has made here: to memory when it is small, else to files without a name."""
@@ -168,6 +191,15 @@ class Query:
         if output.bytes > KEPT_BYTES_MAX:
             return unnamed(output.schema, tables, folder=self._local.spill.path()).batches()
         return [batch for table in tables for batch in table.to_batches()]
+
+
+def _without(source: Absent, needed: gathered.Needed, dialect: Dialect) -> Absent:
+    """Return `source`, where it has columns that are not read and cannot be said in Substrait, with others for them."""
+    if needed.columns is None:
+        return source
+    unread = [field for field in source.schema if field.name not in needed.columns]
+    unsaid = {field.name: pa.bool_() for field in unread if not dialect.has(field.type)}
+    return source.with_types(unsaid) if unsaid else source
 
 
 def _walk(plan: LogicalPlan) -> Iterator[LogicalPlan]:

@@ -63,6 +63,14 @@ class Dialect:
             each["functionReference"] = names[each.get("functionReference", 0)]
         return found
 
+    def has(self, type_: pa.DataType) -> bool:
+        """Whether columns of `type_` can be said in Substrait."""
+        try:
+            self.table(f"type {type_}", numbered([type_]))
+        except CannotCut:
+            return False
+        return True
+
     def encode(self, rel: Rel) -> bytes:
         """Return the plan that answers with the rows of `rel`."""
         numbers: dict[str, int] = {}
