@@ -189,6 +189,21 @@ def test_a_large_value_that_is_replaced_or_deleted_is_not_kept(node):
     assert node.check().faults == ()
 
 
+def test_a_query_that_was_interrupted_stands_in_nobodys_way(node, other):
+    """It would keep its snapshot, and SQLite refuses at once to write from one that others have written after."""
+
+    def interrupted():
+        node._writer.changes.run("select key from entry")  # Ctrl-C comes before its rows are fetched
+        raise KeyboardInterrupt
+
+    put(node, "a", b"1")
+    put(node, "b", b"1")
+    with pytest.raises(KeyboardInterrupt):
+        node._writer.transaction(interrupted)
+    put(other, "a", b"2")
+    assert put(node, "a", b"3") == 3
+
+
 def test_threads_that_write_at_once_share_transactions_and_lose_nothing(directory):
     with ThreadPoolExecutor(8) as threads:
         node = DirectoryNode(directory, flush="power")

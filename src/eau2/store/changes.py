@@ -57,8 +57,9 @@ class Changes:
     def __init__(self, connection: apsw.Connection, files: ChunkFiles) -> None:
         self._connection = connection
         self._files = files
-        self.run: Callable[..., Any] = connection.cursor().execute
-        self.run_many: Callable[..., Any] = connection.cursor().executemany
+        cursor = connection.cursor()  # one, so that a query that Ctrl-C cut short ends with the next statement
+        self.run: Callable[..., Any] = cursor.execute
+        self.run_many: Callable[..., Any] = cursor.executemany
         self.unnamed: list[str] = []  # chunks that the transaction under way has left without a reference
         self.named: list[str] = []  # and those it has given files
         self.removed = 0

@@ -75,8 +75,8 @@ class Writer:
         self._lock = threading.Lock()  # held by the thread that commits; guards everything below
         self._connection = connect(path, patience=patience)
         self._connection.set_wal_hook(CopyingBack(patience))
-        self._run = self._connection.cursor().execute
         self.changes = Changes(self._connection, files)
+        self._run = self.changes.run
         self._log = -1 if flush == "process" else _opened_log(path)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
@@ -161,7 +161,7 @@ class Writer:
 
     def abandon(self) -> list[object]:
         """In a forked child: forget all without touching it. Return what must never be freed here."""
-        left: list[object] = [self._connection, self._run, self.changes.run, self.changes.run_many]
+        left: list[object] = [self._connection, self._run, self.changes.run_many]
         self._lock, self._closed = threading.Lock(), True
         return left
 
