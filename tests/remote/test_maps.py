@@ -175,6 +175,14 @@ def test_a_function_that_ends_its_process_is_a_failure_of_its_chunk(nodes, endin
     assert sum(frame.map_chunks(len)) == 10_000
 
 
+def test_what_ends_with_one_map_is_nothing_to_the_next(nodes):
+    frame = nodes.store.frame("t")
+    for _ in range(6):
+        with pytest.raises(FunctionFailed, match="ZeroDivisionError"):
+            frame.map_chunks(lambda table: 1 / 0)
+        assert sum(frame.map_chunks(len)) == 10_000
+
+
 def test_results_that_cannot_be_sent_or_made_again_are_failures(nodes):
     class Once:
         def __reduce__(self):

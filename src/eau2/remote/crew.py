@@ -62,14 +62,14 @@ class Crew:
     def next(self, worker: _Worker) -> tuple[Map, MapTask] | None:
         """Wait for a task; None at the end."""
         with self._changed:
-            worker.idle, worker.mapping = True, None
+            worker.idle = True
             while not self._closed:
                 while self._turns:
                     mapping = self._turns.popleft()
                     if (task := mapping.pop()) is None:
                         continue
                     self._turns.append(mapping)
-                    worker.idle, worker.mapping = False, mapping
+                    worker.idle = False
                     return mapping, task
                 self._changed.wait(_LOOK_SECONDS)
             return None
@@ -77,9 +77,9 @@ class Crew:
     def drop(self, mapping: Map) -> None:
         """End the tasks of `mapping` that run."""
         with self._changed:
-            running = [worker for worker in self._workers if worker.mapping is mapping]
-        for worker in running:
-            worker.kill()
+            workers = list(self._workers)
+        for worker in workers:
+            worker.kill(mapping)
 
     def close(self) -> None:
         """End all workers. Idempotent."""
@@ -148,18 +148,20 @@ class _Worker:
     """A thread, and the process that runs its tasks."""
 
     def __init__(self, crew: Crew) -> None:
-        self.idle = True  # this and the next are the crew's
-        self.mapping: Map | None = None
+        self.idle = True  # the crew's
         self._crew = crew
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards everything below
+        self._mapping: Map | None = None  # whose task the process runs
         self._pool: ProcessPoolExecutor | None = None
         self._modules: Modules = ()
         self.thread = threading.Thread(target=self._run, name="eau2-crew", daemon=True)
         self.thread.start()
 
-    def kill(self) -> None:
-        """End the process, whatever it does."""
+    def kill(self, mapping: Map | None = None) -> None:
+        """End the process, whatever it does; with `mapping` only if it runs a task of that."""
         with self._lock:
+            if mapping is not None and self._mapping is not mapping:
+                return
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, kill_workers=True)
@@ -186,6 +188,9 @@ class _Worker:
         except (BrokenExecutor, RuntimeError, TimeoutError):  # or it was killed, as nobody waits for this any more
             self.kill()
             return MapOutcome(task.number, "ended", None)
+        finally:
+            with self._lock:
+                self._mapping = None
         self._crew.node.count_read(counted(task.part, size, task.chunk_rows, 1))
         return MapOutcome(task.number, "done" if is_done else "raised", found)
 
@@ -194,7 +199,10 @@ class _Worker:
         if modules != self._modules:
             self.kill()
         with self._lock:
+            if mapping.ended:
+                raise RuntimeError("the map has ended")
             if self._pool is None:
                 self._pool, self._modules = worker_pool(1, modules), modules
+            self._mapping = mapping
             future: Future[Any] = self._pool.submit(run_on_node, path, task.part, mapping.order.task)
         return future
