@@ -213,8 +213,10 @@ def all_ended(folder):
 
 def test_a_function_that_never_returns_is_ended_on_the_nodes_when_time_is_over(nodes, tmp_path):
     folder, sleep = sleep_long(tmp_path)
+    frame = nodes.store.frame("t")
+    frame.map_chunks(len)  # the worker processes have started then
     with pytest.raises(WaitTimeout, match="chunk 0 of t v1 in time"):
-        nodes.store.frame("t").map_chunks(sleep, timeout_seconds=8)
+        frame.map_chunks(sleep, timeout_seconds=3)
     until(lambda: all_ended(folder))
 
 
@@ -261,6 +263,8 @@ def test_closing_ends_the_work_on_the_nodes(nodes, tmp_path):
 def test_the_work_of_a_caller_that_is_not_heard_of_any_more_is_ended(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "SILENT_SECONDS", 1.0)
     folder, sleep = sleep_long(tmp_path)
+    frame = nodes.store.frame("t")
+    frame.map_chunks(len)  # the worker processes have started then
 
     def fall_silent():
         until(lambda: list(folder.iterdir()))
@@ -270,7 +274,7 @@ def test_the_work_of_a_caller_that_is_not_heard_of_any_more_is_ended(nodes, tmp_
     silencer.start()
     monkeypatch.setattr(jobs, "GONE_SECONDS", 9.0)
     with pytest.raises(WaitTimeout):
-        nodes.store.frame("t").map_chunks(sleep, timeout_seconds=8)
+        frame.map_chunks(sleep, timeout_seconds=8)
     silencer.join(SECONDS_MAX)
     until(lambda: all_ended(folder))
 
