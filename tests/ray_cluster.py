@@ -20,7 +20,7 @@ from eau2.remote.address import Address
 from eau2.remote.coordinator import CoordinatorServer
 from eau2.remote.deploying import RayCluster as Connected
 from eau2.remote.deployment import Deployment, Placed
-from eau2.remote.ray import CoordinatorProcess, NodeProcess, RayTransport, actor
+from eau2.remote.ray import ON_HEAD, CoordinatorProcess, NodeProcess, RayTransport, actor
 from eau2.remote.transport import COORDINATOR
 
 MACHINES = 3
@@ -63,13 +63,22 @@ class RayCluster:
         """Return what opens the cluster `name` in any process. It is empty now."""
         deployment = Deployment(name, f"{self.home}/{name}")
         number = self.opened[name] = self.opened.get(name, 0) + 1
-        with Connected(Address(self.machines.address, name, self.machines.environment())) as there:
+        with self.connected(name) as there:
             if number == 1:
-                actor(FreshCoordinator, COORDINATOR, name).remote(deployment)
+                actor(FreshCoordinator, COORDINATOR, name, **ON_HEAD).remote(deployment)
             else:
                 self._empty(deployment, f"{self.home}/{name}-{number}")
             there.deploy(deployment)
         return functools.partial(open_at, self.home, f"ray:{self.machines.address}/{name}")
+
+    def deployed(self, name: str):
+        """Return what opens the cluster `name`, which is as it was left. Its processes are those that users have."""
+        with self.connected(name) as there:
+            there.deploy(Deployment(name, f"{self.home}/{name}"))
+        return functools.partial(open_at, self.home, f"ray:{self.machines.address}/{name}")
+
+    def connected(self, name: str) -> Connected:
+        return Connected(Address(self.machines.address, name, self.machines.environment()))
 
     def _empty(self, deployment: Deployment, folder: str) -> None:
         ray.get(self._ask(deployment.name, COORDINATOR).fresh.remote(deployment), timeout=SECONDS_MAX)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from eau2.remote.transport import Answer, Arguments, Transport
 
 _LOOK_SECONDS = 0.2
+_REACH_SECONDS = 1.0  # between two calls of each node
+_UNREACHED_SECONDS = 10.0
 _STOP_SECONDS = 0.5
 _ASKED = frozenset(["renew", "suspect", "view", "announce", "found", "advance", "drain", "status"])
 
@@ -57,10 +59,12 @@ class CoordinatorServer:
         self._founding: tuple[tuple[str, ...], int] | None = None
         self._awaited: tuple[str, ...] = ()
         self._given_up: set[str] = set()  # nodes that never come back, somebody has said
+        self._reached: dict[str, float] = {}  # when each node last answered us, or was first heard of
         self._stopped = False
         self._loop = LoopThread("eau2-coordinator")
         self._failure: BaseException | None = None
         self._loop.submit(self._run()).add_done_callback(self._failed)
+        self._loop.submit(self._reaching()).add_done_callback(self._failed)
 
     def __repr__(self) -> str:
         return f"<CoordinatorServer {self._store or 'of no store yet'}>"
@@ -102,6 +106,11 @@ class CoordinatorServer:
         if epoch > coordinator.current.epoch:
             self._coordinator = None
             raise Unreachable(COORDINATOR)
+        now = self._runtime.now()
+        if now - self._reached.setdefault(name, now) > _UNREACHED_SECONDS:
+            # It can ask, and not be asked: its link is half cut, or what takes calls to it is frozen. As a member it
+            # would hold up every write that it is to have.
+            raise Unreachable(COORDINATOR)
         return await coordinator.renew(name, incarnation, epoch, whole=whole)
 
     async def suspect(self, name: str) -> View:
@@ -121,6 +130,7 @@ class CoordinatorServer:
         what there is.
         """
         self._announced.add(name)
+        self._reached[name] = self._runtime.now()
         coordinator = self._ready()
         view = coordinator.current
         if store not in ("", self._store):
@@ -177,6 +187,13 @@ class CoordinatorServer:
             while self._coordinator is found:
                 found.tick()
                 await asyncio.sleep(self._lease_seconds / 8)
+
+    async def _reaching(self) -> None:
+        """See who can be asked."""
+        while True:
+            for name in await self._meet(self._announced, "", None):
+                self._reached[name] = self._runtime.now()
+            await asyncio.sleep(_REACH_SECONDS)
 
     async def _look(self) -> Coordinator | None:
         """Ask all nodes that are heard of what they have; return the coordinator that goes on from there, if all that

@@ -110,7 +110,7 @@ class RayCluster:
         placed: Mapping[str, Placed] | None = self._asked([COORDINATOR], "placed").get(COORDINATOR)
         if placed is None:
             return "the coordinator does not answer"
-        for machine in machines(self.address):
+        for machine in self.machines():
             if machine not in placed or placed[machine].refused:
                 return f"{machine}: {placed[machine].refused if machine in placed else 'no node yet'}"
         names = sorted(node.name for node in placed.values())
@@ -124,6 +124,10 @@ class RayCluster:
             self._asked([COORDINATOR], "found", names, deployment.replicas)
             return f"waiting for {', '.join(status.awaited) or 'the coordinator'}"
         return _short_of_whole(status.view)
+
+    def machines(self) -> list[str]:
+        """Return the machines that Ray has now, by label or address."""
+        return machines(self.address)
 
     # -- looking at it ------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ _PLACE_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _NODE_ID = "ray.io/node-id"  # a label that each has
 _A_LITTLE = 0.0001  # of the resource that each machine has as its address
+# Where the coordinator is. When it dies together with a node, what that node knew of views is waited for; and without
+# the machine of the head nothing goes on anyhow.
+ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}
 _LOOPBACK = "127.0.0.1"
 _SPACE = b"eau2"  # of our entries at the head: what each cluster was deployed with, by its name
 _METADATA = (b"CLUSTER_METADATA", b"cluster")  # where Ray has its versions
@@ -291,7 +294,7 @@ def start(address: Address, deployment: Deployment) -> None:
         GcsClient(address=address.head).internal_kv_put(
             deployment.name.encode(), value, True, _SPACE, timeout=_LOOK_SECONDS
         )
-        actor(CoordinatorProcess, COORDINATOR, deployment.name).remote(deployment)
+        actor(CoordinatorProcess, COORDINATOR, deployment.name, **ON_HEAD).remote(deployment)
 
     _in_time(address, do)
 

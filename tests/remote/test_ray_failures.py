@@ -1,0 +1,198 @@
+"""What is acknowledged is there, and nothing hangs, whichever process on Ray is killed or frozen meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tests.until import until
+
+from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
+from eau2.remote import launch
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+KEYS = 20
+LONGEST_SECONDS_MAX = 60.0  # against hangs: a write is given up after 10
+
+
+def title(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    return ""
+
+
+def children(pid):
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return found
+
+
+class Writing:
+    """A thread that puts numbers, each higher than the one before, and knows what was acknowledged."""
+
+    def __init__(self, store):
+        self._store = store
+        self.acknowledged = {}
+        self.errors = []
+        self.longest = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        self.more()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join(LONGEST_SECONDS_MAX)
+        assert not self._thread.is_alive()
+
+    def _run(self):
+        number = 0
+        while not self._ended.is_set():
+            number += 1
+            key, begun = f"key/{number % KEYS}", time.monotonic()
+            try:
+                self._store.put(key, b"%d" % number)
+                self.acknowledged[key] = number
+            except Exception as error:
+                self.errors.append(error)
+            self.longest = max(self.longest, time.monotonic() - begun)
+
+    def more(self):
+        """Return when every key was put once more."""
+        seen = dict(self.acknowledged)
+        until(lambda: sum(seen.get(key) != number for key, number in dict(self.acknowledged).items()) == KEYS)
+
+    def check(self, store):
+        """Everything acknowledged is there, or what was put later; whatever failed said why, in time."""
+        found = {key: int(value) for key, value in store.get_many(list(self.acknowledged)).items()}
+        assert {key: number for key, number in self.acknowledged.items() if found[key] < number} == {}
+        assert [error for error in self.errors if not isinstance(error, Eau2Error)] == []
+        assert self.longest < LONGEST_SECONDS_MAX
+
+
+@pytest.fixture
+def opener(ray_cluster):
+    """A cluster with all its machines, whatever happened to them before."""
+    launch.up("tests")
+    opener = ray_cluster.deployed("failures")
+    yield opener
+    launch.up("tests")
+    ray_cluster.deployed("failures")  # it is whole again
+
+
+@pytest.fixture
+def store(opener):
+    with opener() as store:
+        yield store
+
+
+@pytest.fixture
+def machines(ray_cluster):
+    return ray_cluster.machines
+
+
+def node_process(machines, machine):
+    """The process that has the node of `machine`."""
+    return next((pid for pid in children(machines.raylet(machine)) if title(pid).startswith("ray::NodeProcess")), None)
+
+
+def coordinator_process(machines):
+    return next((pid for pid in machines.processes() if title(pid).startswith("ray::CoordinatorProcess")), None)
+
+
+def test_a_node_process_is_killed_during_puts(store, machines):
+    with Writing(store) as writing:
+        killed = node_process(machines, "node-1")
+        os.kill(killed, signal.SIGKILL)
+        writing.more()
+        until(lambda: node_process(machines, "node-1") not in (None, killed))  # by Ray
+        writing.more()
+    writing.check(store)
+
+
+def test_the_coordinator_is_killed_during_puts(store, machines):
+    with Writing(store) as writing:
+        killed = coordinator_process(machines)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: coordinator_process(machines) not in (None, killed))
+        writing.more()
+    writing.check(store)
+
+
+def test_a_machine_is_killed_during_puts_and_comes_back(store, machines, ray_cluster):
+    with Writing(store) as writing:
+        os.kill(machines.raylet("node-2"), signal.SIGKILL)
+        writing.more()
+        assert launch.up("tests")[1] == ["node-2"]
+        writing.more()
+    ray_cluster.deployed("failures")  # whole
+    writing.check(store)
+    assert store.check().faults == ()
+
+
+def test_a_machine_is_frozen_during_puts(store, machines, ray_cluster):
+    frozen = machines.raylet("node-2")
+    with ray_cluster.connected("failures") as there, Writing(store) as writing:
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            until(lambda: "node-2" not in there.machines())  # Ray has given it up
+            writing.more()
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        until(lambda: machines.raylet("node-2") != frozen)  # it ends itself, as it was given up
+        launch.up("tests")
+        writing.more()
+    writing.check(store)
+
+
+def test_a_driver_is_killed_during_puts(store, opener):
+    code = """if True:
+        import itertools, sys
+        from tests.ray_cluster import open_at
+        store = open_at(*sys.argv[1:])
+        for number in itertools.count():
+            store.put(f"driver/{number % 10}", b"%d" % number)
+            print(number, flush=True)"""
+    with subprocess.Popen([sys.executable, "-c", code, *opener.args], stdout=subprocess.PIPE, text=True) as driver:
+        for _ in range(50):
+            last = int(driver.stdout.readline())
+        driver.kill()
+        last = max([last, *map(int, driver.stdout.read().split("\n")[:-1])])
+    assert max(int(value) for value in store.get_many(store.keys("driver/")).values()) in (last, last + 1)
+
+
+def test_what_is_not_deployed_is_said_to_be_absent(ray_cluster):
+    with pytest.raises(ClusterUnavailable, match=r"has no cluster 'absent': it has .*`eau2 deploy` puts one there"):
+        ray_cluster.opener("first").func(ray_cluster.home, f"ray:{ray_cluster.machines.address}/absent")
+
+
+def test_clusters_of_one_ray_cluster_do_not_see_each_other(ray_cluster):
+    with ray_cluster.opener("first")() as first, ray_cluster.opener("second")() as second:
+        first.put("a", b"1")
+        assert second.keys() == []
+
+
+def test_what_a_cluster_is_made_with_is_not_changed_by_opening_or_deploying_it(ray_cluster):
+    import eau2
+    from eau2.remote.deployment import Deployment
+
+    address = f"ray:{ray_cluster.machines.address}/first"
+    for options in ({"nodes": 2}, {"replicas": 3}, {"flush": "power"}):
+        with pytest.raises(InvalidOption, match="it was made with"):
+            eau2.open(address, **options)
+    ray_cluster.opener("first")
+    with ray_cluster.connected("first") as there, pytest.raises(InvalidOption, match="deployed with replicas=2, not 3"):
+        there.deploy(Deployment("first", f"{ray_cluster.home}/first", replicas=3))
