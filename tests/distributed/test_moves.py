@@ -175,6 +175,29 @@ def test_what_is_grouped_by_the_keys_it_was_joined_by_stays_where_it_is(make_clu
     assert moves(explained(cluster, query)) == [("exchange", 4000), ("exchange", 4000), ("gather", 500)]
 
 
+def test_a_union_of_what_is_in_different_places_stays_there(make_cluster):
+    cluster = make_cluster(4, gather_bytes_max=0)
+    numbers = np.arange(4000)
+    for name in ("a", "b", "c"):
+        cluster.hold(name, pa.table({"k": numbers % 500, "v": numbers}), rows_per_chunk=500)
+    query = "select a.k, a.v from a join b on a.k = b.k and a.v = b.v union all select k, v from c where k < 400"
+    explanation = explained(cluster, f"select v % 3 as m, count(*) as n from ({query}) u group by v % 3")
+    assert [move for move, _ in moves(explanation)] == ["exchange", "exchange", "stay", "exchange", "gather"]
+    assert explanation.steps[2].moved_rows == 0
+    explained(cluster, f"{query} union all select 1 as k, 2 as v")
+
+
+def test_a_side_that_turns_out_to_be_small_goes_to_all_nodes(make_cluster):
+    """The guess for a filter is a third; of the text nothing is left."""
+    cluster = make_cluster(4)
+    numbers = np.arange(4000)
+    cluster.hold("a", pa.table({"k": numbers, "v": numbers}), rows_per_chunk=500)
+    cluster.hold("b", pa.table({"k": numbers, "s": ["x" * 150] * 3999 + ["y"]}), rows_per_chunk=500)
+    explanation = explained(cluster, "select a.v, b.s from a join b on a.k = b.k where b.s like '%y%'")
+    assert moves(explanation) == [("stay", 4000), ("broadcast", 1), ("gather", 1)]
+    assert explanation.moved_rows == 3 + 1
+
+
 @pytest.mark.slow
 def test_sides_of_different_types_meet(make_cluster):
     cluster = make_cluster(3, gather_bytes_max=0)

@@ -51,7 +51,7 @@ class Cut:
         self.dialect = dialect
         self.runs = runs
         self.scans: dict[str, Scan] = {}  # by the name in the plan of a stage
-        self.inputs: dict[str, tuple[Output, bool]] = {}  # likewise; whether a partition is read, or all of it
+        self.inputs: dict[str, Output] = {}  # likewise
         self._tables = tables
 
     def place(self, rel: Rel) -> Part:
@@ -219,6 +219,9 @@ class Cut:
         if not first.keys:
             pair = self._whole(first), self._whole(second)
             return self._joined(rel, *(pair if is_left else pair[::-1]))
+        if join.may_go_to_all(left=not is_left) and self._is_cheaper_to_all(second.bytes, first.bytes):
+            pair = self._kept(first), self._broadcast(second)  # the large one has turned out to be the smaller
+            return self._joined(rel, *(pair if is_left else pair[::-1]))
         pair = self._partition(first), self._partition(second)
         joined = self._joined(rel, *(pair if is_left else pair[::-1]))
         return replace(joined, together=join.together(width(left.rel)))
@@ -262,7 +265,8 @@ class Cut:
         parts = [self.place(each) for each in rel["set"]["inputs"]]
         where = parts[0].where
         if any(part.where is not where for part in parts):
-            parts, where = [self.gather(part) for part in parts], Where.ONE
+            where = Where.PARTITIONS
+            parts = [part if part.where is where else self._kept(self.stage(part)) for part in parts]
         return Part(with_inputs(rel, [part.rel for part in parts]), where, sum(part.bytes for part in parts))
 
     # -- moves --------------------------------------------------------------------------------------------------------
@@ -293,13 +297,17 @@ class Cut:
     def _broadcast(self, output: Output) -> Part:
         return Part(self._read(output, "broadcast"), Where.ONE, output.bytes)
 
+    def _kept(self, output: Output) -> Part:
+        """Return what a stage has made as partitions that are where it ran."""
+        return Part(self._read(output, "stay"), Where.PARTITIONS, output.bytes)
+
     def _partition(self, output: Output) -> Part:
         return Part(self._read(output, "exchange"), Where.PARTITIONS, output.bytes)
 
     def _read(self, output: Output, move: str) -> Rel:
         output.move = move
         name = f"in{len(self.inputs)}"
-        self.inputs[name] = output, move == "exchange"
+        self.inputs[name] = output
         return self.dialect.table(name, output.schema, output.columns)
 
 

@@ -20,7 +20,7 @@ class Step:
 
     what: str  # filter(trips), ...
     where: str
-    move: str  # gather, broadcast, exchange
+    move: str  # gather, broadcast, exchange; stay: what follows runs where it is
     rows: int  # made; 0 where it did not run
     bytes: int
     moved_rows: int  # read where they had not been made: by each node once

@@ -44,7 +44,7 @@ class PiecesRead:
     name: str  # in the fragment's plan, where the columns are c0, c1, ...
     pieces: tuple[Piece, ...]
     schema: bytes
-    keys: tuple[int, ...] = ()  # by whose hash these are one of `partitions` partitions; () when they are all rows
+    keys: tuple[int, ...] | None = None  # by whose hash these are a partition; (): some by no rule; None: all rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ class Query:
         cut.dialect.schema(part.rel)  # or it cannot be read
         session = SessionContext()
         for name in dict.fromkeys(reads(part.rel)):
-            output, _ = cut.inputs[name]
+            output = cut.inputs[name]
             parts = 1 if output.in_order else self._local.threads
             register(session, name, self._brought(output), output.schema, parts)
         return self._local.stream(self._local.planned(consumed(session, cut.dialect.encode(part.rel))))

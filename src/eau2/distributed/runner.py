@@ -91,8 +91,9 @@ class Runner:
     ) -> list[Piece]:
         """Run the fragment over `chunks`, in other ways when it uses up the memory."""
         ways = [(1, False), (SPLIT_AGAIN, False), (1, True)]
-        if not any(given.keys for given in fragment.pieces):
-            del ways[1]  # what it reads is whole
+        kinds = {given.keys for given in fragment.pieces} - {None}
+        if not kinds or () in kinds:
+            del ways[1]  # what it reads is whole, or was not hashed
         while True:
             made: list[Piece] = []
             parts, merging = ways.pop(0)

@@ -36,7 +36,7 @@ class Estimated:
         rounds = -(-bytes_read // max(1, self.node_count * self.memory_bytes // MEMORY_SHARE))
         if bytes_read > self.node_count * self.memory_bytes // ALONE_SHARE:
             rounds = max(rounds, workers.threads)
-        self.partitions = min(PARTITIONS_MAX, self.node_count * max(1, rounds))
+        self.partitions = max(self.node_count, min(PARTITIONS_MAX, self.node_count * rounds))
         self.outputs: list[tuple[str, Where, Output]] = []  # what each stage does, where, and what it has made
 
     def run(self, stage: Stage, cut: Cut) -> Output:
@@ -55,7 +55,7 @@ class Running(Estimated):
         pieces = self.workers.run(fragments)
         output = Output(stage.schema, sum(each.rows for each in pieces), sum(each.bytes for each in pieces), pieces)
         for name in set(reads(stage.rel)) & set(cut.inputs):
-            self._free(cut.inputs[name][0])
+            self._free(cut.inputs[name])
         return self._noted(stage, cut, output)
 
     def read(self, output: Output) -> Iterator[pa.Table]:
@@ -82,7 +82,7 @@ class Running(Estimated):
         nodes = self.workers.nodes
         if stage.where is Where.NODES:
             for node in self._nodes_of(scans):
-                given = tuple(self._given(name, output, node) for name, (output, _) in inputs.items())
+                given = tuple(self._given(name, output, node) for name, output in inputs.items())
                 chunks = [self._chunks(name, scan, node) for name, scan in scans.items()]
                 for part in [chunks] if stage.in_order else self._dealt(chunks, scans):
                     yield Fragment(node, plan, tuple(part), given, stage.keys, self.partitions, stage.in_order)
@@ -90,11 +90,8 @@ class Running(Estimated):
         places = range(self.partitions) if stage.where is Where.PARTITIONS else [len(self.outputs)]
         for place in places:
             node = nodes[place % len(nodes)]
-            given = tuple(
-                self._given(name, output, node, place if by_partition else None)
-                for name, (output, by_partition) in inputs.items()
-            )
-            if stage.where is Where.ONE or any(each.pieces for each in given if inputs[each.name][1]):
+            given = tuple(self._given(name, output, node, place) for name, output in inputs.items())
+            if stage.where is Where.ONE or any(each.pieces for each in given if each.keys is not None):
                 yield Fragment(node, plan, (), given, stage.keys, self.partitions)
 
     def _nodes_of(self, scans: dict[str, Scan]) -> Sequence[str]:
@@ -117,11 +114,18 @@ class Running(Estimated):
         for part in range(min(parts, max(len(read.chunks) for read in chunks))):
             yield [replace(read, chunks=read.chunks[part::parts]) for read in chunks]
 
-    def _given(self, name: str, output: Output, node: str, partition: int | None = None) -> PiecesRead:
-        pieces = [piece for piece in output.pieces if partition is None or piece.partition == partition]
+    def _given(self, name: str, output: Output, node: str, place: int = 0) -> PiecesRead:
+        """Return what the fragment for partition `place` reads of `output`, and count what moves to `node` for it."""
+        pieces = list(output.pieces)
+        keys: tuple[int, ...] | None = None
+        if output.move == "exchange":
+            pieces, keys = [piece for piece in pieces if piece.partition == place], output.keys
+        elif output.move == "stay":
+            nodes = self.workers.nodes  # of which there are as many as partitions, or fewer
+            pieces = [piece for piece in pieces if nodes.index(piece.node) == place]
+            keys = ()
         self._count_moved(output, pieces, node)
-        schema = output.schema.serialize().to_pybytes()
-        return PiecesRead(name, tuple(pieces), schema, () if partition is None else output.keys)
+        return PiecesRead(name, tuple(pieces), output.schema.serialize().to_pybytes(), keys)
 
     def _count_moved(self, output: Output, pieces: Sequence[Piece], node: str) -> None:
         moved = [piece for piece in pieces if piece.node != node]
