@@ -23,7 +23,7 @@ COMMANDS = {
     "Values": (values.put, values.get, values.delete, values.keys, values.wait),
     "Frames": (frames.load, frames.show, frames.sql),
     "Programs": (run, programs.wordcount, programs.linus, programs.sor),
-    "A cluster": (cluster.up, cluster.down, cluster.deploy, cluster.nodes),
+    "A cluster": (cluster.up, cluster.down, cluster.deploy, cluster.nodes, cluster.drain),
     "The store": (upkeep.check, upkeep.doctor, bench, upkeep.version),
 }
 

@@ -126,8 +126,27 @@ def nodes(call: Call) -> None:
     with RayCluster.of(call.store_path if call.store_path.startswith(SCHEME) else SCHEME) as there:
         found = there.nodes()
     call.answer([dataclasses.asdict(node) for node in found], lambda console: _listed(console, found))
-    if any(node.state != "live" for node in found):
+    if any(node.state not in ("live", "left") for node in found):
         raise typer.Exit(NEGATIVE)
+
+
+def drain(
+    call: Call,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name.", show_default=False)],
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="For how long to wait until it has left.")
+    ] = 600.0,
+) -> None:
+    """Have a node leave a cluster for good.
+
+    It serves until the others have copies of all it has. A dead node is given up, and what only it has.
+    """
+    require_ray()
+    from eau2.remote.deploying import RayCluster
+
+    with RayCluster.of(call.store_path if call.store_path.startswith(SCHEME) else SCHEME) as there:
+        there.drain(node, timeout_seconds=timeout)
+    call.answer({"node": node, "state": "left"}, lambda _: Text(f"{printable(node)} has left"))
 
 
 def _listed(console: Console, found: "list[NodeListing]") -> RenderableType:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import NotServing, Unreachable
+from eau2.cluster.view import State
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
 from eau2.remote.address import Address, address_of
-from eau2.remote.driver import RemoteNodes
+from eau2.remote.driver import RemoteNodes, drain_node
 from eau2.remote.ray import RayTransport, connect, machines, start, stop
 from eau2.remote.transport import COORDINATOR
 
@@ -35,7 +36,7 @@ class NodeListing:
 
     name: str
     machine: str  # "" where Ray has none
-    state: str  # live, joining (being brought up to date), dead; absent: no member
+    state: str  # live, joining (being brought up to date), dead, leaving, left (for good); absent: no member
     keys: int | None = None
     chunks: int | None = None
     bytes: int | None = None  # of values and chunks
@@ -113,10 +114,11 @@ class RayCluster:
         for machine in self.machines():
             if machine not in placed or placed[machine].refused:
                 return f"{machine}: {placed[machine].refused if machine in placed else 'no node yet'}"
-        names = sorted(node.name for node in placed.values())
         status: ClusterStatus | None = self._asked([COORDINATOR], "status").get(COORDINATOR)
         if status is None:
             return "the coordinator does not answer"
+        members = dict(status.view.members) if status.view else {}
+        names = sorted(node.name for node in placed.values() if members.get(node.name) != State.LEFT)
         refused: list[str] = [one.refused for one in self._asked(names, "status").values() if one.refused]
         if refused:
             return refused[0]
@@ -144,6 +146,7 @@ class RayCluster:
         for name in names:
             state = states[name].name.lower() if name in states else "absent"
             trouble = said[name].refused if name in said else "does not answer"
+            trouble = "" if state == "left" else trouble
             listing = NodeListing(name, machines.get(name, ""), state, trouble=trouble)
             if name in counts:
                 count = counts[name]
@@ -162,6 +165,10 @@ class RayCluster:
             )
         return found[COORDINATOR]
 
+    def drain(self, name: str, *, timeout_seconds: float) -> None:
+        """Have node `name` leave for good; return when it has. Raises as `drain_node`."""
+        drain_node(self.transport, name, seconds=timeout_seconds)
+
     # -- bringing it to rest ------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
@@ -174,7 +181,9 @@ class RayCluster:
 
 
 def _short_of_whole(view: View) -> str:
-    waiting = [f"{name} is {state.name.lower()}" for name, state in view.members if name not in view.live]
+    waiting = [
+        f"{name} is {state.name.lower()}" for name, state in view.members if state not in (State.LIVE, State.LEFT)
+    ]
     if waiting:
         return ", ".join(waiting)
     return "copies are being made" if view.fell or view.base != view.live else ""
