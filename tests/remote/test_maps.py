@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.remote.clusters import ProcessCluster
+from tests.remote.clusters import Cluster, ProcessCluster
 from tests.remote.jobs_in_process import Processes
 from tests.until import SECONDS_MAX, until
 
@@ -340,8 +340,8 @@ def test_lost_calls_and_lost_answers_change_nothing(nodes, seed):
 NODES = ["node-0", "node-1", "node-2"]
 
 
-@pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_the_process_of_a_node_is_killed(tmp_path, processes, small_chunks, when):
+@pytest.mark.parametrize("when", ["before", "meanwhile", "frozen"])
+def test_the_process_of_a_node_is_killed_or_frozen(tmp_path, processes, small_chunks, when):
     begun = tmp_path / "begun"
 
     def slow(table):
@@ -355,16 +355,31 @@ def test_the_process_of_a_node_is_killed(tmp_path, processes, small_chunks, when
         nodes = {process.pid for process in cluster.running.values()}
         assert {parent for _, parent in frame.map_chunks(slow)} <= nodes
         begun.unlink()
+        end = cluster.freeze if when == "frozen" else cluster.kill
+        breaker = threading.Thread(target=lambda: (when == "before" or until(begun.exists), end("node-1")))
+        breaker.start()
         if when == "before":
-            cluster.kill("node-1")
-        killer = threading.Thread(
-            target=lambda: (until(begun.exists), "node-1" in cluster.running and cluster.kill("node-1"))
-        )
-        killer.start()
+            breaker.join(SECONDS_MAX)
         assert [first for first, _ in frame.map_chunks(slow, timeout_seconds=SECONDS_MAX)] == firsts(frame)
-        killer.join(SECONDS_MAX)
+        breaker.join(SECONDS_MAX)
         with pytest.raises(FunctionFailed, match=r"chunk \d+ of t v1 on node-[02]: ZeroDivisionError"):
             frame.map_chunks(lambda table: 1 / 0)
+
+
+def test_closing_the_store_ends_a_map_within_a_second_or_so(tmp_path):
+    folder, sleep = sleep_long(tmp_path)
+    with Cluster(tmp_path / "nodes", NODES) as cluster:
+        store = cluster.opener()()
+        store.put("t", {"id": [1, 2, 3]})
+        frame = store.frame("t")
+        closer = threading.Thread(target=lambda: (until(lambda: list(folder.iterdir())), store.close()))
+        closer.start()
+        with pytest.raises(StoreClosed):
+            frame.map_chunks(sleep)
+        closer.join(SECONDS_MAX)
+        until(lambda: all_ended(folder))
+        with pytest.raises(StoreClosed):
+            frame.map_chunks(len)
 
 
 def test_chunks_of_which_no_copy_lives_are_named_with_their_nodes(tmp_path, processes, small_chunks):
@@ -382,6 +397,28 @@ def test_chunks_of_which_no_copy_lives_are_named_with_their_nodes(tmp_path, proc
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_does_as_many_tasks_at_once_as_it_has_workers(tmp_path, small_chunks):
+    one = Processes(eau2.open(tmp_path / "store"))
+    try:
+        one.store.put("t", (pa.record_batch({"id": np.arange(i, i + 500)}) for i in range(0, 1_500, 500)))
+        frame = one.store.frame("t")
+        first = firsts(frame)[:2]
+
+        def meet(table):
+            (tmp_path / f"here-{table['id'][0]}").touch()
+            deadline = time.monotonic() + SECONDS_MAX
+            while not all((tmp_path / f"here-{number}").exists() for number in first):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+            return True
+
+        assert frame.map_chunks(meet) == [True] * frame.chunks
+        assert frame.chunks in (2, 3)
+    finally:
+        one.close()
 
 
 def test_maps_that_run_at_the_same_time_share_the_nodes(nodes):

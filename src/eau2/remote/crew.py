@@ -55,7 +55,8 @@ class Crew:
                 return
             if mapping not in self._turns:
                 self._turns.append(mapping)
-            if len(self._workers) < self.count and not any(worker.idle for worker in self._workers):
+            waiting = sum(each.waiting for each in self._turns)
+            if len(self._workers) < self.count and waiting > sum(worker.idle for worker in self._workers):
                 self._workers.append(_Worker(self))
             self._changed.notify()
 
@@ -109,6 +110,11 @@ class Map:
     @property
     def capacity(self) -> int:
         return self.crew.count
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks have not begun."""
+        return len(self._waiting)
 
     def take(self, thing: MapTask) -> None:
         with self._lock:
