@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +88,17 @@ def test_a_stream_that_is_left_early_leaves_nothing(cluster):
     next(batches)
     assert cluster.nodes.kept > 0
     batches.close()
+    assert cluster.nodes.kept == 0
+
+
+@pytest.mark.slow
+def test_queries_at_the_same_time_do_not_mix(cluster):
+    queries = [f"select y, count(*) as n, sum(x) as s from t where x % {each} = 0 group by y" for each in range(2, 10)]
+    queries += [f"select a.x from t a join t b on a.x = b.x + {each} where a.y = 1" for each in range(4)]
+    with ThreadPoolExecutor(len(queries)) as pool:
+        found = list(pool.map(lambda query: cluster.distributed.collect(cluster.recipe(query)), queries))
+    for query, answer in zip(queries, found, strict=True):
+        assert difference(answer, cluster.alone(query)) == "", query
     assert cluster.nodes.kept == 0
 
 

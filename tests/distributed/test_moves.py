@@ -175,6 +175,21 @@ def test_what_is_grouped_by_the_keys_it_was_joined_by_stays_where_it_is(make_clu
     assert moves(explained(cluster, query)) == [("exchange", 4000), ("exchange", 4000), ("gather", 500)]
 
 
+@pytest.mark.parametrize("kind", ["left", "right", "full"])
+def test_rows_without_a_match_are_one_group_wherever_they_are(make_cluster, kind):
+    """They have no key of the other side, and so are in any partition."""
+    cluster = make_cluster(4, gather_bytes_max=0)
+    numbers = np.arange(2000)
+    cluster.hold("a", pa.table({"k": numbers, "v": numbers}), rows_per_chunk=200)
+    cluster.hold("b", pa.table({"k": numbers + 1000, "w": numbers}), rows_per_chunk=200)
+    for key in ("a.k", "b.k"):
+        query = f"select {key}, count(*) as n from a {kind} join b on a.k = b.k group by {key}"
+        explanation = explained(cluster, query)
+        assert moves(explanation)[:2] == [("exchange", 2000)] * 2
+        windows = f"select {key}, row_number() over (partition by {key} order by v, w) as r"
+        explained(cluster, f"{windows} from a {kind} join b on a.k = b.k")
+
+
 def test_a_union_of_what_is_in_different_places_stays_there(make_cluster):
     cluster = make_cluster(4, gather_bytes_max=0)
     numbers = np.arange(4000)
