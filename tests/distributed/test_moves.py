@@ -142,6 +142,8 @@ def test_a_side_that_keeps_rows_without_a_match_does_not_go_to_all_nodes(cluster
     explanation = explained(cluster, query)
     assert [move for move, _ in moves(explanation)][:2] in (["exchange", "exchange"], ["broadcast", "gather"])
     explained(cluster, "select small.name, big.v from small full join big on small.k = big.k + 9995")
+    explained(cluster, "select small.name, big.v from big full join small on small.k = big.k + 995")
+    explained(cluster, "select small.name, big.v from big right join small on small.k = big.k + 995")
 
 
 @pytest.mark.slow
