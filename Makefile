@@ -36,6 +36,7 @@ bench: .venv/dev ## run the benchmarks and write benchmarks/results
 
 lock: .venv/dev ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --output-file locks/core.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra cluster --output-file locks/cluster.txt
 	@echo "hatchling\neditables" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade - --output-file locks/build.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev --all-extras --output-file locks/dev.txt
 
