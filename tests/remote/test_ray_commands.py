@@ -57,3 +57,21 @@ def test_a_cluster_comes_up_loses_its_head_comes_up_and_goes(home):
     assert again.processes() == []
     assert not again.folder.exists()
     assert (home / "here" / "node-0").exists()
+
+
+def test_a_process_ends_though_the_cluster_is_frozen(home):
+    typed("up", "--nodes", "1", "--json")
+    code = """if True:
+        import os, signal, eau2
+        from eau2.remote import launch
+        store = eau2.open("ray:")
+        store.put("a", b"1")
+        for process in launch.find().processes():
+            os.kill(process, signal.SIGSTOP)
+        try:
+            store.put("b", b"2")
+        except eau2.OutcomeUnknown as error:
+            print(error)"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "node-0 did not say in 10 s whether it was done" in ran.stdout
+    assert (ran.returncode, ran.stderr.count("the process ends without taking leave")) == (1, 1)

@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_pipe()
-    if code in INTERRUPTED:
-        os._exit(code)  # all is closed and removed by now; Python would still wait for the engine's threads
+    if code in INTERRUPTED or (arguments is None and "eau2.remote.ray" in sys.modules):
+        os._exit(code)  # all is closed and removed by now; Python would still wait for the engine's threads, or for Ray
     sys.exit(code)
 
 

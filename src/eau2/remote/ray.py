@@ -6,6 +6,7 @@ Run as a program it does for others what may hang or abort a process: it looks a
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import json
 import logging
@@ -42,6 +43,7 @@ Value = TypeVar("Value")
 
 _LOOK_SECONDS = 3
 _CONNECT_SECONDS = 20.0  # 0.5 s here
+_LEAVE_SECONDS = 2.0
 _PLACE_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _NODE_ID = "ray.io/node-id"  # a label that each has
@@ -83,7 +85,20 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
         worker.listen_error_messages = _listen_to_nothing
         init = functools.partial(ray.init, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         _in_time(address, functools.partial(init, address=address.head))
+        atexit.register(_leave)
         return clusters
+
+
+def _leave() -> None:
+    """Disconnect when this process ends. Ray would do that itself, and wait for a cluster that is frozen or gone; and
+    when Python ends meanwhile, it crashes."""
+    leaving = threading.Thread(target=ray.shutdown, name="eau2-leaving", daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_SECONDS)
+    if leaving.is_alive():
+        print("eau2: the Ray cluster does not answer; the process ends without taking leave of it", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(1)
 
 
 def _listen_to_nothing(*_: object) -> None:
