@@ -244,7 +244,7 @@ class RemoteCluster(Whole):
         return self._watch.number()
 
     def wait_for_write(self, since: int, timeout_seconds: float) -> int:
-        """As `Node.wait_for_write`. A write of another driver wakes within 20 ms."""
+        """As `Node.wait_for_write`. A write of another driver wakes within some 20 ms."""
         self._check_open()
         self._watch.wait(since, min(timeout_seconds, _WAIT_SECONDS_MAX))
         return self.generation()
