@@ -16,7 +16,7 @@ from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
 from eau2.cluster.view import State
 from eau2.cluster.whole import Whole
-from eau2.errors import Corrupt, NodeUnavailable, StoreUnusable
+from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
 from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
@@ -326,8 +326,9 @@ class RemoteCluster(Whole):
             self._ended.set()
         self.jobs.close()
         self._watch.close()
-        for place in self._answering():
-            place.leave()
+        for left in [place.leave() for place in self._answering()]:
+            with contextlib.suppress(Unreachable, Eau2Error):
+                left.result()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         self._cache.clear()

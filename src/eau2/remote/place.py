@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.peer import Unreachable
 from eau2.errors import NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import NearFiles
-from eau2.remote.transport import ANSWER_SECONDS, WORK_SECONDS, opened, patience
+from eau2.remote.transport import WORK_SECONDS, opened, patience
 from eau2.store.nodes import ReadCounts
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eau2.values.chunk import Chunk
 
 _LEND_MAX = 8  # chunks in one request: each may have to be read from the disk and hashed first
+_LEAVE_SECONDS = 0.5  # a driver that closes waits no longer; a node finds out by itself
 _COUNTS_MAX = 1000  # reads that are counted here before the node is told
 
 
@@ -204,7 +205,7 @@ class RemotePlace:
         found: dict[str, Record] = self._ask("node", "records", keys)
         return found
 
-    def leave(self) -> None:
-        """Have the node keep nothing for this driver any more. Not waited for."""
+    def leave(self) -> Pending:
+        """Have the node keep nothing for this driver any more."""
         self.tell_counts()
-        self._transport.call(self.name, "leave", ((self._client,), {}), ANSWER_SECONDS)
+        return self._transport.call(self.name, "leave", ((self._client,), {}), _LEAVE_SECONDS)
