@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.transport import Transport
     from eau2.store.nodes import Node, NodeCheck, NodeStatistics, Staged
+    from eau2.values.manifest import Manifest
 
 _WAIT_SECONDS_MAX = 0.5  # for a write: then the homes may be others
 _AGAIN_SECONDS = 0.05
@@ -194,7 +195,17 @@ class RemoteCluster(Whole):
         except BaseException:
             coroutine.close()
             raise
-        return finish(coroutine)
+        with self._unless_closed():
+            return finish(coroutine)
+
+    @contextlib.contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Whatever fails because this was closed meanwhile is StoreClosed."""
+        try:
+            yield
+        except (Eau2Error, Unreachable, FileNotFoundError):
+            self._check_open()
+            raise
 
     def _check_open(self) -> None:
         if os.getpid() != self._process:
@@ -293,6 +304,18 @@ class RemoteCluster(Whole):
         for chunk_id, piece, place in zip(chunk_ids, pieces, places, strict=True):
             if not isinstance(piece, FarChunk):
                 self.nodes[place].verify([chunk_id], [piece], key=key)
+
+    def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
+        with self._unless_closed():
+            return super().map_frame(manifest, key=key)
+
+    def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
+        with self._unless_closed():
+            return super().stage(chunk, homes)
+
+    def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
+        with self._unless_closed():
+            return super().stage_again(chunk_id, data, homes)
 
     def _stage_copy(self, name: str, chunk_id: str, data: pa.Buffer) -> Staged:
         try:
