@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test test-cluster check bench lock clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/core: locks/core.txt locks/build.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -21,8 +21,11 @@ demo: .venv/core ## make the environment, load a GitHub-like data set, ask it qu
 	@$(BIN)/python -m eau2.demo
 
 test: .venv/dev ## make the environment, run all tests
-	@$(BIN)/python -m pytest --numprocesses auto -m "not alone"
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest --numprocesses auto -m "not alone and not long"
+	@$(BIN)/python -m pytest -m "alone and not long"
+
+test-cluster: .venv/dev ## the long tests on a real Ray cluster: the whole contract, processes and machines that are killed and frozen
+	@$(BIN)/python -m pytest -m long
 
 check: .venv/dev ## format, lint, strict types, floors, fast tests
 	@$(BIN)/ruff format --check --quiet .

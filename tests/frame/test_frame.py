@@ -186,6 +186,8 @@ def test_describe_has_a_row_a_column(frame):
 
 def test_a_damaged_chunk_is_found_before_a_row_of_it_is_given(tables):
     class Damaged:
+        jobs = None
+
         def verify(self, chunk_ids, data, *, key="", places=()):
             raise Corrupt(f"{key}: {next(iter(chunk_ids))} changed")
 

@@ -6,6 +6,7 @@ from tests.contract.store_contract import StoreContract
 
 @pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.long
 class TestThreeMachines(StoreContract):
     @pytest.fixture
     def opener(self, ray_cluster):
