@@ -24,7 +24,7 @@ test: .venv/dev ## make the environment, run all tests
 	@$(BIN)/python -m pytest --numprocesses auto -m "not alone and not long"
 	@$(BIN)/python -m pytest -m "alone and not long"
 
-test-cluster: .venv/dev ## the long tests on a real Ray cluster: the whole contract, processes and machines that are killed and frozen
+test-cluster: .venv/dev ## the long tests, most on a real Ray cluster: the whole contract, what is killed and frozen
 	@$(BIN)/python -m pytest -m long
 
 check: .venv/dev ## format, lint, strict types, floors, fast tests

@@ -31,6 +31,7 @@ class Remote(StoreContract):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 class TestOneRemoteNode(Remote):
     nodes = 1
 
