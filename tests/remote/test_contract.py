@@ -31,11 +31,11 @@ class Remote(StoreContract):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 class TestOneRemoteNode(Remote):
     nodes = 1
 
 
 @pytest.mark.slow
+@pytest.mark.long
 class TestThreeRemoteNodes(Remote):
     nodes = 3
