@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 from contextlib import contextmanager
@@ -66,17 +67,15 @@ def write_rows(
         return rows, counted.size
 
 
-class _Counted:
-    """A file that only goes forward and knows how much was written."""
-
-    closed = False
+class _Counted(io.RawIOBase):
+    """A file that only goes forward and knows how much was written. Closing it leaves `file` open."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.size = 0
 
-    def write(self, data: object) -> int:
-        view = memoryview(data)  # type: ignore[arg-type]
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
         self._file.write(view)
         self.size += view.nbytes
         return view.nbytes
@@ -84,19 +83,8 @@ class _Counted:
     def tell(self) -> int:
         return self.size
 
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None: ...
-
-    def readable(self) -> bool:
-        return False
-
     def writable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False
 
 
 @contextmanager
