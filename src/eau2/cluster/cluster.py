@@ -6,21 +6,16 @@ import contextlib
 import os
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
-from eau2.cluster.runtime import finish
 from eau2.cluster.whole import Whole, as_users_know
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.generation import Waiting
-from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     import pyarrow as pa
 
-    from eau2.cluster.calls import LocalClient
     from eau2.cluster.local import LocalMembers
     from eau2.cluster.peer import Peer
     from eau2.cluster.view import View
@@ -34,11 +29,8 @@ class Cluster(Whole):
     """The `Node` over all members of a directory. Thread-safe."""
 
     def __init__(self, members: LocalMembers, name: str) -> None:
-        self.name = name
+        super().__init__(name, members.client, members.ended)
         self._members = members
-        self._client: LocalClient = members.client
-        self._process = os.getpid()
-        self._closed = False
         self._waiting = Waiting(_All(self), _nothing)
 
     def __repr__(self) -> str:
@@ -58,30 +50,11 @@ class Cluster(Whole):
     def _peer(self, name: str) -> Peer:
         return self._members.members[name]
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            self._check_open()
-        except BaseException:
-            coroutine.close()
-            raise
-        self._client.view = self._members.view
-        try:
-            return finish(coroutine)
-        except (ValueError, OSError):
-            self._check_open()  # a file of ours was closed meanwhile
-            raise
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise closed()
-        if os.getpid() != self._process:
-            raise closed(forked=True)
-
     def get(self, key: str) -> Entry | None:
         """As `Node.get`. About 8 us; 25 in a view that is not settled yet."""
         self._check_open()
         try:
-            found = self._client.get_at_once(key)
+            found = self._members.client.get_at_once(key)
         except (NotServing, WrongEpoch, ValueError, OSError):  # or a file of ours was closed meanwhile
             return self.get_many([key]).get(key)
         return found if found is None else as_users_know(found)
@@ -128,9 +101,8 @@ class Cluster(Whole):
 
     def close(self) -> None:
         """End all nodes within a second. Idempotent."""
-        if not self._closed and os.getpid() == self._process:
-            self._closed = True
-            self._members.ended.set()
+        if not self._ended.is_set() and os.getpid() == self._process:
+            self._ended.set()
             self._waiting.close()
             for node in self.nodes.values():
                 with contextlib.suppress(Eau2Error):

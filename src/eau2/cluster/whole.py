@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.audit import audit
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.runtime import finish
 from eau2.errors import Corrupt, Eau2Error, InvalidOption, NodeUnavailable
-from eau2.store.nodes import Entry, Kind, MappedFrame, NodeCheck, NodeStatistics, ReadCounts, Staged, Write
+from eau2.store.nodes import Entry, Kind, MappedFrame, NodeCheck, NodeStatistics, ReadCounts, Staged, Write, closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    import threading
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -30,10 +33,18 @@ _GONE = (FileNotFoundError, Corrupt, Unreachable)  # why a chunk cannot be had f
 
 
 class Whole(ABC):
-    """The `Node` over all members. Thread-safe. `_client` is set by who makes one."""
+    """The `Node` over all members. Thread-safe.
+
+    client: it asks them. ended: set once this is closed, by whoever makes one of these.
+    """
 
     jobs: Jobs | None = None
-    _client: Client
+
+    def __init__(self, name: str, client: Client, ended: threading.Event) -> None:
+        self.name = name
+        self._client = client
+        self._ended = ended
+        self._process = os.getpid()
 
     # -- how they are reached -----------------------------------------------------------------------------------------
 
@@ -49,14 +60,6 @@ class Whole(ABC):
 
     @abstractmethod
     def _peer(self, name: str) -> Peer: ...
-
-    @abstractmethod
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run `coroutine` to its end. StoreClosed."""
-
-    @abstractmethod
-    def _check_open(self) -> None:
-        """Raise StoreClosed unless this can be used."""
 
     @abstractmethod
     def _written(self) -> None:
@@ -80,6 +83,34 @@ class Whole(ABC):
 
     def _mapped(self, buffers: list[Any], places: tuple[str, ...], live: tuple[str, ...], key: str) -> MappedFrame:
         return MappedFrame(buffers, places, live)
+
+    # -- whether it is open -------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        """Raise StoreClosed unless this can be used."""
+        if os.getpid() != self._process:
+            raise closed(forked=True)
+        if self._ended.is_set():
+            raise closed()
+
+    @contextlib.contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Whatever fails because this was closed meanwhile is StoreClosed: asking nodes, or files of ours."""
+        try:
+            yield
+        except (Eau2Error, Unreachable, ValueError, OSError):
+            self._check_open()
+            raise
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run `coroutine`, of the client, to its end, in the view there is now. StoreClosed."""
+        try:
+            with self._unless_closed():
+                self._check_open()
+                self._client.learn(self.view)
+                return finish(coroutine)
+        finally:
+            coroutine.close()  # it may not have begun
 
     # -- entries ------------------------------------------------------------------------------------------------------
 

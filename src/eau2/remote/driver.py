@@ -22,12 +22,12 @@ from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
 from eau2.remote.transport import COORDINATOR, ThreadRuntime
 from eau2.remote.watch import Watch
-from eau2.store.nodes import MappedFrame, closed
+from eau2.store.nodes import MappedFrame
 from eau2.store.open_nodes import add_open, remove_open
 from eau2.values.chunk import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -147,11 +147,8 @@ class RemoteCluster(Whole):
     def __init__(
         self, transport: Transport, client: Client, runtime: ThreadRuntime, ended: threading.Event, *, cache_bytes: int
     ) -> None:
-        self.name = ""
-        self._client = client
+        super().__init__("", client, ended)
         self._runtime = runtime
-        self._ended = ended
-        self._process = os.getpid()
         self._cache = ChunkCache(cache_bytes)
         self._watch = Watch(client, transport)
         self._transport = transport
@@ -188,30 +185,6 @@ class RemoteCluster(Whole):
 
     def _peer(self, name: str) -> Peer:
         return self._runtime.peer(name)
-
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            self._check_open()
-        except BaseException:
-            coroutine.close()
-            raise
-        with self._unless_closed():
-            return finish(coroutine)
-
-    @contextlib.contextmanager
-    def _unless_closed(self) -> Iterator[None]:
-        """Whatever fails because this was closed meanwhile is StoreClosed."""
-        try:
-            yield
-        except (Eau2Error, Unreachable, FileNotFoundError):
-            self._check_open()
-            raise
-
-    def _check_open(self) -> None:
-        if os.getpid() != self._process:
-            raise closed(forked=True)
-        if self._ended.is_set():
-            raise closed()
 
     def _each(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
         several = list(calls)
