@@ -131,7 +131,7 @@ class Delivery:
         for key, before in gone:
             if before.kind != Kind.SPREAD:
                 continue
-            await self.release(self._member.holders(before), [(key, before.rank)])
+            await self.release(chunk_nodes(self._member.view, before), [(key, before.rank)])
 
     async def release(self, nodes: Iterable[str], holds: Sequence[tuple[str, int]]) -> None:
         """Have `nodes` let go of the chunks they hold for frames of (key, rank). Best effort."""

@@ -161,6 +161,7 @@ class LocalMembers:
                 new = await self.membership.change(lambda found: make(found or view))
                 if failing:
                     self.down.add(failing)
+                    self.members[failing].has_ended = True  # before its locks, which are its successor's, are let go
                 self._enter(new)
         finally:
             self.batches.end(done=not self.batches.half_done)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from eau2.cluster.client import Client
-from eau2.cluster.delivery import chunk_nodes, unavailable
+from eau2.cluster.delivery import unavailable
 from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_records, first_records, reservations_on
 from eau2.cluster.order import Order
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
@@ -74,6 +75,8 @@ class Member:
         self._forgot = since > 0
         self._served = 0  # the epoch that is settled: everything of before is done or undone
         self._decided = 0  # the epoch in which it is settled what was decided
+        self.has_ended = False  # threads that are in it still are to do no more
+        self._entering = threading.Lock()
         self.leased = leased
         self._lease_until = float("-inf") if leased else float("inf")
         self._latest: dict[str, _Batch] = {}  # the last one of each sender in this epoch
@@ -93,8 +96,14 @@ class Member:
 
     def enter(self, view: View) -> None:
         """Leave the epoch for that of `view`, unless that is not later. Serves again when it is settled."""
-        if view.epoch <= self.view.epoch:
-            return
+        with self._entering:
+            if view.epoch <= self.view.epoch:
+                return
+            self._leave(view)
+        with contextlib.suppress(Eau2Error):  # a full disk: the others know it too
+            self.node.store([Record(VIEW, view.epoch << RANK_BITS, Kind.BYTES, view.encode())])
+
+    def _leave(self, view: View) -> None:
         for batch in list(self._latest.values()):
             for record in batch.records:
                 self._unsettled[record.key, record.rank] = record
@@ -113,8 +122,6 @@ class Member:
         self._served = self._decided = 0
         self.order.reset()
         self.decisions.reset()
-        with contextlib.suppress(Eau2Error):  # a full disk: the others know it too
-            self.node.store([Record(VIEW, view.epoch << RANK_BITS, Kind.BYTES, view.encode())])
 
     def same_epoch(self, epoch: int) -> None:
         if epoch != self.view.epoch:
@@ -373,10 +380,6 @@ class Member:
             down = ", ".join(self.view.awaits)
             return NodeUnavailable(f"{key!r} is in a write of several keys; down: {down}, who know whether it was done")
         return None
-
-    def holders(self, record: Record) -> set[str]:
-        """Return the nodes that should hold chunks of the frame `record`."""
-        return chunk_nodes(self.view, record)
 
     async def end_overdue(self) -> None:
         """End the batch that was reserved here and whose writer is not heard of any more."""

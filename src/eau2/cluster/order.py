@@ -109,7 +109,7 @@ class Order:
             self._note(changes)
             await self.delivery.replicate(Flight(view.epoch, next(self._numbers), changes), done)
             self._member.node.store(list(records))
-            await self._even_out()  # after: what a killed process left in flight may be what is adopted
+            self._note(NOTHING)  # what a killed process left in flight is undone once all is adopted that is to be
         finally:
             self._lock.release()
 
@@ -210,13 +210,20 @@ class Order:
 
     async def _acquire(self) -> None:
         noted = await self._lock.acquire()
+        if self._member.has_ended:  # the lock is that of who was started in its place
+            self._lock.release()
+            raise NotServing
         if noted and self._flight is None:  # a process was killed in the middle of it: not even what it wrote is known
             view = self._member.view
-            ours = [key for key in noted if view.homes(key)[:1] == (self._member.name,) and not key.startswith(HOLD)]
+            ours = [key for key in noted if self._knows(view, key)]
             changes = Changes({key: Record(key, 0, Kind.DELETED) for key in ours})
             self._flight = Flight(view.epoch, next(self._numbers), changes)
         if noted and self._flight is not None:
             self._flight.changes.holds = tuple(key for key in noted if key.startswith(HOLD))
+
+    def _knows(self, view: View, key: str) -> bool:
+        """Whether what is here under `key` is right: others may have later writes of a key that is lost."""
+        return self._member.orders(view, key) and not key.startswith(HOLD) and not view.is_lost(key)
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
