@@ -299,10 +299,11 @@ def test_many_bytes_put_at_once_replace_frames_and_follow_deletions(node, frames
 
 def test_a_write_interrupted_while_it_waits_is_not_written_later_and_leaves_no_files(node, frames, monkeypatch):
     class Held:
-        def acquire(self, blocking=True, timeout=-1):
-            if blocking:
-                raise KeyboardInterrupt
-            return False
+        def acquire(self, timeout):
+            raise KeyboardInterrupt
+
+        def release(self):
+            raise RuntimeError("cannot release un-acquired lock")
 
     chunks = frames.some_chunks(2)
     with monkeypatch.context() as patch:
@@ -511,3 +512,17 @@ def test_a_node_that_another_process_makes_between_two_looks_is_not_damaged(dire
     node = DirectoryNode(directory)
     assert put(node, "a", b"1") == 1
     node.close()
+
+
+def test_closed_by_the_handler_of_a_signal_a_write_ends_as_it_does_when_another_thread_closes(directory, monkeypatch):
+    node = DirectoryNode(directory)
+    apply = node._writer.changes._apply
+
+    def close_amid(write):
+        node.close()
+        return apply(write)
+
+    monkeypatch.setattr(node._writer.changes, "_apply", close_amid)
+    assert put(node, "a", b"1") == 1
+    with pytest.raises(StoreClosed):
+        put(node, "a", b"2")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from eau2.cluster.shared import BUSY_SECONDS_MAX, Counters, SharedLock
 from eau2.errors import StoreBusy
+from eau2.store.interrupts import heed, uninterrupted
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -50,16 +51,24 @@ class Batches:
         deadline = 0.0
         while self.half_done:
             deadline = deadline or time.monotonic() + BUSY_SECONDS_MAX
-            if self._lock.try_now():
-                self._owner = threading.get_ident()
-                try:
-                    self._finish()
-                finally:
-                    self._release()
-            elif self._ended.wait(_LOOK_SECONDS):
-                raise closed()
-            elif time.monotonic() > deadline:
-                raise StoreBusy(f"a write of several keys has not ended in {BUSY_SECONDS_MAX:g} seconds")
+            heed()
+            if not self._do_what_is_left():
+                if self._ended.wait(_LOOK_SECONDS):
+                    raise closed()
+                if time.monotonic() > deadline:
+                    raise StoreBusy(f"a write of several keys has not ended in {BUSY_SECONDS_MAX:g} seconds")
+
+    def _do_what_is_left(self) -> bool:
+        """Do what was decided, if nobody is at it; return whether that was so."""
+        with uninterrupted():
+            if not self._lock.try_now():
+                return False
+            self._owner = threading.get_ident()
+            try:
+                self._finish()
+            finally:
+                self._release()
+        return True
 
     async def begin(self) -> None:
         """Wait for the turn of this thread. `end` must follow."""

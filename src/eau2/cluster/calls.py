@@ -8,16 +8,18 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eau2.cluster import runtime
 from eau2.cluster.client import Client
 from eau2.cluster.keys import DECISION
 from eau2.cluster.member import without_epoch
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.shared import SharedLock, ThreadLock
 from eau2.errors import DiskFull, failed_call
+from eau2.store.interrupts import heed, uninterrupted
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Awaitable, Coroutine, Iterable, Sequence
     from pathlib import Path
 
     from eau2.cluster.client import Outcome
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Entry, Write
 
 Answer = TypeVar("Answer")
+
+
+def finish(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run `coroutine` to its end in this thread. Ctrl-C does not end it where locks are held."""
+    with uninterrupted():
+        return runtime.finish(coroutine)
+
 
 _SPARE_BYTES = 1 << 20  # of a disk, for what a database needs besides the values
 
@@ -46,6 +55,7 @@ class Calls:
     async def sleep(self, seconds: float) -> None:
         if self._members.ended.wait(seconds):
             raise closed()
+        heed()
 
     def peer(self, name: str) -> Peer:
         member = self._members.members.get(name)

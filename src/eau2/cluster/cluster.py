@@ -6,14 +6,17 @@ import contextlib
 import os
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.whole import Whole, as_users_know
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.generation import Waiting
+from eau2.store.interrupts import uninterrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     import pyarrow as pa
 
     from eau2.cluster.local import LocalMembers
@@ -49,6 +52,10 @@ class Cluster(Whole):
 
     def _peer(self, name: str) -> Peer:
         return self._members.members[name]
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with uninterrupted():  # locks of several nodes are held, and noted in files
+            return super()._run(coroutine)
 
     def get(self, key: str) -> Entry | None:
         """As `Node.get`. About 8 us; 25 in a view that is not settled yet."""

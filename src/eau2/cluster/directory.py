@@ -6,10 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eau2.cluster.calls import finish
 from eau2.cluster.cluster import Cluster
 from eau2.cluster.founding import found_members, is_member
 from eau2.cluster.local import GRACE_SECONDS, LocalMembers
-from eau2.cluster.runtime import finish
 from eau2.errors import Corrupt, InvalidOption, StoreUnusable
 from eau2.store.local import LocalNodes
 from eau2.store.node import DirectoryNode

@@ -17,16 +17,16 @@ import uuid
 from typing import TYPE_CHECKING
 
 from eau2.cluster.batches import Batches
-from eau2.cluster.calls import Calls, LocalClient, OrderLock
+from eau2.cluster.calls import Calls, LocalClient, OrderLock, finish
 from eau2.cluster.keys import decisions_on
 from eau2.cluster.member import Member
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.rebalance import Moved, rebalance
 from eau2.cluster.repair import Repair
-from eau2.cluster.runtime import finish
 from eau2.cluster.shared import Membership
 from eau2.cluster.view import State, View
 from eau2.errors import Eau2Error, NodeUnavailable
+from eau2.store.interrupts import uninterrupted
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class LocalMembers:
         self._grace_seconds = grace_seconds
         self._locks: dict[tuple[str, str], SharedLock] = {}
         self._changing = threading.Lock()  # one thread enters a view at a time
-        self._tending = threading.Condition()  # guards the two below
+        self._tending = threading.RLock()  # guards the two below; entered itself: see `Waiting`
+        self._tended = threading.Condition(self._tending)
         self._tender: threading.Thread | None = None
         self._untended = False  # something has changed since the tender looked
         self._repaired = 0  # the epoch in which all copies are there that can be
@@ -117,7 +118,7 @@ class LocalMembers:
         return self._view
 
     def _enter(self, view: View) -> None:
-        with self._changing:
+        with uninterrupted(), self._changing:
             if view.epoch <= self._view.epoch:
                 return
             for name, _ in view.members:
@@ -212,7 +213,7 @@ class LocalMembers:
         """Have a thread bring copies to where they belong, until they are there, and drop in time what is surplus."""
         with self._tending:
             self._untended = True
-            self._tending.notify_all()
+            self._tended.notify_all()
             if self._tender is None and not self.ended.is_set() and not self.membership.tidy:
                 self._tender = threading.Thread(target=self._tend, name="eau2-repair", daemon=True)
                 self._tender.start()
@@ -231,7 +232,7 @@ class LocalMembers:
                     self._tender = None
                     return
                 if not self._untended:
-                    self._tending.wait(max(idle, pause))
+                    self._tended.wait(max(idle, pause))
             pause = min(pause * 1.5, _TEND_SECONDS_MAX)
 
     def tend_once(self) -> float:
@@ -302,7 +303,7 @@ class LocalMembers:
         self.ended.set()
         with self._tending:
             tender = self._tender
-            self._tending.notify_all()
+            self._tended.notify_all()
         if tender is not None and tender is not threading.current_thread():
             tender.join(1.0)
         for lock in self._locks.values():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from eau2.cluster.repair import copy_chunks
 from eau2.errors import Eau2Error
+from eau2.store.interrupts import heed
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record
 from eau2.values.key import MARK, hold_key
 from eau2.values.manifest import Manifest
@@ -39,6 +40,7 @@ async def rebalance(member: Member, view: View, moved: Moved) -> None:
     while True:
         rows = await member.listing(view.epoch, member.name, after, _PAGE)
         for key, rank, kind in rows:
+            heed()
             if kind == Kind.SPREAD and not key.startswith(MARK) and rank >> RANK_BITS < view.epoch:
                 await _move(member, view, key, moved)
         if len(rows) < _PAGE:

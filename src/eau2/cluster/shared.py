@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from eau2.cluster.view import View
 from eau2.errors import Corrupt, StoreBusy, failed_call
+from eau2.store.interrupts import heed
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_SECONDS_MAX = 30.0  # as for the lock of one node
+_LOOK_SECONDS = 0.2  # between looks whether to go on waiting
 _LENGTH = struct.Struct("<Q")
 _COUNTERS_BYTES = 16
 
@@ -42,7 +44,7 @@ class SharedLock:
 
     async def acquire(self) -> Sequence[str]:
         deadline = time.monotonic() + BUSY_SECONDS_MAX
-        while not self._threads.acquire(timeout=0.2):
+        while not self._threads.acquire(timeout=_LOOK_SECONDS):
             self._check(deadline)
         try:
             pause = 0.0002
@@ -52,21 +54,20 @@ class SharedLock:
                 pause = min(2 * pause, 0.002)
             return self.left_over()
         except BaseException:
-            self._let_go()
+            self.release()
             raise
 
     def try_now(self) -> bool:
         """Take the lock if nobody has it; return whether it was taken."""
         if not self._threads.acquire(blocking=False):
             return False
+        taken = False
         try:
-            if self._try():
-                return True
-        except BaseException:
-            self._let_go()
-            raise
-        self._let_go()
-        return False
+            taken = self._try()
+        finally:
+            if not taken:
+                self._let_go()
+        return taken
 
     def note(self, keys: Sequence[str]) -> None:
         if keys:
@@ -126,6 +127,7 @@ class SharedLock:
         return True
 
     def _check(self, deadline: float) -> None:
+        heed()
         if self._ended.is_set():
             raise closed()
         if time.monotonic() >= deadline:
@@ -153,8 +155,11 @@ class ThreadLock:
         self._lock = threading.Lock()
 
     async def acquire(self) -> Sequence[str]:
-        if not self._lock.acquire(timeout=BUSY_SECONDS_MAX):
-            raise StoreBusy(f"other threads have held a lock for over {BUSY_SECONDS_MAX:g} seconds")
+        deadline = time.monotonic() + BUSY_SECONDS_MAX
+        while not self._lock.acquire(timeout=_LOOK_SECONDS):
+            heed()
+            if time.monotonic() >= deadline:
+                raise StoreBusy(f"other threads have held a lock for over {BUSY_SECONDS_MAX:g} seconds")
         return ()
 
     def note(self, keys: Sequence[str]) -> None: ...

@@ -26,6 +26,7 @@ import apsw
 import apsw.sqlite_extra
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable, failed_call
+from eau2.store.interrupts import heed
 from eau2.store.log import require_commits
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Patience:
             self._since = now
         if self.stopped or now - self._since >= self.seconds:
             return False
+        heed()
         time.sleep(0.00005 if tries < 20 else 0.0002 if tries < 40 else 0.001 if tries < 100 else 0.002)
         return True
 

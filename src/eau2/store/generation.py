@@ -37,6 +37,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from eau2.errors import Corrupt
+from eau2.store.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +122,8 @@ class Waiting:
     def __init__(self, generation: Changing, settle: Callable[[], None]) -> None:
         self._generation = generation
         self._settle = settle
-        self._changed = threading.Condition()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; entered itself: entering a Condition may be cut short
+        self._changed = threading.Condition(self._lock)
         self._waiters = 0
         self._poller: threading.Thread | None = None
         self._closed = False
@@ -130,13 +132,14 @@ class Waiting:
     def wait(self, since: int, timeout_seconds: float) -> None:
         """Return when the generation is not `since`, when the time is over, or when closed."""
         deadline = time.monotonic() + timeout_seconds
-        with self._changed:
+        with self._lock:
             self.waits += 1
             self._waiters += 1
             try:
                 if self._poller is None and not self._closed:
-                    self._poller = threading.Thread(target=self._poll, name="eau2-wait", daemon=True)
-                    self._poller.start()
+                    with uninterrupted():
+                        self._poller = threading.Thread(target=self._poll, name="eau2-wait", daemon=True)
+                        self._poller.start()
                 while not self._closed and self._generation.number() == since:
                     left = deadline - time.monotonic()
                     if left <= 0:
@@ -148,12 +151,12 @@ class Waiting:
     def notify(self) -> None:
         """This process has written. Costs a look when nobody waits."""
         if self._waiters:
-            with self._changed:
+            with self._lock:
                 self._changed.notify_all()
 
     def close(self) -> None:
         """Wake everybody and end the poller."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             poller = self._poller
             self._changed.notify_all()
@@ -163,7 +166,7 @@ class Waiting:
     def _poll(self) -> None:
         seen, since, idle = -1, 0.0, 0
         while True:
-            with self._changed:
+            with self._lock:
                 idle = 0 if self._waiters else idle + 1
                 if self._closed or idle > _LINGER_POLLS:
                     self._poller = None

@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Record, Write
 
     Apply = Callable[[Sequence[Any]], list[Outcome]]
+
+
+Value = TypeVar("Value")
 
 
 class _Request:
@@ -72,7 +75,7 @@ class Writer:
         self._files = files
         self._patience = patience
         self._queue: deque[_Request] = deque()
-        self._lock = threading.Lock()  # held by the thread that commits; guards everything below
+        self._lock = threading.RLock()  # held by the thread that commits, see `_while_held`; guards everything below
         self._connection = connect(path, patience=patience)
         self._connection.set_wal_hook(CopyingBack(patience))
         self.changes = Changes(self._connection, files)
@@ -93,14 +96,7 @@ class Writer:
         try:
             self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
             while not request.done:
-                if not (self._lock.acquire(False) or self._lock.acquire(timeout=3 * BUSY_SECONDS_MAX)):
-                    self._withdraw(request, StoreBusy(f"{self._path}: other threads have been writing for too long"))
-                    continue
-                try:
-                    if not request.done:
-                        self._lead(request)
-                finally:
-                    self._lock.release()
+                self._while_held(3 * BUSY_SECONDS_MAX, lambda held: self._lead_or_withdraw(request, held=held))
         except BaseException as error:  # Ctrl-C: left in the queue, it would be written with whatever comes next
             self._withdraw(request, error)
             raise
@@ -113,18 +109,21 @@ class Writer:
 
         StoreBusy when the lock does not come within `seconds`. What it raises rolls everything back.
         """
-        if not self._lock.acquire(timeout=seconds):
-            raise StoreBusy(f"{self._path}: other threads have been writing for over {seconds:g} seconds")
-        try:
-            self._patience.seconds = seconds
-            self.changes.unnamed.clear()
-            result = self._commit(change)
-            self._flush()
-            self._remove_unnamed()
-            return result
-        finally:
-            self._patience.seconds = BUSY_SECONDS_MAX
-            self._lock.release()
+
+        def work(held: bool) -> Any:
+            if not held:
+                raise StoreBusy(f"{self._path}: other threads have been writing for over {seconds:g} seconds")
+            try:
+                self._patience.seconds = seconds
+                self.changes.unnamed.clear()
+                result = self._commit(change)
+                self._flush()
+                self._remove_unnamed()
+                return result
+            finally:
+                self._patience.seconds = BUSY_SECONDS_MAX
+
+        return self._while_held(seconds, work)
 
     def execute(self, query: str, bindings: Sequence[Any] = ()) -> Any:
         """Run a statement inside `transaction`; return None, a value, a row, or a list of them."""
@@ -132,40 +131,65 @@ class Writer:
 
     def settle(self) -> None:
         """Make the counters equal if nobody is writing; give up at once if somebody is."""
-        if self._lock.acquire(blocking=False):
+
+        def work(held: bool) -> None:
+            if not held or self._closed:
+                return
             try:
                 self._patience.seconds = 0.0
-                if not self._closed:
-                    self._run("begin immediate")
-                    self._generation.settle()
-                    self._run("rollback")
+                self._run("begin immediate")
+                self._generation.settle()
+                self._run("rollback")
             except DAMAGE:
                 return  # busy, or something that the next read or write will say better
             finally:
                 self._patience.seconds = BUSY_SECONDS_MAX
-                self._lock.release()
+
+        self._while_held(0.0, work)
 
     def close(self, seconds: float) -> bool:
         """Wait for the write under way, take the log into the file, and close. Return whether that write has ended."""
-        held = self._lock.acquire(timeout=seconds)
-        self._closed = True
-        if held:
-            try:
+
+        def work(held: bool) -> bool:
+            # The handler of a signal may close amid a write of its own thread, which has the lock.
+            held = held and (self._closed or not self._connection.in_transaction)
+            self._closed = True
+            if held:
                 self._connection.close()
                 if self._log >= 0:
                     os.close(self._log)
-            finally:
-                self._lock.release()
-        self.left_over |= not held  # the write that goes on has staged files
-        return held
+            self.left_over |= not held  # the write that goes on has staged files
+            return held
+
+        return self._while_held(seconds, work)
 
     def abandon(self) -> list[object]:
         """In a forked child: forget all without touching it. Return what must never be freed here."""
         left: list[object] = [self._connection, self._run, self.changes.run_many]
-        self._lock, self._closed = threading.Lock(), True
+        self._lock, self._closed = threading.RLock(), True
         return left
 
-    # -- private, all under the lock ----------------------------------------------------------------------------------
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _while_held(self, seconds: float, work: Callable[[bool], Value]) -> Value:
+        """Wait for the lock, `seconds` at most; return what `work` does, told whether it came."""
+        try:
+            return work(self._lock.acquire(timeout=seconds))
+        finally:
+            # Ctrl-C may come as soon as the lock is taken, before anything of ours knows it. So whoever tried gives it
+            # back; the lock knows its owner. Not by a function in Python, which Ctrl-C may cut short as it begins.
+            try:  # noqa: SIM105
+                self._lock.release()
+            except RuntimeError:  # it was not ours
+                pass
+
+    # -- all under the lock -------------------------------------------------------------------------------------------
+
+    def _lead_or_withdraw(self, request: _Request, *, held: bool) -> None:
+        if not held:
+            self._withdraw(request, StoreBusy(f"{self._path}: other threads have been writing for too long"))
+        elif not request.done:
+            self._lead(request)
 
     def _withdraw(self, request: _Request, error: BaseException) -> None:
         """Take back a request that no leader has; the outcome of one that a leader has still comes."""
@@ -212,6 +236,7 @@ class Writer:
 
     def _commit_all(self, batch: list[_Request]) -> None:
         self.changes.unnamed.clear()
+        self._started = 0  # `_committed` is asked even of what never began
         try:
             self._commit(lambda: self._apply_all(batch))
             self._flush()
@@ -250,7 +275,7 @@ class Writer:
 
     def _commit(self, change: Callable[[], Any]) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
-        self._started, failed = 0, False  # first of all: `_committed` is asked even of what never began
+        self._started, failed = 0, False
         if self._closed:
             raise closed()
         self.changes.named.clear()
