@@ -15,6 +15,7 @@ from eau2.store.store import Store
 
 if TYPE_CHECKING:
     from eau2.store.nodes import Nodes
+    from eau2.store.store import Tables
 
 
 def open(  # `eau2.open` is what users type
@@ -39,7 +40,8 @@ def open(  # `eau2.open` is what users type
 
     flush: what an acknowledged write survives. "process": the end of any process, kill -9 included; it has been handed
     to the operating system. "power": also the loss of power; it is on the medium.
-    memory_bytes: what queries together may hold before they spill to disk; half of the machine by default.
+    memory_bytes: what queries together may hold in this process before they spill to disk; half of the machine by
+    default. Nodes of a cluster have their own.
 
     Any number of processes may have the directory open. Raises NotAStore, FormatTooNew, StoreUnusable, ReadOnly,
     InvalidOption.
@@ -55,21 +57,28 @@ def open(  # `eau2.open` is what users type
         raise InvalidOption(f"memory_bytes is at least {16 << 20:,}, not {memory_bytes!r}")
     checked_nodes(nodes, replicas)
     members: Nodes
+    tables: Tables
     if text.startswith(SCHEME):
         if nodes is not None or replicas is not None or flush != "process":
             raise InvalidOption(
                 f"{text!r} has the nodes, replicas and flush that it was made with", hint="leave them out"
             )
-        members = _ray_nodes(text)
+        members, tables = _on_ray(text, memory_bytes)
     elif (nodes or 1) > 1 or has_many(text):
-        members = ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush)
+        members, tables = ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush), _tables(memory_bytes)
     else:
-        members = LocalNodes(text, flush=flush)
-    return Store(members, FrameTables(Engine(memory_bytes)), name=text)
+        members, tables = LocalNodes(text, flush=flush), _tables(memory_bytes)
+    return Store(members, tables, name=text)
 
 
-def _ray_nodes(text: str) -> Nodes:
+def _tables(memory_bytes: int | None) -> FrameTables:
+    return FrameTables(Engine(memory_bytes))
+
+
+def _on_ray(text: str, memory_bytes: int | None) -> tuple[Nodes, FrameTables]:
     require_ray()
     from eau2.remote.deploying import RayNodes  # Ray is optional, and takes half a second to import
+    from eau2.remote.workers import tables_of
 
-    return RayNodes(text)
+    nodes = RayNodes(text)
+    return nodes, tables_of(nodes, memory_bytes)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from eau2.distributed.engine import DistributedEngine
-from eau2.distributed.fragment import Piece
+from eau2.distributed.fragment import ChunkGone, NodeLost, Piece
 from eau2.distributed.runner import Runner
-from eau2.errors import NodeUnavailable
 from eau2.query.sessions import Sessions
 from eau2.query.source import Source, unnamed
 from eau2.query.spill import SpillFolder
@@ -19,7 +19,7 @@ from eau2.query.waiting import Calls
 from eau2.store.nodes import MappedFrame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -61,7 +61,7 @@ class Place:
 
 
 class Nodes:
-    """`Workers` in one process."""
+    """A `Fleet` in one process."""
 
     def __init__(self, count: int, memory_bytes: int = 256 << 20) -> None:
         self.handles = itertools.count()
@@ -75,7 +75,7 @@ class Nodes:
 
     def place(self, name: str) -> Place:
         if name not in self.places:
-            raise NodeUnavailable(f"{name} is down")
+            raise NodeLost(name)
         return self.places[name]
 
     @property
@@ -88,15 +88,22 @@ class Nodes:
         for place in self.places.values():
             place.spill.remove()
 
+    @contextlib.contextmanager
+    def begin(self, without: Collection[str] = ()) -> Iterator[Run]:
+        yield Run(self, tuple(name for name in self.nodes if name not in without))
+
+    def away_bytes(self, source: Source, chunks: Iterable[int]) -> int:
+        return sum(source.manifest.chunk_sizes[chunk] for chunk in chunks)
+
     def run(self, fragments: Sequence[Fragment]) -> list[Piece]:
         self.fragments += fragments
         calls = [Calls() for _ in fragments]
-        futures = []
-        for fragment, each in zip(fragments, calls, strict=True):
-            sent = pickle.loads(pickle.dumps(fragment))
-            futures.append(self._pools[sent.node].submit(self.place(sent.node).runner.run, sent, each))
-        self.begun.set()
+        futures: list[Future[list[Piece]]] = []
         try:
+            for fragment, each in zip(fragments, calls, strict=True):
+                sent = pickle.loads(pickle.dumps(fragment))
+                futures.append(self._pools[sent.node].submit(self.place(sent.node).runner.run, sent, each))
+            self.begun.set()
             done, _ = wait(futures, WAIT_SECONDS, FIRST_EXCEPTION)
             for future in done:
                 future.result()
@@ -120,13 +127,32 @@ class Nodes:
             self.place(piece.node).drop([piece])
 
 
+class Run:
+    """`Workers` for one query."""
+
+    def __init__(self, all_nodes: Nodes, nodes: tuple[str, ...]) -> None:
+        self._all = all_nodes
+        self.nodes = nodes
+        self.memory_bytes, self.threads = all_nodes.memory_bytes, all_nodes.threads
+        self.run, self.read, self.free = all_nodes.run, all_nodes.read, all_nodes.free
+
+    def place(self, source: Source, chunk: int) -> str:
+        if source.places:
+            if source.places[chunk] not in self.nodes:
+                raise ChunkGone(f"{source.key!r}: chunk {chunk} was on {source.places[chunk]}")
+            return source.places[chunk]
+        name = self.nodes[chunk % len(self.nodes)]
+        self._all.places[name].chunks[source.key, source.manifest.chunk_ids[chunk]] = source.chunk(chunk)
+        return name
+
+
 class Cluster:
     """Frames by name on several nodes, and queries over them; `engine` alone has the same frames whole."""
 
     def __init__(self, engine: Engine, count: int, memory_bytes: int = 256 << 20, **options: int) -> None:
         self.engine = engine
         self.nodes = Nodes(count, memory_bytes)
-        self.distributed = DistributedEngine(engine, self.nodes, **options)
+        self.distributed = DistributedEngine(engine, self.nodes, **{"here_bytes_max": 0, **options})
         self.sources: dict[str, Source] = {}
         self.whole: dict[str, Source] = {}
 
@@ -139,7 +165,7 @@ class Cluster:
         for index, (place, chunk_id) in enumerate(zip(places, made.manifest.chunk_ids, strict=True)):
             self.nodes.places[place].chunks[key, chunk_id] = made.chunk(index)
         version = self.sources[key].version + 1 if key in self.sources else 1
-        self.sources[key] = Source(key, version, made.manifest, MappedFrame((), places, names), None)
+        self.sources[key] = Source(key, version, made.manifest, MappedFrame(made.buffers, places, names), None)
         self.whole[key] = Source(key, version, made.manifest, made.mapped, None)
 
     def recipe(self, query: str) -> Recipe:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from tests.remote.sockets import Door, SocketTransport
 
-from eau2.frame.tables import FrameTables
-from eau2.query.engine import Engine
 from eau2.remote.coordinator import CoordinatorServer
 from eau2.remote.driver import RemoteNodes, found_store
 from eau2.remote.server import NodeServer
 from eau2.remote.transport import COORDINATOR
+from eau2.remote.workers import tables_of
 from eau2.store.store import Store
 
 LEASE_SECONDS = 1.0
@@ -57,7 +56,7 @@ class RemoteStore(Store):
         except BaseException:
             transport.close()
             raise
-        super().__init__(nodes, FrameTables(Engine(None)), name=name)
+        super().__init__(nodes, tables_of(nodes), name=name)
 
     def close(self):
         super().close()

@@ -10,6 +10,7 @@ from rich.text import Text
 from eau2.cli.call import Call
 from eau2.cli.exits import NEGATIVE, printable
 from eau2.cli.screen import counted, facts, grid, size_text
+from eau2.machine import memory_of_machine
 from eau2.remote import launch
 from eau2.remote.address import SCHEME, Address, address_of, require_ray
 from eau2.remote.deployment import Deployment
@@ -44,7 +45,8 @@ def up(
     from eau2.remote.deploying import RayCluster  # Ray takes half a second to import
 
     with RayCluster(Address(cluster.address, name, cluster.environment())) as there:
-        there.deploy(Deployment(name, str(cluster.data_directory), cluster.replicas))
+        memory = memory_of_machine() // 2 // len(cluster.machines)
+        there.deploy(Deployment(name, str(cluster.data_directory), cluster.replicas, memory_bytes=memory))
     store = SCHEME if name == launch.NAME else f"{SCHEME}{name}"
     document = {
         "store": store,

@@ -69,7 +69,7 @@ class Whole(ABC):
     def _stage_copy(self, name: str, chunk_id: str, data: pa.Buffer) -> Staged:
         """Stage on node `name` a chunk that is mapped as `data` from any: linked where it has one of its own."""
 
-    def _each(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    def each(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
         """Make all `calls`, each to one node; return what they returned."""
         return [call() for call in calls]
 
@@ -176,7 +176,7 @@ class Whole(ABC):
                 for index, buffer in zip(mine, found, strict=True):
                     buffers[index] = buffer
 
-        self._each([lambda name=name, mine=mine: map_on(name, mine) for name, mine in several.items()])  # type: ignore[misc]
+        self.each([lambda name=name, mine=mine: map_on(name, mine) for name, mine in several.items()])  # type: ignore[misc]
         for index, buffer in enumerate(buffers):
             if buffer is None:
                 buffers[index], places[index] = self._map_one(view, manifest, index, places[index], key)
@@ -285,7 +285,7 @@ class Whole(ABC):
                 silent.append(name)
 
         try:
-            self._each([lambda name=name: stage_on(name) for name in homes])  # type: ignore[misc]
+            self.each([lambda name=name: stage_on(name) for name in homes])  # type: ignore[misc]
             if not copies:
                 raise NodeUnavailable(f"chunk {chunk_id} is to go to {' and '.join(silent)}, and none answers")
         except BaseException:
@@ -316,10 +316,10 @@ class Whole(ABC):
         """Return the sums of all nodes; keys, frames and chunks are counted once each, not each copy."""
         self._check_open()
         several = self._answering()
-        parts = tuple(self._each([lambda node=node: self._statistics(node) for node in several]))  # type: ignore[misc]
+        parts = tuple(self.each([lambda node=node: self._statistics(node) for node in several]))  # type: ignore[misc]
         names = [field.name for field in fields(NodeStatistics) if field.name not in ("name", "nodes")]
         sums = {name: sum(getattr(part, name) for part in parts) for name in names}
-        sizes = self._each([node.chunk_sizes for node in several])
+        sizes = self.each([node.chunk_sizes for node in several])
         chunks = {chunk: size for each in sizes for chunk, size in each.items()}
         sums |= {"keys": len(self.keys()), "frames": len(self.frames())}
         sums |= {"chunks": len(chunks), "chunk_bytes": sum(chunks.values())}

@@ -21,11 +21,6 @@ class Absent(Source):
         super().__init__(origin.key, origin.version, origin.manifest, MappedFrame(()), None)
         self.origin = origin
 
-    @property
-    def places(self) -> tuple[str, ...]:
-        """The node that reads each chunk."""
-        return self.origin.places
-
     def batches(self, chunks: Iterable[int] | None = None) -> list[pa.RecordBatch]:
         return []
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eau2.distributed import substrait
 from eau2.distributed.aggregates import split
+from eau2.distributed.fragment import CannotCut
 from eau2.distributed.hashing import can_hash
 from eau2.distributed.joins import Join, not_in
 from eau2.distributed.parts import Part, Scan, Stage, Where
-from eau2.distributed.substrait import CannotCut, field_of, inputs_of, kind_of, width, with_inputs
+from eau2.distributed.substrait import field_of, inputs_of, kind_of, width, with_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from eau2.distributed.substrait import inputs_of, kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from eau2.distributed.parts import Scan
-    from eau2.distributed.substrait import Rel
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +38,7 @@ class Explanation:
         return sum(step.moved_rows for step in self.steps)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.nodes)} nodes, {self.partitions} partitions"]
+        lines = [f"{len(self.nodes)} nodes, {self.partitions} partitions"] if self.nodes else []
         if self.uncut:
             lines.append(f"not cut: {self.uncut}")
         for number, step in enumerate(self.steps):
@@ -56,22 +47,3 @@ class Explanation:
             lines.append(f"{number}. {step.where}: {step.what}; {step.move} {made}{moved}")
         lines.append(f"at the caller: {self.at_caller}")
         return "\n".join(lines)
-
-
-def described(rel: Rel, scans: Mapping[str, Scan]) -> str:
-    """Return the operations of `rel`, those on top first, and the tables by the keys they have in the store."""
-    kind, body = kind_of(rel)
-    if kind == "read":
-        if "namedTable" not in body:
-            return "values"
-        name = body["namedTable"]["names"][-1]
-        if name not in scans:
-            return str(name)
-        scan = scans[name]
-        total = len(scan.source.manifest.chunk_rows)
-        return scan.source.key + ("" if len(scan.chunks) == total else f"[{len(scan.chunks)} of {total} chunks]")
-    if kind == "project" and "windowFunction" in str(body.get("expressions")):
-        kind = "window"
-    if kind == "join":
-        kind = body["type"].removeprefix("JOIN_TYPE_").lower() + " join"
-    return f"{kind}({', '.join(described(each, scans) for each in inputs_of(rel))})"

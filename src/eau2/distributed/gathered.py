@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from eau2.distributed.fragment import CannotCut
 from eau2.distributed.parts import Scan, Where
-from eau2.distributed.substrait import CannotCut
 from eau2.query.recipe import plan_node
 from eau2.query.source import Source
 from eau2.store.nodes import MappedFrame

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eau2.distributed.fragment import CannotCut
 from eau2.distributed.substrait import (
-    CannotCut,
     call,
     conjuncts,
     field_of,

@@ -11,15 +11,14 @@ from datafusion import SessionContext
 from eau2.distributed import gathered
 from eau2.distributed.absent import Absent
 from eau2.distributed.cut import Cut
-from eau2.distributed.explanation import Explanation, Step, described
+from eau2.distributed.explanation import Explanation, Step
+from eau2.distributed.fragment import CannotCut
 from eau2.distributed.joins import mark_null_aware
 from eau2.distributed.parts import Part, Where
-from eau2.distributed.stages import Estimated, Running
-from eau2.distributed.substrait import CannotCut, Dialect, consumed, reads, register
+from eau2.distributed.stages import Estimated, Running, described
+from eau2.distributed.substrait import Dialect, consumed, reads, register
 from eau2.errors import QueryError
-from eau2.query.pruning import chunks_to_read
 from eau2.query.recipe import plan_node
-from eau2.query.source import unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from eau2.query.source import Source
 
 _NUMBERED = re.compile(r"__\w+_\d+")  # names that the engine gives, each time others
-KEPT_BYTES_MAX = 64 << 20  # of a table in memory
 
 # What Substrait leaves out without a word, as the engine's plans show it.
 _LOST = {
@@ -47,17 +45,22 @@ _LOST = {
 
 
 class Query:
-    """A run of a recipe. A context: what it has made on the nodes is freed at its end."""
+    """A run of a recipe, over `chunks` of its sources. A context: what it has made on the nodes is freed at its end."""
 
-    def __init__(self, recipe: Recipe, local: Engine, workers: Workers, *, gather_bytes_max: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        chunks: Mapping[Source, Sequence[int]],
+        local: Engine,
+        workers: Workers,
+        *,
+        gather_bytes_max: int,
+    ) -> None:
         self._recipe = recipe
+        self._chunks = chunks
         self._local = local
         self._workers = workers
         self._text = local.plan_text(recipe)
-        chosen = chunks_to_read(recipe)
-        self._chunks: dict[Source, Sequence[int]] = {
-            source: chosen.get(source, range(len(source.manifest.chunk_rows))) for _, source in recipe.reads
-        }
         times = max(1, self._text.count("TableScan:")) / max(1, len(self._chunks))  # that a table is read, about
         sizes = (source.manifest.chunk_sizes[chunk] for source, chunks in self._chunks.items() for chunk in chunks)
         size = int(sum(sizes) * times)
@@ -73,31 +76,35 @@ class Query:
         self._running.close()
 
     def answer(self) -> Iterator[pa.RecordBatch]:
-        """Run the query, and yield its answer with the columns and types of its plan."""
+        """Run the query, and return its answer with the columns and types of its plan.
+
+        What runs on the nodes has run by then, and what it made has come here: what is left needs no node.
+        """
         schema = self._recipe.planned.schema()
         try:
             batches = self._answer()
         except CannotCut as why:
             batches = self._gathered(str(why))
-        for batch in batches:
-            yield _conformed(batch, schema)
+        return (_conformed(batch, schema) for batch in batches)
 
-    def explain(self, *, run: bool) -> Explanation:
-        """Return how the query is cut; with `run`, how it has run."""
-        runs = self._running if run else self._estimated
-        if run:
-            for _ in self.answer():
-                pass
-        else:
-            self._plan()
+    def planned(self) -> Explanation:
+        """Return how the query is cut, by guesses of what its parts make."""
+        self._plan()
+        return self._explanation(self._estimated, ran=False)
+
+    def ran(self) -> Explanation:
+        """Return how the query has run."""
+        return self._explanation(self._running, ran=True)
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _explanation(self, runs: Estimated, *, ran: bool) -> Explanation:
         steps = (
             Step(what, where.value, out.move, out.rows, out.bytes, out.moved_rows, out.moved_bytes)
             for what, where, out in runs.outputs
         )
         nodes = tuple(self._workers.nodes)
-        return Explanation(tuple(steps), self._at_caller, nodes, runs.partitions, run, self._uncut)
-
-    # -- private ------------------------------------------------------------------------------------------------------
+        return Explanation(tuple(steps), self._at_caller, nodes, runs.partitions, ran, self._uncut)
 
     def _placed(self, runs: Estimated) -> tuple[Cut, Part]:
         for pattern, name in _LOST.items():
@@ -156,13 +163,13 @@ class Query:
         if part.where is not Where.ONE:
             output = cut.stage(part, in_order=part.in_order)
             output.move = "gather"
-            return (batch for table in self._running.read(output) for batch in table.to_batches())
+            return iter(self._running.read(output))
         cut.dialect.schema(part.rel)  # or it cannot be read
         session = SessionContext()
         for name in dict.fromkeys(reads(part.rel)):
             output = cut.inputs[name]
             parts = 1 if output.in_order else self._local.threads
-            register(session, name, self._brought(output), output.schema, parts)
+            register(session, name, self._running.read(output), output.schema, parts)
         return self._local.stream(self._local.planned(consumed(session, cut.dialect.encode(part.rel))))
 
     def _stages(self, runs: Estimated, why: str) -> dict[Absent, tuple[Output, list[int]]]:
@@ -180,17 +187,10 @@ class Query:
         """Run the query here, over what it needs of its tables."""
         self._running.close()
         sources: dict[Source, Source] = {
-            source: gathered.Gathered(source, columns, self._brought(output))
+            source: gathered.Gathered(source, columns, self._running.read(output))
             for source, (output, columns) in self._stages(self._running, why).items()
         }
         return self._local.stream(self._again(sources))
-
-    def _brought(self, output: Output) -> list[pa.RecordBatch]:
-        """Bring what a stage has made here: to memory when it is small, else to files without a name."""
-        tables = self._running.read(output)
-        if output.bytes > KEPT_BYTES_MAX:
-            return unnamed(output.schema, tables, folder=self._local.spill.path()).batches()
-        return [batch for table in tables for batch in table.to_batches()]
 
 
 def _without(source: Absent, needed: gathered.Needed, dialect: Dialect) -> Absent:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import pyarrow as pa
 from datafusion import SessionContext
 
+from eau2.distributed.fragment import CannotCut
 from eau2.distributed.hashing import Splitter
-from eau2.distributed.substrait import CannotCut, consumed, register
+from eau2.distributed.substrait import consumed, register
 from eau2.query.engine_errors import is_exhausted, typed
 
 if TYPE_CHECKING:

@@ -6,28 +6,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eau2.distributed.cut import MEMORY_SHARE, PARTITIONS_MAX
-from eau2.distributed.explanation import described
 from eau2.distributed.fragment import ChunksRead, Fragment, PiecesRead
 from eau2.distributed.parts import Output, Where
 from eau2.distributed.runner import ALONE_SHARE
-from eau2.distributed.substrait import kind_of, reads
+from eau2.distributed.substrait import inputs_of, kind_of, reads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
     from eau2.distributed.cut import Cut
     from eau2.distributed.fragment import Piece, Workers
     from eau2.distributed.parts import Scan, Stage
-
-GATHER_BYTES_MAX = 16 << 20
+    from eau2.distributed.substrait import Rel
 
 
 class Estimated:
     """Stages that do not run: each makes what was guessed of it."""
 
-    def __init__(self, workers: Workers, bytes_read: int, *, gather_bytes_max: int = GATHER_BYTES_MAX) -> None:
+    def __init__(self, workers: Workers, bytes_read: int, *, gather_bytes_max: int) -> None:
         self.workers = workers
         self.node_count = len(workers.nodes)
         self.memory_bytes = workers.memory_bytes
@@ -58,12 +56,13 @@ class Running(Estimated):
             self._free(cut.inputs[name])
         return self._noted(stage, cut, output)
 
-    def read(self, output: Output) -> Iterator[pa.Table]:
+    def read(self, output: Output) -> list[pa.RecordBatch]:
         """Bring what a stage has made to the caller, in order where it is ordered, and free it."""
         pieces = sorted(output.pieces, key=lambda piece: piece.order)
         output.moved_rows, output.moved_bytes = output.rows, output.bytes
-        yield from self.workers.read(pieces)
+        batches = [batch for table in self.workers.read(pieces) for batch in table.to_batches()]
         self._free(output)
+        return batches
 
     def close(self) -> None:
         """Free all that was made and not read."""
@@ -99,8 +98,7 @@ class Running(Estimated):
         return [node for node in self.workers.nodes if node in reading]
 
     def _node(self, scan: Scan, chunk: int) -> str:
-        places = scan.source.places
-        return places[chunk] if places else self.workers.nodes[0]
+        return self.workers.place(scan.source.origin, chunk)
 
     def _chunks(self, name: str, scan: Scan, node: str) -> ChunksRead:
         ids = scan.source.manifest.chunk_ids
@@ -140,3 +138,22 @@ def _is_whole(stage: Stage) -> bool:
         return False
     selected = body.get("projection", {}).get("select", {}).get("structItems")
     return selected is None or [int(item.get("field", 0)) for item in selected] == list(range(len(stage.schema)))
+
+
+def described(rel: Rel, scans: Mapping[str, Scan]) -> str:
+    """Return the operations of `rel`, those on top first, and the tables by the keys they have in the store."""
+    kind, body = kind_of(rel)
+    if kind == "read":
+        if "namedTable" not in body:
+            return "values"
+        name = body["namedTable"]["names"][-1]
+        if name not in scans:
+            return str(name)
+        scan = scans[name]
+        total = len(scan.source.manifest.chunk_rows)
+        return scan.source.key + ("" if len(scan.chunks) == total else f"[{len(scan.chunks)} of {total} chunks]")
+    if kind == "project" and "windowFunction" in str(body.get("expressions")):
+        kind = "window"
+    if kind == "join":
+        kind = body["type"].removeprefix("JOIN_TYPE_").lower() + " join"
+    return f"{kind}({', '.join(described(each, scans) for each in inputs_of(rel))})"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from datafusion import SessionConfig, SessionContext
 from datafusion.substrait import Consumer, Plan, Producer, Serde
 
+from eau2.distributed.fragment import CannotCut
 from eau2.query.sessions import cut, deal
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ _CALLS = ("scalarFunction", "windowFunction", "measure")
 _RELS = ("input", "left", "right")
 _URN = 4294967295  # that the engine gives to its own functions
 _ONE_SIDED = ("LEFT_SEMI", "LEFT_ANTI", "RIGHT_SEMI", "RIGHT_ANTI")
-
-
-class CannotCut(Exception):  # no error: the query is gathered then, and is right
-    """The plan, or a part of it, has no form in which it could be cut. The message says why."""
 
 
 class Dialect:

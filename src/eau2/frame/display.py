@@ -23,6 +23,7 @@ class Explanation:
 
     readings: tuple[Reading, ...]  # a table each
     plan: str  # of the engine
+    moves: str = ""  # what runs on which nodes, and what moves; "" where all runs in this process
 
     @property
     def chunks(self) -> int:
@@ -44,7 +45,7 @@ class Explanation:
                 lines.append(f"  {share.node}: {counted(share.chunks, 'chunk')}, {amount}")
             if len(each.nodes) > NODES_MAX:
                 lines.append(f"  and {counted(len(each.nodes) - NODES_MAX, 'node')} more")
-        return "\n".join([*lines, self.plan])
+        return "\n".join([*lines, *([self.moves] if self.moves else ()), self.plan])
 
 
 def counted(count: int, what: str) -> str:

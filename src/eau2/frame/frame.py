@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from datafusion import DataFrame
 
-    from eau2.query.engine import Engine
+    from eau2.query.answering import Answering
     from eau2.query.recipe import Recipe
 
 KEPT_BYTES_MAX = 16 << 20  # an answer up to this stays with its frame
@@ -45,7 +45,7 @@ class Frame(Operations):
     QueryOutOfMemory, DiskFull, StoreClosed. Thread-safe. Not iterable, no len(): see `batches` and `rows`.
     """
 
-    def __init__(self, engine: Engine, *, source: Source | None = None, recipe: Recipe | None = None) -> None:
+    def __init__(self, engine: Answering, *, source: Source | None = None, recipe: Recipe | None = None) -> None:
         self._engine = engine
         self._source = source
         self._made = recipe
@@ -54,12 +54,12 @@ class Frame(Operations):
         self._rows: int | None = None
 
     @classmethod
-    def stored(cls, source: Source, engine: Engine) -> Frame:
+    def stored(cls, source: Source, engine: Answering) -> Frame:
         """The frame held as `source`."""
         return cls(engine, source=source)
 
     @classmethod
-    def derived(cls, recipe: Recipe, engine: Engine) -> Frame:
+    def derived(cls, recipe: Recipe, engine: Answering) -> Frame:
         """The lazy answer of `recipe`."""
         return cls(engine, recipe=recipe)
 
@@ -224,9 +224,10 @@ class Frame(Operations):
 
     def explain(self) -> display.Explanation:
         """What reading it does: the chunks that are read, of how many, on which nodes, and the engine's plan. Runs
-        nothing."""
-        recipe = self._recipe()
-        return display.Explanation(tuple(self._engine.readings(recipe)), self._engine.plan_text(recipe))
+        nothing. Where nodes are processes of their own, also which parts of it run there and what moves: by guesses,
+        and once it was read, as it was."""
+        recipe, engine = self._recipe(), self._engine
+        return display.Explanation(tuple(engine.readings(recipe)), engine.plan_text(recipe), engine.moves(recipe))
 
     # -- columns -------------------------------------------------------------------------------------------------------
 
@@ -349,8 +350,7 @@ class Frame(Operations):
         if whole is not None:
             return whole.slice(0, min(count, whole.num_rows))  # beyond its end, a table without columns would grow
         found: list[pa.RecordBatch] = []
-        batches = self.batches() if self._engine.is_row_wise(self._recipe()) else self.limit(count).batches()
-        for batch in batches:
+        for batch in self._engine.first(self._recipe(), count):
             found.append(batch.slice(0, count))
             count -= found[-1].num_rows
             if count <= 0:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.ingest.report import LoadReport
-    from eau2.query.engine import Engine
+    from eau2.query.answering import Answering
     from eau2.query.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
@@ -32,7 +32,7 @@ StagedFrame = tuple[bytes, tuple["Staged", ...]]  # the encoded manifest, and th
 class FrameTables:
     """`eau2.store.store.Tables` for one store: holds its query engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Answering) -> None:
         self._engine = engine
         self._opened = OpenSources()
 

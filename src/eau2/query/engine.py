@@ -165,14 +165,22 @@ class Engine:
 
     def settle(self, recipe: Recipe) -> Source:
         """Run `recipe` and return its answer as a Source, in memory when it is small, else in files without a name."""
-        return _set_down(self.stream(recipe), self.schema(recipe), self.spill)
+        return set_down(self.stream(recipe), self.schema(recipe), self.spill)
 
-    def is_row_wise(self, recipe: Recipe) -> bool:
-        """Whether each row of the answer comes from one row of one table, so that their order is kept."""
-        return _is_row_wise(recipe.planned)
+    def first(self, recipe: Recipe, rows: int) -> Iterator[pa.RecordBatch]:
+        """Run `recipe` and yield batches that begin with its first `rows` rows. No chunk is read that is not needed, as
+        long as no more batches are asked for."""
+        if _is_row_wise(recipe.planned):  # then it is in order
+            return self.stream(recipe)
+        return self.stream(self.extend(lambda frame: frame.limit(rows), recipe))
 
     def plan_text(self, recipe: Recipe) -> str:
         return self._typed(lambda: str(recipe.planned.optimized_logical_plan().display_indent()))
+
+    def moves(self, recipe: Recipe) -> str:
+        """ "": nothing moves in one process."""
+        del recipe
+        return ""
 
     def readings(self, recipe: Recipe) -> list[Reading]:
         """How much `recipe` reads of each of its tables."""
@@ -256,7 +264,7 @@ class Engine:
 
     def _ran_to_its_end(self, frame: DataFrame) -> Source:
         batches = (batch.to_pyarrow() for batch in frame.execute_stream())
-        return _set_down(batches, frame.schema(), self.spill)
+        return set_down(batches, frame.schema(), self.spill)
 
     def _drained(self, stream: object) -> Iterator[pa.RecordBatch]:
         batches = iter(stream)  # type: ignore[call-overload]  # the engine's RecordBatchStream
@@ -267,7 +275,8 @@ class Engine:
             yield batch.to_pyarrow()
 
 
-def _set_down(batches: Iterator[pa.RecordBatch], schema: pa.Schema, spill: SpillFolder) -> Source:
+def set_down(batches: Iterator[pa.RecordBatch], schema: pa.Schema, spill: SpillFolder) -> Source:
+    """Return `batches` as a Source, in memory when they are few, else in files without a name."""
     tables = _gathered(batches, KEPT_BYTES_MAX)
     first = next(tables, None)
     if first is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from eau2.query.engine import Engine
+    from eau2.query.answering import Answering
     from eau2.query.placing import Executor
     from eau2.query.recipe import Recipe
     from eau2.store.jobs import Jobs
@@ -46,7 +46,7 @@ class Subject(Protocol):
     def _recipe(self) -> Recipe: ...
 
     @property
-    def _engine(self) -> Engine: ...
+    def _engine(self) -> Answering: ...
 
 
 def map_chunks(
@@ -120,7 +120,7 @@ def _row_tasks(source: Source) -> list[Rows]:
 
 
 def _run_rows(
-    engine: Engine, source: Source, task: Task, workers: Workers, timeout_seconds: float | None
+    engine: Answering, source: Source, task: Task, workers: Workers, timeout_seconds: float | None
 ) -> Iterator[Any]:
     names = source.schema.names
     if len(set(names)) < len(names):
@@ -135,7 +135,12 @@ def _run_rows(
 
 
 def _run(
-    engine: Engine, source: Source, parts: Sequence[Rows], task: Task, workers: Workers, timeout_seconds: float | None
+    engine: Answering,
+    source: Source,
+    parts: Sequence[Rows],
+    task: Task,
+    workers: Workers,
+    timeout_seconds: float | None,
 ) -> Iterator[Any]:
     """Return what `task` makes of each of `parts`, in order, a few ahead. A failure stops the others."""
     if workers not in ("threads", "processes"):
@@ -176,7 +181,7 @@ def _done(source: Source, part: Rows, task: Task) -> Any:
 
 
 def _in_threads(
-    engine: Engine, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
+    engine: Answering, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
 ) -> Iterator[Any]:
     threads = _Threads(lambda part: _done(placed.source, part, task), min(engine.threads, len(parts)))
     try:
@@ -220,7 +225,7 @@ class _Threads:
 
 
 def _in_processes(
-    engine: Engine, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
+    engine: Answering, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
 ) -> Iterator[Any]:
     shipped = task.pack()  # once; what cannot be sent is found here, before anything runs
     with engine.workers.lease() as pool, ChunkFiles(placed.source, engine.spill) as files:
@@ -231,7 +236,7 @@ def _in_processes(
 
 
 def _on_nodes(
-    engine: Engine, jobs: Jobs, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
+    engine: Answering, jobs: Jobs, placed: Placed, parts: Sequence[Rows], task: Task, deadline: float | None
 ) -> Iterator[Any]:
     """On nodes that are processes of their own: their worker processes run it, whatever `workers` is."""
     shipped = task.pack()

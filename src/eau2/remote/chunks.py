@@ -89,6 +89,10 @@ class ChunkCache:
                 self._bringing.pop(chunk_id, None)
         return found.buffer()
 
+    def has(self, chunk_id: str) -> bool:
+        with self._lock:
+            return chunk_id in self._chunks
+
     def _kept(self, chunk_id: str, data: pa.Buffer) -> Mapping:
         if identify(data) != chunk_id:
             raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
@@ -131,6 +135,10 @@ class FarChunk:
     def buffer(self) -> pa.Buffer:
         return self._cache.get(self.id, self._bring)
 
+    def is_here(self) -> bool:
+        """Whether it was brought, and is still kept."""
+        return self._cache.has(self.id)
+
 
 class FarBuffers(Sequence[Any]):
     """The chunks of a frame, some of which are brought when they are touched: a sequence of buffers."""
@@ -140,6 +148,11 @@ class FarBuffers(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self.pieces)
+
+    def is_here(self, index: int) -> bool:
+        """Whether nothing has to be brought for that chunk."""
+        piece = self.pieces[index]
+        return not isinstance(piece, FarChunk) or piece.is_here()
 
     @overload
     def __getitem__(self, index: int) -> pa.Buffer: ...

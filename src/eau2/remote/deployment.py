@@ -24,9 +24,11 @@ class Deployment:
     data_directory: str = ""  # on each machine; "": where `eau2 up` has it
     replicas: int = 2
     flush: Flush = "process"
+    memory_bytes: int = 0  # that queries may hold on each node; 0: half of its machine
 
     def options(self) -> dict[str, object]:
-        """Return what is given when it is deployed, besides its name."""
+        """Return what is given when it is deployed, besides its name, and stays as it is: memory may be other the next
+        time."""
         return {"data_directory": self.data_directory, "replicas": self.replicas, "flush": self.flush}
 
     def who_is_there(self, label: str) -> Placed:

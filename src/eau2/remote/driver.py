@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from eau2.cluster.view import View
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.transport import Transport
-    from eau2.store.nodes import Node, NodeCheck, NodeStatistics, Staged
+    from eau2.store.nodes import NodeCheck, NodeStatistics, Staged
     from eau2.values.manifest import Manifest
 
 _WAIT_SECONDS_MAX = 0.5  # for a write: then the homes may be others
@@ -75,7 +75,7 @@ class RemoteNodes:
             raise StoreUnusable(f"the cluster has no node {name!r}", hint=f"it has {', '.join(self._whole.nodes)}")
         return self._whole.nodes[name]
 
-    def whole(self) -> Node:
+    def whole(self) -> RemoteCluster:
         return self._whole
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class RemoteCluster(Whole):
         self._runtime = runtime
         self._cache = ChunkCache(cache_bytes)
         self._watch = Watch(client, transport)
-        self._transport = transport
+        self.transport = transport
         self.jobs = FarJobs(transport)
         self._lock = threading.Lock()  # guards what is below
         self._by_name: dict[str, RemotePlace] = {}
@@ -172,7 +172,7 @@ class RemoteCluster(Whole):
         if any(name not in self._by_name for name, _ in members):
             with self._lock:
                 new = [name for name, _ in members if name not in self._by_name]
-                made = {name: RemotePlace(name, self._transport, self._client.name, self._watch) for name in new}
+                made = {name: RemotePlace(name, self.transport, self._client.name, self._watch) for name in new}
                 self._by_name = {**self._by_name, **made}  # replaced, never changed: others go through it meanwhile
         return self._by_name
 
@@ -186,7 +186,7 @@ class RemoteCluster(Whole):
     def _peer(self, name: str) -> Peer:
         return self._runtime.peer(name)
 
-    def _each(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    def each(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
         several = list(calls)
         if len(several) < 2:
             return [call() for call in several]

@@ -14,17 +14,16 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, cast
 
-from eau2.frame.tables import FrameTables
 from eau2.programs.far import End, FarMeeting, Finished, Printed, Replied
 from eau2.programs.instance import Guard, run_instance
 from eau2.programs.printing import Lines
 from eau2.programs.tracing import last_line
 from eau2.query.crossing import pack, pack_error, unpack
-from eau2.query.engine import Engine
 from eau2.query.modules import install
 from eau2.remote.driver import RemoteNodes
 from eau2.remote.hosting import Answered, Called
 from eau2.remote.transport import Arriving
+from eau2.remote.workers import tables_of
 from eau2.store.store import Store
 
 if TYPE_CHECKING:
@@ -100,7 +99,8 @@ def listen(channel: Channel, meeting: FarMeeting, guard: Guard) -> None:
 def finish(order: ProgramOrder, channel: Channel, guard: Guard) -> Finished:
     """Run the program, over a store of its own; return what it came to."""
     try:
-        with Store(RemoteNodes(channel), FrameTables(Engine()), name="of this cluster") as store:
+        nodes = RemoteNodes(channel)
+        with Store(nodes, tables_of(nodes), name="of this cluster") as store:
             return run_over(store, order, guard)
     except BaseException as error:  # the cluster's, which is raised at the caller too
         return Finished(b"", pack_error(error))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from eau2.remote.queries import Terms
     from eau2.remote.transport import Pending, Transport
     from eau2.remote.watch import Watch
     from eau2.store.nodes import NodeCheck, NodeStatistics, Record, Staged
@@ -59,6 +60,7 @@ class RemotePlace:
         self._lock = threading.Lock()  # guards what is below
         self._near: NearFiles | None = None
         self._asked = False  # where it is
+        self._terms: Terms | None = None
         self._counts, self._counted = ReadCounts(), 0
 
     def __repr__(self) -> str:
@@ -135,6 +137,14 @@ class RemotePlace:
     def chunk_sizes(self) -> dict[str, int]:
         found: dict[str, int] = self._ask("node", "chunk_sizes")
         return found
+
+    # -- queries ------------------------------------------------------------------------------------------------------
+
+    def terms(self) -> Terms:
+        """Return what the node has for queries; it is asked once."""
+        if self._terms is None:
+            self._terms = self._ask("terms")
+        return self._terms
 
     # -- staging ------------------------------------------------------------------------------------------------------
 

@@ -214,7 +214,13 @@ class NodeProcess(Process):
         transport = RayTransport(deployment.name)
         while self._server is None:
             try:
-                self._server = NodeServer(placed.directory, transport, name=placed.name, flush=deployment.flush)
+                self._server = NodeServer(
+                    placed.directory,
+                    transport,
+                    name=placed.name,
+                    flush=deployment.flush,
+                    memory_bytes=deployment.memory_bytes or None,
+                )
             except Eau2Error as error:
                 self._refused = str(error)
                 time.sleep(_PLACE_SECONDS)

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.coordinator import LEASE_SECONDS
 from eau2.cluster.peer import Unreachable
 from eau2.errors import Corrupt
-from eau2.machine import cores
+from eau2.machine import cores, memory_of_machine
+from eau2.query.spill import SpillFolder
 from eau2.remote.crew import Crew
 from eau2.remote.hosting import Hosted
 from eau2.remote.identity import OwnedDirectory
 from eau2.remote.lending import Lending
 from eau2.remote.membership import GRACE_SECONDS, Membership, NodeStatus
+from eau2.remote.queries import Queries, Terms
 from eau2.remote.work import JOB_CALLS, Work
 from eau2.store.chunks import boot_id
 from eau2.store.node import DirectoryNode
@@ -61,6 +63,9 @@ class NodeServer:
 
     It takes part as soon as the coordinator, which it reaches by `transport`, knows of it; a directory that took part
     before has what it had. `ask` answers others. Raises what `OwnedDirectory` and `DirectoryNode` do.
+
+    memory_bytes: what all queries on this node together may hold before they spill, to its directory; half of the
+    machine, or of the container, by default.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class NodeServer:
         flush: Flush = "process",
         lease_seconds: float = LEASE_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
+        memory_bytes: int | None = None,
     ) -> None:
         self.name = name
         self._stopped = False
@@ -88,9 +94,18 @@ class NodeServer:
         except BaseException:
             self._owned.close()
             raise
+        self._terms = Terms(memory_bytes or memory_of_machine() // 2, cores())
+        self._spill = SpillFolder(os.fspath(self._owned.path))
+        self._spill.path()  # what a process that was killed has left goes now
         self._lending = Lending()
-        self._crew = Crew(self._node, cores())
-        self._jobs = Work(name, {"map": self._crew.map, "program": partial(Hosted, transport)})
+        self._crew = Crew(self._node, self._terms.threads)
+        self._queries = Queries(self._node, transport, self._spill, self._terms)
+        kinds: dict[str, Any] = {
+            "map": self._crew.map,
+            "program": partial(Hosted, transport),
+            "query": self._queries.begin,
+        }
+        self._jobs = Work(name, kinds)
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="eau2-node")
 
     def __repr__(self) -> str:
@@ -136,9 +151,11 @@ class NodeServer:
         self._stopped = True
         self._jobs.close()
         self._crew.close()
+        self._queries.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._membership.stop(_STOP_SECONDS)
         self._node.close()
+        self._spill.remove()
         self._owned.close()
 
     # -- chunks -------------------------------------------------------------------------------------------------------
@@ -207,6 +224,15 @@ class NodeServer:
         self._membership.present().same_epoch(epoch)
         data: bytes = self._node.map([chunk_id])[0].to_pybytes()
         return data
+
+    # -- queries ------------------------------------------------------------------------------------------------------
+
+    def _do_terms(self) -> Terms:
+        return self._terms
+
+    def _do_piece(self, query: str, number: int, start: int, size: int) -> bytes:
+        """Return a part of what was made for a query. FileNotFoundError."""
+        return self._queries.piece(query, number, start, size)
 
     # -- the node itself ----------------------------------------------------------------------------------------------
 

@@ -128,8 +128,10 @@ class NodeStatistics:
     chunks_read: int = 0  # by such tasks and by queries, which skip those that hold no row of the answer
     rows_read: int = 0  # of those chunks
     bytes_read: int = 0  # of those chunks, whole as they are stored, whatever columns were asked for
-    rows_moved: int = 0  # of the chunks in `bytes_moved`
-    bytes_moved: int = 0  # of chunks that the node read, and that came from another node
+    rows_moved: int = 0  # of what is in `bytes_moved`
+    bytes_moved: int = (
+        0  # of chunks and of what queries made, read here and come from another node, or gone to a caller
+    )
     chunks_mended: int = 0  # chunk files found damaged or missing, and replaced by another node's copy
     copies_missing: int = 0  # copies of keys and chunks that the last look of the repair found short
     copied: int = 0  # copies of keys and chunks that repair has made

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import xxhash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHUNK_BYTES_MAX = 64 << 20  # of Arrow buffers: large enough to scan at full speed, small enough to move and retry
 
@@ -59,8 +63,17 @@ def encode(table: pa.Table) -> Chunk:
 
     Batches are written as they are: a table of one batch is read back as one, which is fastest.
     """
+    return _encoded(table, pa.ipc.new_file)
+
+
+def encode_stream(table: pa.Table) -> Chunk:
+    """Return `table` as an IPC stream: its batches may have dictionaries that differ, which a file cannot have."""
+    return _encoded(table, pa.ipc.new_stream)
+
+
+def _encoded(table: pa.Table, new: Callable[[pa.PythonFile, pa.Schema], Any]) -> Chunk:
     sink = _Pieces()
-    with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_file(file, table.schema) as writer:
+    with pa.PythonFile(sink, mode="w") as file, new(file, table.schema) as writer:
         writer.write_table(table)
     return Chunk(sink.hash.hexdigest(), table.num_rows, sink.size, tuple(sink.pieces))
 
@@ -83,3 +96,8 @@ def identify(data: pa.Buffer) -> str:
 def decode(data: pa.Buffer) -> pa.Table:
     """Return the rows of a chunk as views into `data`: nothing is copied, and pages come in when touched."""
     return pa.ipc.open_file(pa.BufferReader(data)).read_all()
+
+
+def decode_stream(data: pa.Buffer) -> pa.Table:
+    """Return the rows of a stream, likewise."""
+    return pa.ipc.open_stream(pa.BufferReader(data)).read_all()

@@ -1,0 +1,19 @@
+"""What nodes keep for queries, as it lies in their folders."""
+
+import re
+from pathlib import Path
+
+from eau2.ingest.writer import FrameWriter
+
+_QUERY = re.compile(r"[0-9a-f]{32}")
+
+
+def kept_in(folder):
+    """The files and folders that queries have on nodes whose directories are somewhere in `folder`."""
+    there = Path(folder).glob("**/eau2-spill-*/**/*")
+    return sorted(str(path) for path in there if any(_QUERY.fullmatch(part) for part in path.parts))
+
+
+def rows_per_chunk(monkeypatch, count, row_bytes=24):
+    """Have frames cut into chunks of about so many rows."""
+    monkeypatch.setitem(FrameWriter.__init__.__kwdefaults__, "chunk_bytes", count * row_bytes)
