@@ -19,7 +19,8 @@ from typing import NamedTuple
 from eau2.store.nodes import Expect
 
 STATES_MAX = 100_000  # that a search looks at before it gives up, which is a failure too
-UNKNOWN = -1  # outcome of a write of which nobody said what became of it
+UNKNOWN = -1  # outcome of a write of which nobody said what became of it; a version that was not told
+DONE = -2  # outcome of a write that was done, and of which no version was told
 
 
 class Refused(Enum):
@@ -34,7 +35,7 @@ class Conflict(NamedTuple):
 
 
 class Saw(NamedTuple):
-    """A read of one key. `value` None: nothing was there."""
+    """A read of one key. `value` None: nothing was there. The version may be UNKNOWN."""
 
     key: str
     value: object = None
@@ -42,7 +43,8 @@ class Saw(NamedTuple):
 
 
 class Wrote(NamedTuple):
-    """A write of one key. `value` None: a deletion. `outcome`: the version, 0 (deleted nothing), a refusal, UNKNOWN."""
+    """A write of one key. `value` None: a deletion. `outcome`: the version, 0 (deleted nothing), a refusal, DONE,
+    UNKNOWN."""
 
     key: str
     value: object
@@ -94,7 +96,7 @@ def after(state: State, part: Saw | Wrote) -> tuple[State, ...]:
     if isinstance(part, Saw):
         if part.value is None or state.value != part.value:
             return (state,) if part.value is None and state.value is None else ()
-        return state.at(part.version)
+        return (state,) if part.version == UNKNOWN else state.at(part.version)
     outcome = part.outcome
     if outcome is Refused.EXISTS:
         return (state,) if state.value is not None else ()
@@ -105,9 +107,11 @@ def after(state: State, part: Saw | Wrote) -> tuple[State, ...]:
     if outcome == UNKNOWN:
         return _after_unknown(state, part)
     met = state.expected(part.expect)
-    if not met or outcome <= met[0].floor or (part.value is None and state.value is None):
+    if not met or (part.value is None and state.value is None):
         return ()
-    return (State(part.value, outcome, outcome),)
+    if outcome == DONE:
+        return (State(part.value, UNKNOWN, met[0].floor),)
+    return (State(part.value, outcome, outcome),) if outcome > met[0].floor else ()
 
 
 def _after_unknown(state: State, part: Wrote) -> tuple[State, ...]:
@@ -153,14 +157,15 @@ def _with_what_was_seen(operations: list[Operation]) -> list[Operation]:
         for part in operation.parts:
             if isinstance(part, Saw) and part.value is not None:
                 about = part.key, part.value
-                seen[about] = min(seen.get(about, (math.inf, 0)), (operation.end, part.version))
+                sight, version = seen.get(about, (math.inf, UNKNOWN))
+                seen[about] = min(sight, operation.end), max(version, part.version)
     found = []
     for operation in operations:
         end, parts = operation.end, []
         for part in operation.parts:
             if isinstance(part, Wrote) and part.outcome == UNKNOWN and (part.key, part.value) in seen:
                 sight, version = seen[part.key, part.value]
-                end, part = min(end, sight), part._replace(outcome=version)
+                end, part = min(end, sight), part._replace(outcome=DONE if version == UNKNOWN else version)
             parts.append(part)
         found.append(replace(operation, end=end, parts=tuple(parts)))
     return found

@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.cluster.history import UNKNOWN, Conflict, Operation, Refused, Saw, Wrote, explain
+from tests.cluster.history import DONE, UNKNOWN, Conflict, Operation, Refused, Saw, Wrote, explain
 
 from eau2.store.nodes import Expect
 
@@ -50,6 +50,13 @@ WRONG = {
     "a write is told twice, with two versions": [put(0, 1, "a", 1), get(2, 3, "a", 1), get(4, 5, "a", 2)],
     "a write of unknown outcome takes effect twice": [
         put(0, 1, "a", 1), lost(2, "b"), get(3, 4, "b", 2), put(5, 6, "c", 3), get(7, 8, "b", 2),
+    ],
+    "a write is lost to a deletion that came before, of which no version is told": [
+        put(0, 1, "a", 1), delete(2, 3, DONE), put(4, 5, "b", 3), get(6, 7),
+    ],
+    "a deletion of nothing says that it was of something": [delete(0, 1, DONE)],
+    "a read that is told no version sees what was replaced": [
+        put(0, 1, "a", 1), put(2, 3, "b", 2), get(4, 5, "a", UNKNOWN),
     ],
     "a version goes back": [put(0, 1, "a", 2), put(2, 3, "b", 1)],
     "a version goes back after a deletion": [put(0, 1, "a", 5), delete(2, 3, 6), put(4, 5, "b", 1)],
@@ -118,6 +125,10 @@ RIGHT = {
     "a write of unknown outcome is never seen": [put(0, 1, "a", 1), lost(2, "b"), get(3, 4, "a", 1)],
     "a write of unknown outcome is seen late": [
         put(0, 1, "a", 1), lost(2, "b"), get(3, 4, "a", 1), put(5, 6, "c", 2), get(7, 8, "b", 3), get(9, 10, "b", 3),
+    ],
+    "versions are not told": [
+        put(0, 1, "a", DONE), get(2, 3, "a", UNKNOWN), lost(4, "b"), get(5, 6, "b", UNKNOWN), get(7, 8, "b", 3),
+        delete(9, 10, DONE), get(11, 12), put(13, 14, "c", 5), get(15, 16, "c", UNKNOWN),
     ],
     "a creation is refused by a write of unknown outcome": [lost(0, "a"), create(1, 2, "b", Refused.EXISTS)],
     "an update says the version that a write of unknown outcome made": [

@@ -160,6 +160,25 @@ def test_without_copies_an_error_names_the_key_and_the_node_in_bounded_time(proc
         assert store.get_many(some) == some
 
 
+def test_who_deletes_or_reads_one_key_hears_nothing_of_another_that_cannot_be_had(processes, tmp_path):
+    with (
+        ProcessCluster(processes, tmp_path, NAMES, replicas=1) as cluster,
+        cluster.opener(answer_seconds=ANSWER_SECONDS)() as store,
+    ):
+        frames = [f"frame/{number}" for number in range(20)]
+        lost = home(store, frames[0])
+        here = [key for key in frames if home(store, key) != lost]
+        for key in [frames[0], *here[:2]]:
+            store.put(key, {"n": np.arange(10)}, node=home(store, key))
+            assert store.frame(key).rows == 10  # it stays open
+        cluster.kill(lost)
+        with pytest.raises(NodeUnavailable, match=f"{frames[0]}.*{lost}"):
+            store.get(frames[0])
+        assert store.delete(here[0])
+        assert store.frame(here[1]).to_arrow().num_rows == 10
+        assert store.put(here[0], {"n": np.arange(10)}, node=home(store, here[0]))
+
+
 def test_the_coordinator_may_die_and_start_again(cluster, store):
     with Writer(cluster.opener(), "a") as writer:
         for _ in range(2):

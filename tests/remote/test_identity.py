@@ -1,6 +1,10 @@
 """A data directory says whose it is, and one process owns it at a time."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.remote.clusters import Cluster, Served
@@ -31,6 +35,27 @@ def test_a_second_owner_is_refused_until_the_first_ends(tmp_path):
         OwnedDirectory(tmp_path, "node-0", patience_seconds=0.1)
     first.close()
     OwnedDirectory(tmp_path, "node-0", patience_seconds=0.1).close()
+
+
+def test_what_a_killed_owner_left_in_shared_memory_goes_with_the_next(tmp_path):
+    code = """if True:
+        import os, pathlib, signal, sys
+        from eau2.remote.identity import OwnedDirectory
+        owned = OwnedDirectory(sys.argv[1], "node-0")
+        pathlib.Path(f"/dev/shm/sem.loky-{os.getpid()}-left").touch()
+        print(os.getpid(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)"""
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, check=False)
+    left = Path(f"/dev/shm/sem.loky-{int(killed.stdout)}-left")
+    own = Path(f"/dev/shm/sem.loky-{os.getpid()}-left")
+    own.touch()
+    try:
+        assert left.exists()
+        OwnedDirectory(tmp_path, "node-0").close()
+        OwnedDirectory(tmp_path, "node-0").close()  # whoever had it last lives
+        assert (left.exists(), own.exists()) == (False, True)
+    finally:
+        own.unlink()
 
 
 def test_a_directory_of_something_else_is_refused_and_left_as_it_was(tmp_path):

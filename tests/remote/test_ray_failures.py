@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from tests.on_ray.processes import coordinator_process, node_process
 from tests.until import until
 
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
@@ -21,20 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.long]
 
 KEYS = 20
 LONGEST_SECONDS_MAX = 60.0  # against hangs: a write is given up after 10
-
-
-def title(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    return ""
-
-
-def children(pid):
-    found = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
-    return found
 
 
 class Writing:
@@ -102,15 +87,6 @@ def store(opener):
 @pytest.fixture
 def machines(ray_cluster):
     return ray_cluster.machines
-
-
-def node_process(machines, machine):
-    """The process that has the node of `machine`."""
-    return next((pid for pid in children(machines.raylet(machine)) if title(pid).startswith("ray::NodeProcess")), None)
-
-
-def coordinator_process(machines):
-    return next((pid for pid in machines.processes() if title(pid).startswith("ray::CoordinatorProcess")), None)
 
 
 def test_a_node_process_is_killed_during_puts(store, machines):

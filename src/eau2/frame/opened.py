@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from eau2.errors import Eau2Error
 from eau2.query.source import Source
 from eau2.values.manifest import Manifest
 
@@ -41,13 +42,20 @@ class OpenSources:
         return source
 
     def drop_stale(self, node: Node) -> None:
-        """Let go of frames that have been replaced or deleted, by any process. 0.3 us when nobody has written."""
+        """Let go of frames that have been replaced or deleted, by any process. 0.3 us when nobody has written.
+
+        Also of those of which nobody says whether they have been: what is wrong with them is for who asks for them, and
+        not for who has just deleted something else.
+        """
         generation = node.generation()
         with self._lock:
             if generation == self._generation or not self._sources:
                 return
             held = dict(self._sources)
-        entries = node.get_many(list(held))
+        try:
+            entries = node.get_many(list(held))
+        except Eau2Error:
+            entries = {}
         with self._lock:
             for key, source in held.items():
                 now = entries.get(key)

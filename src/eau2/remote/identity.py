@@ -1,7 +1,7 @@
 """Whose a data directory is: the name of its node, and the store that it is a part of, written in it.
 
 <directory>/eau2-node.json    {"format": 1, "name": ..., "store": ...}
-<directory>/owner.lock        held (flock) by the one process that has the node
+<directory>/owner.lock        held (flock) by the one process that has the node, whose id is written in it
 
 So a machine that returns gets its chunks back, whatever it is called by then, and a process that was given up for dead
 and is not keeps the next one out.
@@ -23,6 +23,7 @@ FORMAT = 1
 _FILE = "eau2-node.json"
 _LOCK = "owner.lock"
 _LOOK_SECONDS = 0.05
+_SHARED = Path("/dev/shm")
 _OURS = {_FILE, f"{_FILE}.new", _LOCK, "lost+found"}
 
 
@@ -89,6 +90,7 @@ class OwnedDirectory:
             raise failed_call(error, self.path) from error
         try:
             self._take(patience_seconds)
+            self._sweep()
             known = read_identity(self.path)
             if known is not None and known.name != name:
                 raise StoreUnusable(
@@ -110,6 +112,18 @@ class OwnedDirectory:
             if time.monotonic() >= deadline:
                 raise StoreBusy(f"{self.path} is in use by another process", hint="end that one first")
             time.sleep(_LOOK_SECONDS)
+
+    def _sweep(self) -> None:
+        """Remove what the process that had it last has left in shared memory, if it was killed: the semaphores of its
+        worker processes. Their own process that would remove them is killed by Ray as well, unless it is quick."""
+        last = os.pread(self._lock, 20, 0)
+        if last.isdigit() and not Path(f"/proc/{int(last)}").exists():
+            for left in _SHARED.glob(f"sem.loky-{int(last)}-*"):
+                with contextlib.suppress(OSError):  # another's
+                    left.unlink()
+        with contextlib.suppress(OSError):  # the disk is full: that is for who writes
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, b"%d" % os.getpid(), 0)
 
     def belong_to(self, store: str) -> None:
         """Be part of `store` from now on. StoreUnusable when it is of another, which is named."""
