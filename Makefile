@@ -34,12 +34,18 @@ check: .venv/dev ## format, lint, strict types, floors, fast tests
 	@$(BIN)/lint-imports
 	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses auto -m "not slow and not alone" -q
 
-bench: .venv/dev ## run the benchmarks and write benchmarks/results
+.venv/peers: .venv/dev locks/peers.txt
+	@test -x $@/bin/python || $(PYTHON) -m venv $@
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/peers.txt
+	@touch $@
+
+bench: .venv/dev .venv/peers ## run the benchmarks and write benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 lock: .venv/dev ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --output-file locks/core.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra cluster --output-file locks/cluster.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade --group peers --output-file locks/peers.txt
 	@echo "hatchling\neditables" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade - --output-file locks/build.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev --all-extras --output-file locks/dev.txt
 

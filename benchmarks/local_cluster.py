@@ -1,0 +1,41 @@
+"""Clusters on this machine for as long as something is measured, and stores on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import eau2
+from benchmarks.measure import scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND_SECONDS_MAX = 120
+
+
+@contextlib.contextmanager
+def cluster(nodes: int, *, replicas: int = 2) -> Iterator[eau2.Store]:
+    """A store on a cluster of `nodes` that nobody else uses; all of it is gone afterwards."""
+    with tempfile.TemporaryDirectory(dir=scratch(), prefix="cluster") as folder:
+        name, before = f"bench-{os.getpid()}", os.environ.get("EAU2_HOME")
+        os.environ["EAU2_HOME"] = folder
+        try:
+            _command("up", "--name", name, "--nodes", nodes, "--replicas", min(nodes, replicas))
+            with eau2.open(f"ray:{name}") as store:
+                yield store
+        finally:
+            _command("down", "--name", name)
+            if before is None:
+                del os.environ["EAU2_HOME"]
+            else:
+                os.environ["EAU2_HOME"] = before
+
+
+def _command(*words: object) -> None:
+    command = [os.path.join(os.path.dirname(sys.executable), "eau2"), *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=COMMAND_SECONDS_MAX)
