@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from eau2.query.sessions import Sessions
     from eau2.query.waiting import Calls
 
-PIECE_BYTES = 64 << 20  # about, of what is kept, hashed and sent at a time
-
+# About, of what is kept, hashed and sent at a time: of a node's memory at most this part, as it is held besides.
+PIECE_BYTES_MAX = 64 << 20
+PIECE_SHARE = 16
 
 # Fragments that read more than this part of a node's memory run in one thread each, several at once. The engine would
 # have its threads exchange rows, and when the memory is used up there, may wait for ever (datafusion 55, issue 24883).
@@ -62,6 +63,7 @@ class Runner:
     def __init__(self, sessions: Sessions, *, memory_bytes: int, threads: int, shelf: Shelf) -> None:
         self._sessions = sessions
         self._parallel_bytes_max = memory_bytes // ALONE_SHARE
+        self._piece_bytes = min(PIECE_BYTES_MAX, memory_bytes // PIECE_SHARE)
         self._threads = threads
         self._shelf = shelf
         self._lock = threading.Lock()  # guards the count
@@ -100,7 +102,8 @@ class Runner:
             parts, merging = ways.pop(0)
             try:
                 for tables in self._tables(fragment, chunks, parts):
-                    for table in _gathered(self._answer(fragment, tables, calls, merging=merging)):
+                    answer = self._answer(fragment, tables, calls, merging=merging)
+                    for table in _gathered(answer, self._piece_bytes):
                         for partition, part in [(0, table)] if splitter is None else splitter.split(table):
                             made.append(self._shelf.keep(part, partition, order))
             except BaseException as error:
@@ -187,8 +190,8 @@ def _units(fragment: Fragment) -> list[tuple[int, Sequence[ChunksRead]]]:
     return units
 
 
-def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield `batches` as tables of about PIECE_BYTES, with columns c0, c1, ..."""
+def _gathered(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Yield `batches` as tables of about `size` bytes, with columns c0, c1, ..."""
     pending: list[pa.RecordBatch] = []
     held = 0
     for batch in batches:
@@ -196,7 +199,7 @@ def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             continue
         pending.append(batch)
         held += batch.nbytes
-        if held >= PIECE_BYTES:
+        if held >= size:
             yield _numbered(pending)
             pending, held = [], 0
     if pending:
