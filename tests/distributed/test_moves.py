@@ -280,3 +280,18 @@ def test_frames_operations_are_cut_as_sql_is(cluster):
     counted = cluster.distributed.extend(lambda frame: frame.filter("k < 5").select("id", "k").limit(7), recipe)
     assert cluster.distributed.collect(counted).num_rows == 7
     assert cluster.distributed.explain(counted, run=True).moved_rows < 100
+
+
+def test_the_first_rows_are_the_first_also_of_a_chunk_that_several_threads_read(make_cluster):
+    cluster = make_cluster(2)
+    cluster.hold("t", pa.table({"id": np.arange(300_000)}), rows_per_chunk=150_000)
+    for _ in range(5):
+        assert cluster.sql("select id from t where id > 5 limit 3")["id"].to_pylist() == [6, 7, 8]
+        first = next(cluster.distributed.first(cluster.recipe("select id from t where id % 2 = 1"), 3))
+        assert first["id"].to_pylist() == [1, 3, 5]
+
+
+def test_rows_without_columns_are_counted(cluster):
+    cluster.hold("bare", pa.table({"n": [1, 2, 3]}).select([]), rows_per_chunk=3)
+    assert cluster.sql("select count(*) as n from bare").to_pylist() == [{"n": 3}]
+    assert cluster.sql("select count(*) as n from bare, small").to_pylist() == [{"n": 30}]

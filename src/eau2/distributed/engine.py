@@ -186,7 +186,9 @@ class DistributedEngine:
         return {source: chosen.get(source, range(len(source.manifest.chunk_rows))) for _, source in recipe.reads}
 
     def _is_worth_sending(self, chunks: Mapping[Source, Sequence[int]]) -> bool:
-        """Whether a query that reads `chunks` is worth being sent to the nodes."""
+        """Whether a query that reads `chunks` is worth being sent to the nodes. Rows without columns cannot be."""
+        if not all(len(source.schema) for source in chunks):
+            return False
         size = sum(source.manifest.chunk_sizes[chunk] for source, some in chunks.items() for chunk in some)
         if size > self._here_bytes_max:
             return True

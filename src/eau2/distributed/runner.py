@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from datafusion import DataFrame
+    from datafusion.plan import LogicalPlan
 
     from eau2.distributed.fragment import ChunksRead, Fragment, Piece, PiecesRead
     from eau2.query.sessions import Sessions
@@ -154,15 +155,16 @@ class Runner:
     def _frame(self, fragment: Fragment, tables: Mapping[str, Rows], *, merging: bool) -> DataFrame:
         every = [batch for batches, _ in tables.values() for batch in batches]
         alone = not fragment.in_order and sum(batch.nbytes for batch in every) > self._parallel_bytes_max
-        scratch = SessionContext()
-        for name, (batches, schema) in tables.items():
-            register(scratch, name, batches, schema, 1 if alone else self._threads)
+        plan = _plan(fragment, tables, 1 if alone else self._threads)
+        if fragment.in_order and "Limit:" in plan.display_indent():
+            alone = True  # of several partitions the engine would take the first rows of any
+            plan = _plan(fragment, tables, 1)
         if merging:
             session = self._sessions.merging()  # by several threads, or the engine would not sort
         else:
             widest = max((batch.nbytes // max(1, batch.num_rows) for batch in every), default=0)
             session = self._sessions.running(widest, in_order=fragment.in_order, alone=alone)
-        return session.create_dataframe_from_logical_plan(consumed(scratch, fragment.plan))
+        return session.create_dataframe_from_logical_plan(plan)
 
     def _batches(self, read: ChunksRead) -> list[pa.RecordBatch]:
         schema = _schema(read)
@@ -172,6 +174,14 @@ class Runner:
                 arrays = [batch.column(column) for column in read.columns]
                 found.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
         return found
+
+
+def _plan(fragment: Fragment, tables: Mapping[str, Rows], parts: int) -> LogicalPlan:
+    """Return the plan of `fragment` over `tables`, each in as many parts."""
+    session = SessionContext()
+    for name, (batches, schema) in tables.items():
+        register(session, name, batches, schema, parts)
+    return consumed(session, fragment.plan)
 
 
 def _schema(read: ChunksRead | PiecesRead) -> pa.Schema:
