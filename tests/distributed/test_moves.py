@@ -94,7 +94,8 @@ def test_a_total_moves_one_row_a_node(cluster):
 
 def test_as_many_rows_move_as_the_top_needs(cluster):
     assert moves(explained(cluster, "select id, v from big order by v desc limit 5 offset 2")) == [("gather", 4 * 7)]
-    assert moves(explained(cluster, "select id from big limit 3")) == [("gather", 10 * 3)]
+    assert cluster.sql("select id from big limit 3")["id"].to_pylist() == [0, 1, 2]  # the engine alone may give others
+    assert moves(cluster.explain("select id from big limit 3")) == [("gather", 10 * 3)]
 
 
 @pytest.mark.slow
