@@ -131,16 +131,51 @@ def full_node(place: Path) -> None:
         assert store.check().faults == ()
 
 
-def room(place: Path) -> None:
-    """On a full disk space can be made: by deleting frames, as soon as a little is free for the log."""
-    mount("-t", "tmpfs", "-o", "size=40m", "tmpfs", place)
-    store = eau2.open(place / "store")
-    store.put("frame", big(16))
-    fill(place / "filler")
-    os.truncate(place / "filler", (place / "filler").stat().st_size - (64 << 10))
-    assert store.delete("frame")
-    store.put("other", big(12))
+def room(place: Path, nodes: int = 1) -> None:
+    """On a disk without a free byte everything is read, checked and deleted, and deleting makes room to write."""
+    mount("-t", "tmpfs", "-o", "size=60m", "tmpfs", place)
+    some = {f"k/{number}": os.urandom(2000) for number in range(200)}
+    frames = [f"f/{number}" for number in range(3)]
+    filler = place / "filler"
+
+    def crowded(store, left) -> None:
+        fill(filler)
+        refused(DiskFull, lambda: store.put("new", bytes(1 << 20)))
+        refused(DiskFull, lambda: store.put_many(dict.fromkeys(some, bytes(10_000))))
+        assert store.get_many(left) == {key: some[key] for key in left}
+        assert store.check().faults == ()
+
+    store = eau2.open(place / "store", nodes=nodes)
+    store.put_many(some)
+    for number, frame in enumerate(frames):
+        store.put(frame, big(number + 4))
+    left = list(some)
+    crowded(store, left)
+    assert store.delete_many(left[:20]) == 20
+    for key in left[20:40]:
+        assert store.delete(key)
     assert store.check().faults == ()
+    assert store.delete(frames[0])
+    store.put("new", big(2))
+    crowded(store, left[40:])
+    store.close()
+    fill(place / "more")  # the log has gone
+    store = eau2.open(place / "store")
+    crowded(store, left[40:])
+    assert store.delete_many(frames) == 2
+    store.put("new", big(8))
+    filler.unlink()
+    (place / "more").unlink()
+    store.put_many(some)  # on every node
+    assert store.check().faults == ()
+    store.close()
+    spares = [path.stat().st_size for path in (place / "store").glob("*/spare")]
+    assert len(spares) == nodes
+    assert min(spares) == max(spares) > 0
+
+
+def room_of_three(place: Path) -> None:
+    room(place, nodes=3)
 
 
 def new_on_full(place: Path) -> None:

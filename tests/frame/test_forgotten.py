@@ -125,7 +125,7 @@ assert eau2.open(sys.argv[1]).frame("t").map_chunks(len, workers="processes") ==
     temporary.mkdir()
     assert run(code, path, temporary) == (0, "", "")
     assert staging(path) == []
-    assert sorted(os.listdir(path / "node-0")) == ["chunks", "entries.db", "generation", "staging"]
+    assert sorted(os.listdir(path / "node-0")) == ["chunks", "entries.db", "generation", "spare", "staging"]
     assert list(temporary.iterdir()) == []
     with eau2.open(path) as store:
         assert store.get("c") == b"y"

@@ -440,7 +440,13 @@ def test_closing_wakes_waiters_ends_threads_and_may_be_repeated(directory):
     ):
         with pytest.raises(StoreClosed):
             use()
-    assert sorted(path.name for path in directory.iterdir()) == ["chunks", "entries.db", "generation", "staging"]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "chunks",
+        "entries.db",
+        "generation",
+        "spare",
+        "staging",
+    ]
     assert list((directory / "staging").iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -16,7 +17,8 @@ from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.shared import SharedLock, ThreadLock
 from eau2.errors import DiskFull, failed_call
 from eau2.store.interrupts import heed, uninterrupted
-from eau2.store.nodes import closed
+from eau2.store.nodes import Kind, closed
+from eau2.store.spare import Spare
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable, Sequence
@@ -38,6 +40,7 @@ def finish(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
         return runtime.finish(coroutine)
 
 
+_NOTE_BYTES = 16 << 10  # of keys in flight can be noted on a full disk
 _SPARE_BYTES = 1 << 20  # of a disk, for what a database needs besides the values
 
 
@@ -112,6 +115,8 @@ class OrderLock(SharedLock):
     def __init__(self, path: Path, members: LocalMembers) -> None:
         super().__init__(path, members.ended)
         self._members = members
+        with contextlib.suppress(OSError):  # on a full disk it has what it had
+            os.posix_fallocate(self._file, 0, _NOTE_BYTES)
 
     async def acquire(self) -> Sequence[str]:
         """As `Lock.acquire`. NotServing: what is in flight may be part of a batch that is decided and half done, and
@@ -186,7 +191,7 @@ class LocalClient(Client):
             raise WrongEpoch(self._members.view)
 
     async def _attempt(self, view: View, writes: Sequence[Write], batch: str) -> list[Outcome] | None:
-        self._require_space(view, sum(len(write.payload) + len(write.key) for write in writes))
+        self._require_space(view, writes)
         await self._members.batches.begin()
         done = False
         try:
@@ -199,15 +204,18 @@ class LocalClient(Client):
                     member.order.give_up(batch)
             self._members.batches.end(done=done)
 
-    def _require_space(self, view: View, size: int) -> None:
-        """Raise DiskFull where `size` bytes may not fit: once it is decided, a batch cannot be undone any more."""
+    def _require_space(self, view: View, writes: Sequence[Write]) -> None:
+        """Raise DiskFull where `writes` may not fit: once it is decided, a batch cannot be undone any more."""
+        size = 2 * sum(len(write.payload) + len(write.key) for write in writes)
+        makes_room = all(write.kind == Kind.DELETED for write in writes)
         for name in view.present:
             directory = self._members.nodes[name].directory
             try:
                 found = os.statvfs(directory)
             except OSError as error:
                 raise failed_call(error, directory) from error
-            if found.f_bavail * found.f_frsize < 2 * size + _SPARE_BYTES:
+            room = found.f_bavail * found.f_frsize
+            if size > Spare(directory).bytes + room if makes_room else size + _SPARE_BYTES > room:
                 raise DiskFull(f"{directory}: the disk or quota is full, nothing was changed", hint="free some space")
 
     async def decide(self, view: View, batch: str, records: bytes) -> bool:

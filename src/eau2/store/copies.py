@@ -74,7 +74,8 @@ def store(writer: Writer, given: Sequence[Record], *, force: bool, seen: Mapping
         return [outcome for record in several for outcome in _store(writer.changes, [record], force, seen)]
 
     if given:
-        writer.write(given, apply, alone=any(record.kind in NAMING for record in given))
+        names = any(record.kind in NAMING for record in given)
+        writer.write(given, apply, alone=names, undoes=force and not names)
 
 
 def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mapping[str, int]) -> list[Outcome]:
@@ -115,7 +116,7 @@ def erase(writer: Writer, keys: Sequence[str], seen: Mapping[str, int]) -> None:
             changes.run("delete from gone where key = ?", (key,))
 
     if keys:
-        writer.transaction(change)
+        writer.transaction(change, makes_room=True)
 
 
 def adopt(writer: Writer) -> None:

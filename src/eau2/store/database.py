@@ -38,9 +38,12 @@ Row = tuple[int, int, bytes | int]  # version, kind, payload
 BUSY_SECONDS_MAX = 30.0  # a writer waits this long for writers of other processes
 USER_VERSION = 2  # of the tables; pragma user_version
 _CHECKSUM_VFS = "cksmvfs"
+_PAGE_BYTES = 2048
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
+_SHORT_LOG_PAGES = 500  # on a disk with less room than this:
+_SHORT_DISK_BYTES = 128 << 20
 _LOG_BYTES_KEPT = 40 << 20  # of its file, when one that a long snapshot has let grow begins anew
 _SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
@@ -98,36 +101,54 @@ class CopyingBack:
     The log begins anew once all is copied and nobody reads from it. Snapshots that other processes keep while they read
     and we write would let that never be: each time it has grown by an eighth, we wait for their end. (`started` has
     moved, so nobody trusts one.) Not after each commit, for copying flushes.
+    Where the disk is short the log is: what is in it alone takes room in the database yet, and on a full disk has none.
     Knows no connection: a cycle through what SQLite calls is never collected.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, path: Path, patience: Patience) -> None:
+        self._path = path
         self._patience = patience
-        self._next = _LOG_PAGES
+        self._next = _SHORT_LOG_PAGES
 
     def __call__(self, connection: apsw.Connection, _: str, pages: int) -> int:
-        if pages < _LOG_PAGES:
-            self._next = _LOG_PAGES
+        if pages < _SHORT_LOG_PAGES:
+            self._next = _SHORT_LOG_PAGES
         elif pages >= self._next:
-            self._next = pages + pages // 8
-            waits = pages >= _LOG_PAGES + _LOG_PAGES // 8
-            seconds = self._patience.seconds
-            with contextlib.suppress(apsw.Error):  # the commit is done; a later one tries again
-                try:
-                    self._patience.seconds = _SNAPSHOT_SECONDS_MAX
-                    connection.wal_checkpoint(
-                        mode=apsw.SQLITE_CHECKPOINT_RESTART if waits else apsw.SQLITE_CHECKPOINT_PASSIVE
-                    )
-                finally:
-                    self._patience.seconds = seconds
+            least = _SHORT_LOG_PAGES if self._room() < _SHORT_DISK_BYTES else _LOG_PAGES
+            if pages < least:
+                self._next = min(pages + _SHORT_LOG_PAGES, least)
+            else:
+                self._next = pages + pages // 8
+                waits = pages >= least + least // 8
+                self._copy(connection, apsw.SQLITE_CHECKPOINT_RESTART if waits else apsw.SQLITE_CHECKPOINT_PASSIVE)
         return apsw.SQLITE_OK
+
+    def shorten(self, connection: apsw.Connection) -> None:
+        """Copy the log back now, and give back what it takes, if nobody reads from it."""
+        self._copy(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def _copy(self, connection: apsw.Connection, mode: int) -> None:
+        seconds = self._patience.seconds
+        with contextlib.suppress(apsw.Error, OSError):  # the commit is done; a later one tries again
+            try:
+                self._patience.seconds = _SNAPSHOT_SECONDS_MAX
+                # Cut short by a full disk, copying would have taken the last room, and deletes have none.
+                needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(self._path).st_size
+                if needed <= 0 or needed <= self._room():
+                    connection.wal_checkpoint(mode=mode)
+            finally:
+                self._patience.seconds = seconds
+
+    def _room(self) -> int:
+        found = os.statvfs(self._path)
+        return found.f_bavail * found.f_frsize
 
 
 def create(path: Path) -> None:
     """Make an empty database at `path`, where nothing is. The caller moves it to its place, whole."""
     connection = apsw.Connection(str(path), vfs=_checksum_vfs())
     try:
-        connection.execute("pragma page_size = 2048")
+        connection.execute(f"pragma page_size = {_PAGE_BYTES}")
         connection.execute("pragma synchronous = off")  # the caller flushes it, once
         connection.reserve_bytes(None, _CHECKSUM_BYTES)
         connection.execute("vacuum")  # only so do the bytes become part of the file

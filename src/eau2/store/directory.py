@@ -7,7 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from eau2.errors import Corrupt, ReadOnly, failed_call
+from eau2.errors import Corrupt, Eau2Error, ReadOnly, failed_call
 from eau2.store import database, generation
 from eau2.store.chunks import flush_file
 from eau2.store.holder import Holder
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 
 def hold(directory: Path) -> Holder | None:
-    """Return this process's place under staging/, or None where nothing can be written. OSError."""
+    """Return this process's place under staging/, or None where nothing can be written. DiskFull, StoreUnusable."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "chunks").mkdir(exist_ok=True)
         return Holder(directory / "staging")
     except OSError as error:
+        if isinstance(error, Eau2Error):
+            raise
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and (directory / "entries.db").exists():
             return None
-        raise
+        raise failed_call(error, directory) from error
 
 
 def make(directory: Path, holder: Holder | None) -> None:

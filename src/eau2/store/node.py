@@ -17,7 +17,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import Eau2Error, InvalidOption, ReadOnly, failed_call
+from eau2.errors import Eau2Error, InvalidOption, ReadOnly
 from eau2.store import copies, database, generation
 from eau2.store import directory as directories
 from eau2.store.audit import Audit
@@ -27,6 +27,7 @@ from eau2.store.mapping import Mappings
 from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed
 from eau2.store.open_nodes import add_open, remove_open
 from eau2.store.reading import Reader
+from eau2.store.spare import Spare
 from eau2.store.sweep import sweep, without_row
 from eau2.store.writing import Writer
 from eau2.values.key import FIRST
@@ -69,28 +70,8 @@ class DirectoryNode:
         self._state = "open"
         self._reader_patience, self._writer_patience = database.Patience(), database.Patience()
         self._swept = time.monotonic()
-        with contextlib.ExitStack() as undo:
-            try:
-                self._files.holder = directories.hold(self.directory)
-            except OSError as error:
-                if isinstance(error, Eau2Error):
-                    raise
-                raise failed_call(error, self.directory) from error
-            if self._files.holder is not None:
-                undo.callback(self._files.holder.close)
-            directories.make(self.directory, self._files.holder)
-            self._generation = generation.Generation(self.directory / "generation", read_only=self.read_only)
-            undo.callback(self._generation.close)
-            self._reader = Reader(self._database, self._generation, self._reader_patience, read_only=self.read_only)
-            undo.callback(self._reader.close)
-            self._writer: Writer | None = None
-            if not self.read_only:
-                self._writer = Writer(self._database, self._generation, self._files, self._writer_patience, flush=flush)
-                undo.callback(self._writer.close, _CLOSE_SECONDS)
-                if not self._generation.settled:
-                    self._writer.settle()
-                self._sweep()
-            undo.pop_all()
+        self._spare = Spare(self.directory)
+        self._spare.lend(lambda: self._begin(flush), self._spare.make)
         self._mappings = Mappings(self._files)
         self._counting = threading.Lock()  # guards the line below
         self._read = ReadCounts()
@@ -100,6 +81,26 @@ class DirectoryNode:
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
         self._forgotten.atexit = False  # closed whole then
         add_open(self)
+
+    def _begin(self, flush: Flush) -> None:
+        with contextlib.ExitStack() as undo:
+            self._files.holder = directories.hold(self.directory)
+            if self._files.holder is not None:
+                undo.callback(self._files.holder.close)
+            directories.make(self.directory, self._files.holder)
+            self._generation = generation.Generation(self.directory / "generation", read_only=self.read_only)
+            undo.callback(self._generation.close)
+            self._reader = Reader(self._database, self._generation, self._reader_patience, read_only=self.read_only)
+            undo.callback(self._reader.close)
+            self._writer: Writer | None = None
+            if not self.read_only:
+                patience = self._writer_patience
+                self._writer = Writer(self._database, self._generation, self._files, self._spare, patience, flush=flush)
+                undo.callback(self._writer.close, _CLOSE_SECONDS)
+                if not self._generation.settled:
+                    self._writer.settle()
+                self._sweep()
+            undo.pop_all()
 
     def __repr__(self) -> str:
         return f"<DirectoryNode {self.name} {self.directory}: {self._state}>"
@@ -365,6 +366,7 @@ class DirectoryNode:
         self._swept = time.monotonic()
         with contextlib.suppress(Eau2Error):
             sweep(self._reader, self._writing(), self._files)
+        self._spare.make()
 
     def abandon(self) -> None:
         """In a forked child. SQLite's connections may not be used nor closed here: closing would undo the parent's

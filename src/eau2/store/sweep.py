@@ -26,7 +26,7 @@ def sweep(reader: Reader, writer: Writer, files: ChunkFiles) -> None:
     """Remove what dead processes left. Whatever stands in the way is raised; a later sweep tries again."""
     assert files.holder is not None
     if reader.rows(f"{_UNNAMED} limit 1"):
-        writer.transaction(lambda: _remove_unnamed(writer), seconds=_SECONDS_MAX)
+        writer.transaction(lambda: _remove_unnamed(writer), seconds=_SECONDS_MAX, makes_room=True)
     own = files.holder.directory
     dead = list(dead_holders(own.parent, own=own))
     try:

@@ -21,7 +21,8 @@ from eau2.errors import DiskFull, Eau2Error, OutcomeUnknown, StoreBusy, StoreClo
 from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
 from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning
-from eau2.store.nodes import closed
+from eau2.store.nodes import Kind, closed
+from eau2.values.key import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from eau2.store.database import Flush, Patience
     from eau2.store.generation import Generation
     from eau2.store.nodes import Record, Write
+    from eau2.store.spare import Spare
 
     Apply = Callable[[Sequence[Any]], list[Outcome]]
 
@@ -42,16 +44,25 @@ Value = TypeVar("Value")
 class _Request:
     """The writes of one caller, how they are applied, and what became of them."""
 
-    __slots__ = ("alone", "apply", "done", "failure", "outcomes", "writes")
+    __slots__ = ("alone", "apply", "done", "failure", "outcomes", "undoes", "writes")
 
-    def __init__(self, writes: Sequence[Write | Record], apply: Apply, alone: bool) -> None:
+    def __init__(self, writes: Sequence[Write | Record], apply: Apply, alone: bool, undoes: bool) -> None:
         self.writes = writes
         self.apply = apply
         self.outcomes: list[Outcome] = []
         self.failure: BaseException | None = None
         self.done = False
+        self.undoes = undoes
         # It moves files: its failure must not meet, nor be met by, the writes of others.
         self.alone = alone or (bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes))
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether it is only to delete, or to undo, or says of a cluster's own what is to be deleted."""
+        return self.undoes or all(
+            write.kind == Kind.DELETED or (write.kind == Kind.BYTES and write.key.startswith(MARK))
+            for write in self.writes
+        )
 
 
 def _opened_log(path: Path) -> int:
@@ -68,16 +79,18 @@ class Writer:
     """Applies writes. Thread-safe: of the threads that wait, the first commits for all."""
 
     def __init__(
-        self, path: Path, generation: Generation, files: ChunkFiles, patience: Patience, *, flush: Flush
+        self, path: Path, generation: Generation, files: ChunkFiles, spare: Spare, patience: Patience, *, flush: Flush
     ) -> None:
         self._path = path
         self._generation = generation
         self._files = files
+        self._spare = spare
         self._patience = patience
         self._queue: deque[_Request] = deque()
         self._lock = threading.RLock()  # held by the thread that commits, see `_while_held`; guards everything below
         self._connection = connect(path, patience=patience)
-        self._connection.set_wal_hook(CopyingBack(patience))
+        self._copying_back = CopyingBack(path, patience)
+        self._connection.set_wal_hook(self._copying_back)
         self.changes = Changes(self._connection, files)
         self._run = self.changes.run
         self._log = -1 if flush == "process" else _opened_log(path)
@@ -88,11 +101,17 @@ class Writer:
         self.commits = 0
 
     def write(
-        self, writes: Sequence[Write | Record], apply: Apply | None = None, *, alone: bool = False
+        self,
+        writes: Sequence[Write | Record],
+        apply: Apply | None = None,
+        *,
+        alone: bool = False,
+        undoes: bool = False,
     ) -> list[Outcome]:
         """Apply `writes` by `apply`, as `Changes.write` when it is not given, in one transaction with those of others
-        unless `alone`; see `Node.write`. The staged chunks of one whose outcome is 0 or an error are removed."""
-        request = _Request(writes, apply or self.changes.write, alone)
+        unless `alone`; see `Node.write`. The staged chunks of one whose outcome is 0 or an error are removed. On a full
+        disk what deletes, or `undoes` what failed, has the spare room."""
+        request = _Request(writes, apply or self.changes.write, alone, undoes)
         try:
             self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
             while not request.done:
@@ -104,7 +123,9 @@ class Writer:
             raise request.failure
         return request.outcomes
 
-    def transaction(self, change: Callable[[], Any], *, seconds: float = BUSY_SECONDS_MAX) -> Any:
+    def transaction(
+        self, change: Callable[[], Any], *, seconds: float = BUSY_SECONDS_MAX, makes_room: bool = False
+    ) -> Any:
         """Call `change` in a transaction of its own, under the write lock; return what it returns.
 
         StoreBusy when the lock does not come within `seconds`. What it raises rolls everything back.
@@ -116,7 +137,7 @@ class Writer:
             try:
                 self._patience.seconds = seconds
                 self.changes.unnamed.clear()
-                result = self._commit(change)
+                result = self._commit_somehow(lambda: self._commit(change), makes_room=makes_room)
                 self._flush()
                 self._remove_unnamed()
                 return result
@@ -212,7 +233,7 @@ class Writer:
             try:
                 self._commit_all(batch)
             except DiskFull:
-                if len(batch) == 1:
+                if len(batch) == 1 and not batch[0].makes_room:
                     raise
                 self._commit_each(batch)
         except Exception as error:
@@ -230,9 +251,21 @@ class Writer:
         """The disk had no room for all of them; the one that is too large must not fail the others."""
         for request in batch:
             try:
-                self._commit_all([request])
+                self._commit_somehow(
+                    lambda request=request: self._commit_all([request]),  # type: ignore[misc]
+                    makes_room=request.makes_room,
+                )
             except Eau2Error as error:
                 self._fail(request, error)
+
+    def _commit_somehow(self, commit: Callable[[], Value], *, makes_room: bool) -> Value:
+        """Return what `commit` does; on a full disk, if it makes room, with what is spared for that."""
+
+        def take_back() -> None:
+            self._copying_back.shorten(self._connection)  # which may take more room than it has
+            self._spare.make()
+
+        return self._spare.lend(commit, take_back) if makes_room else commit()
 
     def _commit_all(self, batch: list[_Request]) -> None:
         self.changes.unnamed.clear()
@@ -254,6 +287,8 @@ class Writer:
             raise
         self._note_done(batch)
         self._remove_unnamed()
+        if self._spare.is_short:
+            self._spare.make()
 
     def _note_done(self, batch: list[_Request]) -> None:
         for request in batch:
@@ -339,6 +374,6 @@ class Writer:
         if not chunk_ids:
             return
         try:
-            self._commit(lambda: self.changes.remove(chunk_ids))
+            self._commit_somehow(lambda: self._commit(lambda: self.changes.remove(chunk_ids)), makes_room=True)
         except Eau2Error:
             self.left_over = True
