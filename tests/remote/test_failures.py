@@ -13,6 +13,7 @@ from tests.until import SECONDS_MAX, until
 
 from eau2.cluster.peer import Unreachable
 from eau2.errors import KeyMissing, NodeUnavailable, OutcomeUnknown
+from eau2.remote import transport
 from eau2.remote.transport import COORDINATOR, ThreadRuntime
 
 pytestmark = pytest.mark.slow
@@ -137,6 +138,22 @@ def test_a_frozen_node_is_given_up_and_comes_back(cluster, store):
     cluster.thaw(frozen)
     until(lambda: is_whole(store))
     assert store.get("k/0") == b"newer"
+    assert store.check().faults == ()
+
+
+def test_a_frame_is_put_without_a_home_that_is_frozen_as_soon_as_the_cluster_goes_on_without_it(
+    cluster, store, monkeypatch
+):
+    monkeypatch.setitem(transport._SECONDS, "stage", 10 * SECONDS_MAX)
+    store.put("frame", {"n": [0]})
+    frozen = store.node.view.homes("frame")[1]
+    cluster.freeze(frozen)
+    began = time.monotonic()
+    store.put("frame", {"n": np.arange(100_000)})
+    assert time.monotonic() - began < SECONDS_MAX
+    cluster.thaw(frozen)
+    until(lambda: is_whole(store))
+    assert store.frame("frame").to_arrow().column("n").to_numpy().sum() == 4_999_950_000
     assert store.check().faults == ()
 
 

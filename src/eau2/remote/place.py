@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.peer import Unreachable
 from eau2.errors import NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import NearFiles
-from eau2.remote.transport import WORK_SECONDS, opened, patience
+from eau2.remote.transport import WORK_SECONDS, answer_of, opened, patience
 from eau2.store.nodes import ReadCounts
 
 if TYPE_CHECKING:
@@ -70,7 +70,10 @@ class RemotePlace:
         return self._transport.call(self.name, method, (given, {}), patience(method, given))
 
     def _ask(self, method: str, *given: Any) -> Any:
-        return self._send(method, *given).result()
+        return self._answer(self._send(method, *given))
+
+    def _answer(self, pending: Pending) -> Any:
+        return answer_of(self._transport, self.name, pending, self._watch.learn)
 
     def work(self, method: str, *given: Any) -> Any:
         """Have `method` done, however long it takes, as long as the node answers."""
@@ -106,7 +109,7 @@ class RemotePlace:
         ]
         found: list[Any] = []
         for group, lease, pending in zip(groups, leases, sent, strict=True):
-            for chunk_id, failure in zip(group, pending.result(), strict=True):
+            for chunk_id, failure in zip(group, self._answer(pending), strict=True):
                 if failure is not None:
                     raise failure
                 found.append(Lent(self, chunk_id, lease))
@@ -153,7 +156,7 @@ class RemotePlace:
         pending = self._transport.call(
             self.name, "stage", ((self._client, chunk.id, chunk.pieces), {}), patience("stage", ()) + chunk.size / 10e6
         )
-        return self._kept(pending.result())
+        return self._kept(self._answer(pending))
 
     def link(self, chunk_id: str) -> Staged:
         """Stage a chunk that the node has. FileNotFoundError, Corrupt."""
@@ -199,7 +202,7 @@ class RemotePlace:
     def statistics(self) -> NodeStatistics:
         told = self.tell_counts()
         if told is not None:
-            told.result()
+            self._answer(told)
         found: NodeStatistics = self._ask("statistics")
         return found
 

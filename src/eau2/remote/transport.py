@@ -14,14 +14,16 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from eau2.cluster.peer import Unreachable
+from eau2.errors import Eau2Error
 from eau2.store.nodes import Record, Write, closed
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Awaitable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from eau2.cluster.peer import Coordination, Peer
     from eau2.cluster.runtime import Lock
+    from eau2.cluster.view import View
 
 Value = TypeVar("Value")
 
@@ -37,6 +39,8 @@ _SECONDS = {
     "changed": ANSWER_SECONDS + POLL_SECONDS,
     "work": ANSWER_SECONDS + WORK_SECONDS,
 }
+_QUIET_SECONDS = 1.5  # after so long without an answer, and then each _AGAIN_SECONDS, it is asked whether a node lives
+_AGAIN_SECONDS = 0.25
 _BYTES_PER_SECOND = 10e6  # the slowest way that values may take
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # by their place, and by name; all can be pickled
@@ -51,6 +55,9 @@ class Pending(Protocol):
     """
 
     def result(self) -> Any: ...
+
+    def arrives(self, seconds: float) -> bool:
+        """Whether `result` has, within `seconds`, nothing to wait for any more."""
 
     def __await__(self) -> Generator[Any, None, Any]: ...
 
@@ -77,6 +84,16 @@ class Arriving:
         except (TimeoutError, concurrent.futures.CancelledError):
             raise Unreachable(self._name) from None
 
+    def arrives(self, seconds: float) -> bool:
+        left = max(0.0, self._deadline - time.monotonic())
+        try:
+            self._future.exception(min(seconds, left))
+        except TimeoutError:
+            return left <= seconds
+        except concurrent.futures.CancelledError:
+            return True
+        return True
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._arrive().__await__()
 
@@ -96,6 +113,32 @@ def opened(answer: Answer) -> Any:
     if error is not None:
         raise error
     return value
+
+
+# -- not to wait for the dead ------------------------------------------------------------------------------------------
+
+
+def view_without(transport: Transport, name: str) -> View | None:
+    """Return the view there is now if the cluster has gone on without node `name` in it; None also when nobody says."""
+    try:
+        view: View = transport.call(COORDINATOR, "suspect", ((name,), {}), ANSWER_SECONDS).result()
+    except (Unreachable, Eau2Error):
+        return None
+    return view if name not in view.present else None
+
+
+def answer_of(transport: Transport, name: str, pending: Pending, learn: Callable[[View], object] | None = None) -> Any:
+    """Return what node `name` answers. Unreachable as soon as the cluster has gone on without it, however long the
+    call may take: `learn` is told of the view."""
+    quiet = _QUIET_SECONDS
+    while not pending.arrives(quiet):
+        view = view_without(transport, name)
+        if view is not None:
+            if learn is not None:
+                learn(view)
+            raise Unreachable(name)
+        quiet = _AGAIN_SECONDS
+    return pending.result()
 
 
 # -- Peer and Coordination over it ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from eau2.remote.transport import POLL_SECONDS, LoopRuntime
 
 if TYPE_CHECKING:
     from eau2.cluster.client import Client
+    from eau2.cluster.view import View
     from eau2.remote.transport import Transport
 
 _LINGER_SECONDS = 10.0
@@ -79,6 +80,11 @@ class Watch:
         with self._changed:
             self._number += 1
             self._changed.notify_all()
+
+    def learn(self, view: View) -> None:
+        """Somebody was told of `view`."""
+        if self._client.learn(view):
+            self.bump()
 
     def keep(self, name: str) -> None:
         """Nodes keep `name` for this driver: they are to hear that it lives."""
@@ -171,8 +177,7 @@ class Watch:
 
     async def _refresh(self) -> None:
         with contextlib.suppress(Unreachable, Eau2Error):
-            if self._client.learn(await self._runtime.coordinator().view()):
-                self.bump()
+            self.learn(await self._runtime.coordinator().view())
 
     async def _tell(self, live: tuple[str, ...]) -> None:
         """Tell nodes that this driver lives, and what it gives back."""
