@@ -25,7 +25,7 @@ class Lossy:
         self.calls.append((name, method))
         loss = self.losses(method)
         future = Future()
-        if name in self.dead or loss == "before":
+        if name not in self.works or name in self.dead or loss == "before":
             future.set_result((None, Unreachable(name)))
         else:
             self.pool.submit(self._do, name, method, arguments, loss, future)

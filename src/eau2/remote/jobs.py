@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import Unreachable
 from eau2.errors import Eau2Error, NodeUnavailable
-from eau2.remote.transport import ANSWER_SECONDS
+from eau2.remote.transport import ANSWER_SECONDS, answer_of, view_without
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -124,14 +124,17 @@ class FarJob:
         return NodeUnavailable(f"{self._node} does not answer", hint="see whether it lives")
 
     def _ask(self, method: str, *given: Any, seconds: float) -> Any:
-        """Return the answer of the node, which may take `seconds` to come to it. Unreachable."""
+        """Return the answer of the node, which may take `seconds` to come to it. Unreachable: the cluster has gone on
+        without it, or it has lost its jobs."""
         patience = time.monotonic() + max(GONE_SECONDS, seconds)
         while True:
             try:
                 arguments: Arguments = ((self._id, *given), {})
-                return self._transport.call(self._node, method, arguments, ANSWER_SECONDS + seconds).result()
+                pending = self._transport.call(self._node, method, arguments, ANSWER_SECONDS + seconds)
+                return answer_of(self._transport, self._node, pending)
             except Unreachable:
-                if time.monotonic() >= patience or self._ended.wait(_AGAIN_SECONDS):
+                is_dead = view_without(self._transport, self._node) is not None
+                if is_dead or time.monotonic() >= patience or self._ended.wait(_AGAIN_SECONDS):
                     raise
 
     def _listen(self) -> None:
