@@ -21,32 +21,44 @@ from eau2.errors import (
 )
 
 LIMIT = 64 << 20
-NO_KEYS = [
-    pytest.param(1, id="number"),
-    pytest.param(None, id="none"),
-    pytest.param(b"bytes", id="bytes"),
-    pytest.param(("a", 1), id="tuple"),
-    pytest.param("", id="empty"),
-    pytest.param("a" * 513, id="513 bytes"),
-    pytest.param("é" * 257, id="514 bytes in 257 characters"),
-    pytest.param("a\nb", id="line feed"),
-    pytest.param("a\x00b", id="NUL"),
-    pytest.param("a\x7f", id="delete"),
-    pytest.param("a\x85", id="C1 control"),
-    pytest.param("\ud800", id="lone surrogate"),
-]
-KEYS = [
-    pytest.param("a", id="one character"),
-    pytest.param("a" * 512, id="512 bytes"),
-    pytest.param("é" * 256, id="512 bytes in 256 characters"),
-    pytest.param("trips/2026/11", id="slashes"),
-    pytest.param("/", id="a slash"),
-    pytest.param("..", id="dots"),
-    pytest.param("a'b\"c;--", id="quotes"),
-    pytest.param(" ", id="a blank"),
-    pytest.param("per cent %_*?[a]", id="wildcards"),
-    pytest.param("\U0010ffff", id="last code point"),
-    pytest.param("日本語 \U0001f600", id="astral"),
+NO_KEYS = {
+    "number": 1,
+    "none": None,
+    "bytes": b"bytes",
+    "tuple": ("a", 1),
+    "empty": "",
+    "513 bytes": "a" * 513,
+    "514 bytes in 257 characters": "é" * 257,
+    "line feed": "a\nb",
+    "NUL": "a\x00b",
+    "delete": "a\x7f",
+    "C1 control": "a\x85",
+    "lone surrogate": "\ud800",
+}
+KEYS = {
+    "one character": "a",
+    "512 bytes": "a" * 512,
+    "512 bytes in 256 characters": "é" * 256,
+    "slashes": "trips/2026/11",
+    "a slash": "/",
+    "dots": "..",
+    "quotes": "a'b\"c;--",
+    "a blank": " ",
+    "wildcards": "per cent %_*?[a]",
+    "last code point": "\U0010ffff",
+    "astral": "日本語 \U0001f600",
+}
+EDGES = [
+    "a",
+    "a/",
+    "\ud7ff",
+    "\ue000",
+    "\uffff",
+    "\U00010000",
+    "\U0010fffe",
+    "\U0010ffff",
+    "\U0010ffff\U0010ffff",
+    "a\U0010ffff",
 ]
 
 
@@ -103,17 +115,17 @@ class BytesContract:
             store.put("a", b"")
         assert store.put("b", b"") == 1
 
-    @pytest.mark.parametrize("value", [b"", b"\x00", b"x" * 4095, b"x" * 4096, bytes(range(256)) * 1000])
-    def test_bytes_come_back_as_they_were(self, store, value):
-        store.put("a", value)
-        assert store.get("a") == value
+    def test_bytes_come_back_as_they_were(self, store):
+        for value in (b"", b"\x00", b"x" * 4095, b"x" * 4096, bytes(range(256)) * 1000):
+            store.put("a", value)
+            assert store.get("a") == value
 
-    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    def test_whatever_is_like_bytes_is_copied(self, store, kind):
-        source = bytearray(b"one")
-        store.put("a", kind(source))
-        source[:] = b"two"
-        assert store.get("a") == b"one"
+    def test_whatever_is_like_bytes_is_copied(self, store):
+        for kind in (bytes, bytearray, memoryview):
+            source = bytearray(b"one")
+            store.put("a", kind(source))
+            source[:] = b"two"
+            assert store.get("a") == b"one"
 
     def test_a_strided_memoryview_gives_its_own_bytes(self, store):
         store.put("a", memoryview(b"abcdef")[::2])
@@ -138,15 +150,16 @@ class BytesContract:
         assert store.get("a") == value
         assert store.version("a") == 1
 
-    @pytest.mark.parametrize("value", ["text", 1, 1.5, None, object(), True, [1, 2], [], ["a"], {"a"}, b"x".hex])
-    def test_what_is_neither_bytes_nor_table_is_refused_and_changes_nothing(self, store, value):
+    def test_what_is_neither_bytes_nor_table_is_refused_and_changes_nothing(self, store, subtests):
         store.put("a", b"kept")
-        with pytest.raises(InvalidValue):
-            store.put("a", value)
-        with pytest.raises(InvalidValue):
-            store.create("b", value)
-        assert store.get("a") == b"kept"
-        assert store.keys() == ["a"]
+        for value in ("text", 1, 1.5, None, object(), True, [1, 2], [], ["a"], {"a"}, b"x".hex):
+            with subtests.test(value=repr(value)):
+                with pytest.raises(InvalidValue):
+                    store.put("a", value)
+                with pytest.raises(InvalidValue):
+                    store.create("b", value)
+                assert (store.get("a"), store.version("a")) == (b"kept", 1)
+                assert store.keys() == ["a"]
 
     def test_text_is_refused_with_what_to_do(self, store):
         with pytest.raises(InvalidValue, match=r"encode\(\)"):
@@ -174,12 +187,12 @@ class BytesContract:
         store.close()
         assert "'aa'" in str(caught.value)
 
-    @pytest.mark.parametrize("default", [None, b"else", 7, KeyMissing])
-    def test_a_default_stands_for_what_is_absent(self, store, default):
+    def test_a_default_stands_for_what_is_absent(self, store):
         store.put("there", b"value")
-        assert store.get("a", default=default) is default
-        assert store.get("there", default=default) == b"value"
-        assert store.get_many(["a", "there"], default=default) == {"a": default, "there": b"value"}
+        for default in (None, b"else", 7, KeyMissing):
+            assert store.get("a", default=default) is default
+            assert store.get("there", default=default) == b"value"
+            assert store.get_many(["a", "there"], default=default) == {"a": default, "there": b"value"}
 
     def test_exists_follows_put_and_delete(self, store):
         assert store.exists("a") is False
@@ -236,35 +249,36 @@ class BytesContract:
         assert store.delete("a", if_version=second) is True
         assert not store.exists("a")
 
-    @pytest.mark.parametrize("version", [0, -1, -2, True, 1.0, "1"])
-    def test_an_if_version_that_is_no_version_is_refused(self, store, version):
+    def test_an_if_version_that_is_no_version_is_refused(self, store, subtests):
         store.put("a", b"1")
-        for verb in (
-            lambda: store.update("a", b"2", if_version=version),
-            lambda: store.delete("a", if_version=version),
-        ):
-            with pytest.raises(InvalidOption):
-                verb()
-        assert store.get("a") == b"1"
+        for version in (0, -1, -2, True, 1.0, "1"):
+            with subtests.test(version=repr(version)):
+                with pytest.raises(InvalidOption):
+                    store.update("a", b"2", if_version=version)
+                with pytest.raises(InvalidOption):
+                    store.delete("a", if_version=version)
+                assert (store.get("a"), store.version("a")) == (b"1", 1)
 
     # -- names and their order ----------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("key", NO_KEYS)
-    def test_what_is_no_key_is_refused_by_every_verb(self, store, key):
-        for verb in single_key_verbs(store):
-            with pytest.raises(InvalidKey) as caught:
-                verb(key)
-            assert isinstance(caught.value, (TypeError, ValueError))
-        assert store.keys() == []
+    def test_what_is_no_key_is_refused_by_every_verb(self, store, subtests):
+        for what, key in NO_KEYS.items():
+            with subtests.test(what):
+                for verb in single_key_verbs(store):
+                    with pytest.raises(InvalidKey) as caught:
+                        verb(key)
+                    assert isinstance(caught.value, (TypeError, ValueError))
+                assert store.keys() == []
 
-    @pytest.mark.parametrize("key", KEYS)
-    def test_any_text_is_a_key(self, store, key):
-        store.put(key, b"value")
+    def test_any_text_is_a_key(self, store, subtests):
         store.put("other", b"")
-        assert store.get(key) == b"value"
-        assert store.keys(key) == [key]
-        assert store.delete(key)
-        assert store.keys() == ["other"]
+        for what, key in KEYS.items():
+            with subtests.test(what):
+                assert store.put(key, b"value") == 1
+                assert store.get(key) == b"value"
+                assert store.keys(key) == [key]
+                assert store.delete(key)
+                assert store.keys() == ["other"]
 
     def test_keys_that_look_alike_are_different(self, store):
         alike = ["\u00e9", "e\u0301", "e", "E", "e ", " e", "\uff45"]
@@ -278,29 +292,16 @@ class BytesContract:
             store.put(name, b"")
         assert store.keys() == sorted(names)  # Python orders by code point; UTF-16 would put U+10000 before U+E000
 
-    @pytest.mark.parametrize(
-        "edge",
-        [
-            "a",
-            "a/",
-            "\ud7ff",
-            "\ue000",
-            "\uffff",
-            "\U00010000",
-            "\U0010fffe",
-            "\U0010ffff",
-            "\U0010ffff\U0010ffff",
-            "a\U0010ffff",
-        ],
-    )
-    def test_a_prefix_selects_exactly_what_starts_with_it(self, store, edge):
+    def test_a_prefix_selects_exactly_what_starts_with_it(self, store, subtests):
         around = ["\ud7fe", "\ue000", "\ue000a", "\ue001", "b", "a0", "`", "é"]
-        names = sorted(
-            {edge, edge + "a", edge + "\U0010ffff", edge + "\U0010ffffz", edge + edge, edge[:-1] + "q", *around}
-        )
-        store.put_many(dict.fromkeys(names, b""))
-        assert store.keys(edge) == [name for name in names if name.startswith(edge)]
-        assert store.keys("") == names
+        for edge in EDGES:
+            with subtests.test(edge=ascii(edge)):
+                store.delete_many(store.keys())
+                more = {edge + end for end in ("", "a", "\U0010ffff", "\U0010ffffz", edge)}
+                names = sorted({*more, edge[:-1] + "q", *around})
+                store.put_many(dict.fromkeys(names, b""))
+                assert store.keys(edge) == [name for name in names if name.startswith(edge)]
+                assert store.keys("") == names
 
     def test_a_prefix_may_be_what_is_no_key(self, store):
         store.put("a", b"")
@@ -326,14 +327,14 @@ class BytesContract:
         assert versions["a"] > before
         assert store.get_many(["a", "b"]) == {"a": b"2", "b": b"1"}
 
-    @pytest.mark.parametrize("bad", ["text", 3, {"x": [1], "y": [1, 2]}])
-    def test_a_bad_value_among_many_puts_none(self, store, bad):
+    def test_a_bad_value_among_many_puts_none(self, store):
         store.put("a", b"old")
-        with pytest.raises(InvalidValue):
-            store.put_many({"a": b"new", "f": {"x": [1]}, "bad": bad, "z": b"new"})
-        assert store.keys() == ["a"]
-        assert store.get("a") == b"old"
-        assert store.check().faults == ()
+        for bad in ("text", 3, {"x": [1], "y": [1, 2]}):
+            with pytest.raises(InvalidValue):
+                store.put_many({"a": b"new", "f": {"x": [1]}, "bad": bad, "z": b"new"})
+            assert store.keys() == ["a"]
+            assert (store.get("a"), store.version("a")) == (b"old", 1)
+            assert store.check().faults == ()
 
     def test_a_bad_key_among_many_does_nothing(self, store):
         store.put("a", b"old")
@@ -368,13 +369,13 @@ class BytesContract:
         assert store.delete_many([]) == 0
         assert store.put_many({}) == {}
 
-    @pytest.mark.parametrize("text", ["abc", b"bytes"])
-    def test_text_in_place_of_a_list_of_keys_is_refused(self, store, text):
+    def test_text_in_place_of_a_list_of_keys_is_refused(self, store):
         store.put("a", b"")
-        for verb in (store.get_many, store.delete_many):
-            with pytest.raises(InvalidKey, match="list of keys"):
-                verb(text)
-        assert store.exists("a")
+        for text in ("abc", b"bytes"):
+            for verb in (store.get_many, store.delete_many):
+                with pytest.raises(InvalidKey, match="list of keys"):
+                    verb(text)
+            assert store.exists("a")
 
     # -- waiting and closing ------------------------------------------------------------------------------------------
 
@@ -389,10 +390,10 @@ class BytesContract:
         assert 0.2 <= time.monotonic() - start < 30  # and not the 60 that are waited by default
         assert isinstance(caught.value, TimeoutError)
 
-    @pytest.mark.parametrize("seconds", [-1, float("nan")])
-    def test_a_wait_has_a_time(self, store, seconds):
-        with pytest.raises(InvalidOption):
-            store.wait("a", timeout_seconds=seconds)
+    def test_a_wait_has_a_time(self, store):
+        for seconds in (-1, float("nan")):
+            with pytest.raises(InvalidOption):
+                store.wait("a", timeout_seconds=seconds)
 
     def test_a_closed_store_refuses_every_verb_and_closes_again(self, store):
         store.put("a", b"1")

@@ -29,42 +29,46 @@ class OnlyStream:
         return self._table.__arrow_c_stream__(requested_schema)
 
 
-INPUTS = [
-    pytest.param(lambda: TABLE, id="table"),
-    pytest.param(lambda: TABLE.to_batches()[0], id="batch"),
-    pytest.param(TABLE.to_reader, id="reader"),
-    pytest.param(lambda: OnlyStream(TABLE), id="arrow stream"),
-    pytest.param(lambda: {"n": [1, 2, None], "s": ["a", None, "c"]}, id="dict of lists"),
-    pytest.param(
-        lambda: {"n": pa.array([1, 2, None]), "s": pa.chunked_array([["a", None], ["c"]])}, id="dict of arrays"
-    ),
-    pytest.param(lambda: (batch for batch in TABLE.to_batches(max_chunksize=1)), id="generator of batches"),
-    pytest.param(lambda: [TABLE.slice(0, 1), TABLE.slice(1)], id="list of tables"),
-]
-ROWS = [
-    pytest.param(lambda: (dict(row) for row in TABLE.to_pylist()), id="generator of dicts"),
-    pytest.param(lambda: (tuple(row.values()) for row in TABLE.to_pylist()), id="generator of tuples"),
-    pytest.param(lambda: [[1, "a"], [2, None], [None, "c"]], id="list of lists"),
-    pytest.param(lambda: [{"n": 1, "s": "a"}, {"n": 2}, {"s": "c"}], id="dicts that lack columns"),
-]
-NO_TABLES = [
-    pytest.param({"x": [1, 2], "y": [1]}, "'x' has 2 values, 'y' 1", id="ragged dict"),
-    pytest.param({"x": "text"}, "'x'", id="text as a column"),
-    pytest.param({"x": 1}, "'x'", id="number as a column"),
-    pytest.param({"x": [1, "a"]}, "'x'", id="column of two types"),
-    pytest.param({"x": [object()]}, "'x'", id="column of objects"),
-    pytest.param({1: [1]}, "column names are text", id="number as a column name"),
-    pytest.param(pd.Series([1]), "to_frame", id="pandas series"),
-    pytest.param(pl.Series([1]), "to_frame", id="polars series"),
-    pytest.param(pl.LazyFrame({"a": [1]}), "collect", id="polars lazy frame"),
-    pytest.param(pd.DataFrame({"x": [1, "a", object()]}), "pandas", id="pandas frame of objects"),
-    pytest.param(iter([]), "schema=", id="empty iterator"),
-    pytest.param([(1, 2)], "schema=", id="rows without a schema"),
-    pytest.param([1, 2], "int", id="list of numbers"),
-    pytest.param(pa.array([1]), "Int64", id="an array"),
-    pytest.param([TABLE, pa.table({"other": [1]})], "batch 1", id="batches that differ"),
-    pytest.param([TABLE, 7], "item 1", id="a number among batches"),
-]
+INPUTS = {
+    "table": lambda: TABLE,
+    "batch": lambda: TABLE.to_batches()[0],
+    "reader": TABLE.to_reader,
+    "arrow stream": lambda: OnlyStream(TABLE),
+    "dict of lists": lambda: {"n": [1, 2, None], "s": ["a", None, "c"]},
+    "dict of arrays": lambda: {"n": pa.array([1, 2, None]), "s": pa.chunked_array([["a", None], ["c"]])},
+    "generator of batches": lambda: (batch for batch in TABLE.to_batches(max_chunksize=1)),
+    "list of tables": lambda: [TABLE.slice(0, 1), TABLE.slice(1)],
+}
+ROWS = {
+    "generator of dicts": lambda: (dict(row) for row in TABLE.to_pylist()),
+    "generator of tuples": lambda: (tuple(row.values()) for row in TABLE.to_pylist()),
+    "list of lists": lambda: [[1, "a"], [2, None], [None, "c"]],
+    "dicts that lack columns": lambda: [{"n": 1, "s": "a"}, {"n": 2}, {"s": "c"}],
+}
+NO_TABLES = {
+    "ragged dict": ({"x": [1, 2], "y": [1]}, "'x' has 2 values, 'y' 1"),
+    "text as a column": ({"x": "text"}, "'x'"),
+    "number as a column": ({"x": 1}, "'x'"),
+    "column of two types": ({"x": [1, "a"]}, "'x'"),
+    "column of objects": ({"x": [object()]}, "'x'"),
+    "number as a column name": ({1: [1]}, "column names are text"),
+    "pandas series": (pd.Series([1]), "to_frame"),
+    "polars series": (pl.Series([1]), "to_frame"),
+    "polars lazy frame": (pl.LazyFrame({"a": [1]}), "collect"),
+    "pandas frame of objects": (pd.DataFrame({"x": [1, "a", object()]}), "pandas"),
+    "empty iterator": (iter([]), "schema="),
+    "rows without a schema": ([(1, 2)], "schema="),
+    "list of numbers": ([1, 2], "int"),
+    "an array": (pa.array([1]), "Int64"),
+    "batches that differ": ([TABLE, pa.table({"other": [1]})], "batch 1"),
+    "a number among batches": ([TABLE, 7], "item 1"),
+}
+BAD_ROWS = {
+    "short row": ([(1, "a"), (2,)], "row 1 has 1 values for 2"),
+    "wrong type": ([(1, "a"), (2, 3)], "row 1, column 's': 3"),
+    "unknown column": ([{"n": 1, "x": 2}], "row 0.*'x'"),
+    "no row": ([(1, "a"), 5], "row 1 is int"),
+}
 
 
 def wide(megabytes: int, seed: int = 0) -> pa.Table:
@@ -78,17 +82,19 @@ def wide(megabytes: int, seed: int = 0) -> pa.Table:
 class FramesContract:
     # -- what goes in -------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("make", INPUTS)
-    def test_every_kind_of_table_comes_back(self, store, make):
-        assert store.put("f", make()) == 1
-        frame = store.frame("f")
-        assert frame.to_arrow().equals(TABLE)
-        assert (frame.rows, frame.version, frame.schema) == (3, 1, TABLE.schema)
+    def test_every_kind_of_table_comes_back(self, store, subtests):
+        for kind, make in INPUTS.items():
+            with subtests.test(kind):
+                assert store.put(kind, make()) == 1
+                frame = store.frame(kind)
+                assert frame.to_arrow().equals(TABLE)
+                assert (frame.rows, frame.version, frame.schema) == (3, 1, TABLE.schema)
 
-    @pytest.mark.parametrize("make", ROWS)
-    def test_rows_come_back_by_their_schema(self, store, make):
-        store.put("f", make(), schema=TABLE.schema)
-        assert store.frame("f").to_arrow().equals(TABLE)
+    def test_rows_come_back_by_their_schema(self, store, subtests):
+        for kind, make in ROWS.items():
+            with subtests.test(kind):
+                store.put(kind, make(), schema=TABLE.schema)
+                assert store.frame(kind).to_arrow().equals(TABLE)
 
     def test_no_rows_with_a_schema_make_an_empty_frame(self, store):
         store.put("f", iter([]), schema=TABLE.schema)
@@ -127,47 +133,42 @@ class FramesContract:
             store.put("f", pa.table({"n": [1000], "s": ["a"]}), schema=schema)
         assert store.version("f") == 1
 
-    @pytest.mark.parametrize(("value", "said"), NO_TABLES)
-    def test_what_is_no_table_is_refused_and_nothing_changes(self, store, value, said):
+    def test_what_is_no_table_is_refused_and_nothing_changes(self, store, subtests):
         store.put("f", TABLE)
-        with pytest.raises(InvalidValue, match=said) as caught:
-            store.put("f", value)
-        assert isinstance(caught.value, (TypeError, ValueError))
-        assert store.version("f") == 1
-        assert store.frame("f").to_arrow().equals(TABLE)
+        for what, (value, said) in NO_TABLES.items():
+            with subtests.test(what):
+                with pytest.raises(InvalidValue, match=said) as caught:
+                    store.put("f", value)
+                assert isinstance(caught.value, (TypeError, ValueError))
+                assert store.version("f") == 1
+                assert store.frame("f").to_arrow().equals(TABLE)
 
-    @pytest.mark.parametrize(
-        ("rows", "said"),
-        [
-            pytest.param([(1, "a"), (2,)], "row 1 has 1 values for 2", id="short row"),
-            pytest.param([(1, "a"), (2, 3)], "row 1, column 's': 3", id="wrong type"),
-            pytest.param([{"n": 1, "x": 2}], "row 0.*'x'", id="unknown column"),
-            pytest.param([(1, "a"), 5], "row 1 is int", id="no row"),
-        ],
-    )
-    def test_a_bad_row_is_named(self, store, rows, said):
-        with pytest.raises(InvalidValue, match=said):
-            store.put("f", rows, schema=TABLE.schema)
-        assert store.keys() == []
+    def test_a_bad_row_is_named(self, store, subtests):
+        for what, (rows, said) in BAD_ROWS.items():
+            with subtests.test(what):
+                with pytest.raises(InvalidValue, match=said):
+                    store.put("f", rows, schema=TABLE.schema)
+                assert store.keys() == []
 
     # -- what comes out -----------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("name", list(COLUMNS))
-    def test_every_type_comes_back(self, store, name):
-        column = COLUMNS[name]
+    def test_every_type_comes_back(self, store, subtests):
         pa.register_extension_type(Celsius())
         try:
-            for key, source in {
-                "whole": pa.table({"c": column}),
-                "sliced": pa.table({"c": column.slice(1, 3)}),
-                "in pieces": pa.table({"c": pa.chunked_array([column.slice(2), column, column.slice(0, 0)])}),
-                "one row": pa.table({"c": column.slice(1, 1)}),
-                "no rows": pa.table({"c": column.slice(0, 0)}),
-            }.items():
-                store.put(key, source)
-                frame = store.frame(key)
-                assert difference(frame.to_arrow(), source) == ""
-                assert difference(pa.Table.from_batches(frame.batches(), frame.schema), source) == ""
+            for name, column in COLUMNS.items():
+                sources = {
+                    "whole": column,
+                    "sliced": column.slice(1, 3),
+                    "in pieces": pa.chunked_array([column.slice(2), column, column.slice(0, 0)]),
+                    "one row": column.slice(1, 1),
+                    "no rows": column.slice(0, 0),
+                }
+                with subtests.test(name):
+                    store.put_many({key: pa.table({"c": source}) for key, source in sources.items()})
+                    for key, source in sources.items():
+                        frame, expected = store.frame(key), pa.table({"c": source})
+                        assert difference(frame.to_arrow(), expected) == ""
+                        assert difference(pa.Table.from_batches(frame.batches(), frame.schema), expected) == ""
         finally:
             pa.unregister_extension_type("test.celsius")
 
@@ -177,12 +178,12 @@ class FramesContract:
         assert found.schema.field("c").type == pa.float64()
         assert found.schema.field("c").metadata[b"ARROW:extension:name"] == b"test.celsius"
 
-    @pytest.mark.parametrize("type_", [pa.float16(), pa.float32(), pa.float64()], ids=str)
-    def test_floating_point_numbers_keep_their_bits(self, store, type_):
-        bits = np.random.default_rng(1).bytes(type_.byte_width * 1000)
-        column = pa.Array.from_buffers(type_, 1000, [None, pa.py_buffer(bits)])
-        store.put("f", pa.table({"c": column}))
-        assert store.frame("f").to_arrow().column("c").chunk(0).to_numpy().tobytes() == bits
+    def test_floating_point_numbers_keep_their_bits(self, store):
+        for type_ in (pa.float16(), pa.float32(), pa.float64()):
+            bits = np.random.default_rng(1).bytes(type_.byte_width * 1000)
+            column = pa.Array.from_buffers(type_, 1000, [None, pa.py_buffer(bits)])
+            store.put("f", pa.table({"c": column}))
+            assert store.frame("f").to_arrow().column("c").chunk(0).to_numpy().tobytes() == bits
 
     def test_a_frame_without_rows_keeps_its_columns(self, store):
         store.put("f", TABLE.schema.empty_table())
@@ -394,22 +395,22 @@ class FramesContract:
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), GeneratorExit()])
-    def test_an_iterator_that_fails_leaves_what_was_there(self, store, error):
+    def test_an_iterator_that_fails_leaves_what_was_there(self, store):
         store.put("f", TABLE)
         chunks = store.statistics().chunks
+        batches = wide(80).to_batches(max_chunksize=40)
 
-        def failing():
-            source = wide(80)
-            yield from source.to_batches(max_chunksize=40)
+        def failing(error):
+            yield from batches
             raise error
 
-        with pytest.raises(type(error)) as caught:
-            store.put("f", failing())
-        assert caught.value is error
-        assert (store.version("f"), store.statistics().chunks) == (1, chunks)
-        assert store.frame("f").to_arrow().equals(TABLE)
-        assert store.check().faults == ()
+        for error in (ValueError("mine"), KeyboardInterrupt(), GeneratorExit()):
+            with pytest.raises(type(error)) as caught:
+                store.put("f", failing(error))
+            assert caught.value is error
+            assert (store.version("f"), store.statistics().chunks) == (1, chunks)
+            assert store.frame("f").to_arrow().equals(TABLE)
+            assert store.check().faults == ()
 
     def test_an_iterator_of_other_columns_half_way_leaves_nothing(self, store):
         batches = [*wide(70).to_batches(max_chunksize=35), TABLE.to_batches()[0]]
@@ -429,23 +430,23 @@ class FramesContract:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("size", [0, 1, 100_000])
-    def test_a_file_comes_back_as_it_was(self, store, tmp_path, size):
-        self.file_round(store, tmp_path, size)
+    def test_a_file_comes_back_as_it_was(self, store, tmp_path):
+        for size in (0, 1, 100_000):
+            self.file_round(store, tmp_path, size)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("size", [(32 << 20) - 1, 32 << 20, (32 << 20) + 1, 70 << 20])
-    def test_a_file_of_pieces_comes_back_as_it_was(self, store, tmp_path, size):
-        self.file_round(store, tmp_path, size)
+    def test_a_file_of_pieces_comes_back_as_it_was(self, store, tmp_path):
+        for size in ((32 << 20) - 1, 32 << 20, (32 << 20) + 1, 70 << 20):
+            self.file_round(store, tmp_path, size)
 
     def file_round(self, store, tmp_path, size):
         source, target = tmp_path / "source", tmp_path / "target"
         content = np.random.default_rng(size).bytes(size)
         source.write_bytes(content)
         target.write_bytes(b"old")
-        assert store.put_file("file", source) == 1
+        assert store.put_file(f"file of {size}", source) == 1
         source.unlink()
-        assert store.get_file("file", str(target)) == size
+        assert store.get_file(f"file of {size}", str(target)) == size
         assert target.read_bytes() == content
         assert [name for name in os.listdir(tmp_path) if name.endswith(".part")] == []
 
