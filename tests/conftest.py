@@ -5,6 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.left import Left
+from tests.sharing import Sharing, is_on_ray
 from tests.tables import make_tables, shared_engine, tables  # noqa: F401  # fixtures
 
 pytest.register_assert_rewrite("tests.contract", "tests.crash")
@@ -21,13 +22,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "eau2"))
 def processes():
     """A context whose processes start in milliseconds: they fork from a server that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pandas", "eau2", "tests.contract.history", "tests.crash.deeds"])
+    context.set_forkserver_preload(
+        ["pandas", "eau2", "tests.contract.history", "tests.crash.deeds", "tests.store.killed"]
+    )
     return context
 
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """Three machines of Ray; see `tests/ray_cluster.py`. Tests that use it run alone: there is one of it."""
+    """Three machines of Ray; see `tests/ray_cluster.py`. Of it there is one: see `tests/sharing.py`."""
     from tests.ray_cluster import started  # Ray takes half a second to import
 
     with started() as cluster:
@@ -48,6 +51,17 @@ def nothing_left(tmp_path_factory, request):
     before = Left(str(tmp_path_factory.getbasetemp()), shares_engine=shares_engine, uses_ray=uses_ray)
     yield
     assert before.wait() == []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            assert is_on_ray(item.nodeid), f"{item.nodeid} starts a cluster of its own: its file's name says no Ray"
 
 
 def pytest_collection_finish():

@@ -250,7 +250,7 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
                 living[name] = process, reader
             if chance.random() < 0.7:  # else some are killed while they open the store
                 assert all(told.poll(SECONDS_MAX) for _, told in living.values())
-            time.sleep(chance.uniform(0.01, 0.15))
+            time.sleep(chance.uniform(0.0, 0.04))
             dying = chance.sample(sorted(living), chance.choice([1, 2, 3, 3]))
             for name in dying:
                 kill(name)

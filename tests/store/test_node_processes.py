@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+from tests.store.killed import write_until_killed
 from tests.until import SECONDS_MAX
 
 from eau2.errors import StoreClosed
@@ -82,41 +83,26 @@ def test_a_put_in_another_process_wakes_a_waiter(node, directory, frames):
         print(f"woken after {sorted(late)[4] / 1e6:.1f} ms (median of 9)")  # benchmarks/ holds it to 20
 
 
-KILLED = """
-import sys, itertools, random
-from conftest import *
-node = DirectoryNode(sys.argv[1])
-rng = random.Random(int(sys.argv[2]))
-pool = some_chunks(8, rows=20_000)
-print("ready", flush=True)
-for number in itertools.count(1):
-    what = rng.randrange(4)
-    if what == 0:
-        node.write([Write("bytes", Kind.BYTES, b"%d" % number)])
-        print("bytes", number, flush=True)
-    elif what == 3:
-        node.write([Write("frame", Kind.DELETED)])
-        print("deleted", number, flush=True)
-    else:
-        start = rng.randrange(6)
-        put_frame(node, "frame", pool[start : start + 2])
-        print("frame", pool[start].id, flush=True)
-"""
-
-
-def kill_rounds(directory, frames, rounds):
-    rng = random.Random(rounds)
+def kill_rounds(directory, frames, processes, rounds):
+    chance = random.Random(rounds)
     for number in range(rounds):
-        with process(frames, KILLED, directory, number) as writer:
-            assert writer.stdout.readline() == "ready\n"
-            lines = [writer.stdout.readline().split() for _ in range(rng.randrange(20))]
-            time.sleep(rng.random() * 0.02)
-            writer.send_signal(signal.SIGKILL)
-            lines += [line.split() for line in writer.stdout.read().splitlines()]
+        reader, writer = processes.Pipe(duplex=False)
+        process = processes.Process(target=write_until_killed, args=(directory, number, writer))
+        process.start()
+        writer.close()
+        assert reader.recv() == ("ready", 0)
+        told = [reader.recv() for _ in range(chance.randrange(20))]
+        time.sleep(chance.random() * 0.02)
+        process.kill()
+        with contextlib.suppress(EOFError):
+            while True:
+                told.append(reader.recv())
+        process.join(SECONDS_MAX)
+        assert process.exitcode == -signal.SIGKILL, "the writer ended by itself: see its traceback above"
+        reader.close()
         node = DirectoryNode(directory)
         try:
-            acknowledged = [line for line in lines if len(line) == 2]
-            written = [int(count) for what, count in acknowledged if what == "bytes"]
+            written = [count for what, count in told if what == "bytes"]
             if written:
                 assert int(node.get("bytes").payload) >= written[-1]
             report = node.check()
@@ -128,13 +114,13 @@ def kill_rounds(directory, frames, rounds):
 
 
 @pytest.mark.slow
-def test_a_killed_writer_loses_nothing_it_acknowledged_and_leaves_nothing_behind(directory, frames):
-    kill_rounds(directory, frames, 2)
+def test_a_killed_writer_loses_nothing_it_acknowledged_and_leaves_nothing_behind(directory, frames, processes):
+    kill_rounds(directory, frames, processes, 2)
 
 
 @pytest.mark.slow
-def test_a_writer_killed_at_many_moments_loses_nothing(directory, frames):
-    kill_rounds(directory, frames, 40)
+def test_a_writer_killed_at_many_moments_loses_nothing(directory, frames, processes):
+    kill_rounds(directory, frames, processes, 40)
 
 
 def test_a_killed_holder_of_the_write_lock_holds_nobody_up(node, directory, frames):
