@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 
 import pytest
 import ray
@@ -15,6 +16,7 @@ from tests.folders import fast_folder
 from tests.until import SECONDS_MAX
 
 import eau2
+from eau2.errors import ClusterUnavailable
 from eau2.remote import launch
 from eau2.remote.address import Address
 from eau2.remote.coordinator import CoordinatorServer
@@ -29,7 +31,18 @@ MACHINES = 3
 def open_at(home, text):
     """Open the store `text` of the clusters that `home` knows, in any process."""
     os.environ["EAU2_HOME"] = home
-    return eau2.open(text)
+    return patiently(lambda: eau2.open(text))
+
+
+def patiently(connect):
+    """Connect, also to a head that is taken for one that is frozen, as the machine is busy."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        try:
+            return connect()
+        except ClusterUnavailable:
+            if time.monotonic() > deadline:
+                raise
 
 
 class FreshNode(NodeProcess):
@@ -78,7 +91,8 @@ class RayCluster:
         return functools.partial(open_at, self.home, f"ray:{self.machines.address}/{name}")
 
     def connected(self, name: str) -> Connected:
-        return Connected(Address(self.machines.address, name, self.machines.environment()))
+        address = Address(self.machines.address, name, self.machines.environment())
+        return patiently(lambda: Connected(address))
 
     def _empty(self, deployment: Deployment, folder: str) -> None:
         ray.get(self._ask(deployment.name, COORDINATOR).fresh.remote(deployment), timeout=SECONDS_MAX)

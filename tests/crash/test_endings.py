@@ -16,8 +16,6 @@ from tests.until import SECONDS_MAX, until
 import eau2
 from eau2.errors import StoreClosed
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).resolve().parents[2]
 WHAT = ["wait", "wait_in_threads", "query", "map_in_processes", "map_in_threads", "write", "put_stream", "idle"]
 ONE_QUERY = "import eau2, sys\nwith eau2.open(sys.argv[1]) as store: store.sql('select sum(n) from f').to_arrow()"

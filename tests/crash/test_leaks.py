@@ -3,8 +3,6 @@
 import pytest
 from benchmarks.rounds import run
 
-pytestmark = pytest.mark.alone
-
 MEGABYTE = 1 << 20
 
 

@@ -27,7 +27,6 @@ def commands_in(text):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_the_commands_of_the_page_run_as_written(tmp_path):
     scripts = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     assert len(scripts) == 2

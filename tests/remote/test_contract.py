@@ -7,6 +7,7 @@ from tests.remote.clusters import Cluster
 
 class Remote(StoreContract):
     nodes = 1
+    often = 25
 
     @pytest.fixture
     def clusters(self):
@@ -36,6 +37,5 @@ class TestOneRemoteNode(Remote):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 class TestThreeRemoteNodes(Remote):
     nodes = 3

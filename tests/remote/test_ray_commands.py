@@ -12,7 +12,7 @@ from tests.until import until
 
 from eau2.remote import launch
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def typed(*arguments):

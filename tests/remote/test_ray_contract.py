@@ -5,9 +5,9 @@ from tests.contract.store_contract import StoreContract
 
 
 @pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.long
 class TestThreeMachines(StoreContract):
+    often = 25
+
     @pytest.fixture
     def opener(self, ray_cluster):
         return ray_cluster.opener("first")

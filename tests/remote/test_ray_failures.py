@@ -16,7 +16,7 @@ from tests.until import until
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
 from eau2.remote import launch
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 KEYS = 20
 LONGEST_SECONDS_MAX = 60.0  # against hangs: a write is given up after 10

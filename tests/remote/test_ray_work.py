@@ -30,7 +30,7 @@ from tests.until import SECONDS_MAX, until
 import eau2
 from eau2.errors import FunctionFailed, ProgramFailed, WaitTimeout
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture

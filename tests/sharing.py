@@ -1,0 +1,19 @@
+"""Which of the processes that share the tests runs which."""
+
+import re
+
+from xdist.scheduler import LoadScopeScheduling
+
+_ON_RAY = re.compile(r"[/_]ray[_/].*::")
+
+
+class Sharing(LoadScopeScheduling):
+    """Tests go one by one to the process that is free, so that none is left with the last long ones. Those in files on
+    Ray all go to the first, which begins with them: there is one cluster, and it mostly waits for that."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "on Ray" if is_on_ray(nodeid) else nodeid
+
+
+def is_on_ray(nodeid: str) -> bool:
+    return _ON_RAY.search(nodeid) is not None
