@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import importlib
 import json
 import logging
 import os
@@ -224,6 +225,9 @@ class NodeProcess(Process):
             except Eau2Error as error:
                 self._refused = str(error)
                 time.sleep(_PLACE_SECONDS)
+        importlib.import_module(
+            "eau2.distributed.runner"
+        )  # the engine takes 0.3 s, which the first query need not wait
 
     async def ask(self, method: str, arguments: Arguments) -> Answer:
         if self._server is None and method == "status":
