@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import numpy as np
@@ -180,6 +181,7 @@ def test_every_verb_of_a_lazy_frame_answers_as_ever(store):
         store.sql("select id / (k - 5) from t").to_arrow()
 
 
+@pytest.mark.slow
 def test_frames_without_a_key_are_sent_where_they_are_needed(store):
     frame = store.frame("t")
     few = frame.head(3)
@@ -356,6 +358,18 @@ def test_queries_that_never_end_keep_no_other_from_its_answer(cluster, store):
     assert len(ended) == len(others)
 
 
+@pytest.mark.slow
+def test_drivers_and_threads_that_ask_at_the_same_time_have_their_own_answers(cluster, store):
+    queries = [f"select k, count(*) as n, sum(id) as s from t where id % {each} = 0 group by k" for each in range(2, 8)]
+    queries += [f"select a.id from t a join t b on a.id = b.id + {each} where b.k = 1" for each in range(4)]
+    with cluster.opener()() as other, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda at: (store, other)[at % 2].sql(queries[at]).to_arrow(), range(len(queries))))
+    for query, answer in zip(queries, found, strict=True):
+        assert difference(answer, expected(query, t=frame_of(ROWS))) == "", query
+    assert kept_in(cluster.folder) == []
+
+
+@pytest.mark.slow
 def test_without_any_node_a_frame_that_is_mapped_is_queried_here(cluster, store):
     frame = store.frame("t").filter(eau2.col("k") == 3)
     for name in NAMES:

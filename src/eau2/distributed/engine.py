@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 GATHER_BYTES_MAX = 16 << 20
 HERE_BYTES_MAX = 32 << 20
 AWAY_TIMES = 8
-TRIES_MAX = 5  # on the nodes; what none of these could do is done here, as far as the chunks can be had
+TRIES_MAX = 5  # on the nodes, each without those that were lost; and one when a chunk could not be read
 _SAMPLE = re.compile(r"\btablesample\b", re.IGNORECASE)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -158,7 +158,9 @@ class DistributedEngine:
         """Run `recipe` on the nodes, and return its answer; None where it is to run here."""
         chunks = self._chunks(recipe)
         without: set[str] = set()
-        for _ in range(TRIES_MAX if self._is_worth_sending(chunks) else 0):
+        tries = TRIES_MAX if self._is_worth_sending(chunks) else 0
+        while tries > 0:
+            tries -= 1
             try:
                 with self._fleet.begin(without) as workers, self._query(recipe, chunks, workers) as query:
                     answer = query.answer()
@@ -167,6 +169,7 @@ class DistributedEngine:
             except NodeLost as lost:
                 without.add(lost.node)
             except (NodeUnavailable, Corrupt):  # copies may be elsewhere by now, or are mended by this
+                tries = min(tries, 1)
                 for origin in map(_origin, chunks):
                     if origin.node is not None:
                         origin.renew()
