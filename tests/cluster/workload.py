@@ -9,7 +9,7 @@ import pyarrow as pa
 from tests.cluster.history import UNKNOWN, Conflict, Operation, Refused, Saw, Wrote
 
 from eau2.cluster.peer import Unreachable, WrongEpoch
-from eau2.errors import Eau2Error, KeyExists, KeyMissing, OutcomeUnknown, VersionConflict
+from eau2.errors import Eau2Error, KeyExists, KeyMissing, NodeUnavailable, OutcomeUnknown, VersionConflict
 from eau2.store.nodes import Expect, Kind, Staged, Write
 from eau2.values.chunk import Chunk, identify
 from eau2.values.manifest import ChunkEntry, Manifest
@@ -169,7 +169,11 @@ class Workload:
         except Eau2Error as error:
             self._count(error)
         else:
-            self._note(client, start, self._came_to(unknown, outcomes))
+            lost = [outcome for outcome in outcomes if isinstance(outcome, NodeUnavailable)]
+            for error in lost[:1]:  # nothing of it is done
+                self._count(error)
+            if not lost:
+                self._note(client, start, self._came_to(unknown, outcomes))
         del self._running[id(writes)]
 
     async def _made(self, client, key, label, expect):

@@ -8,13 +8,16 @@ import time
 
 import numpy as np
 import pytest
-from tests.remote.clusters import ProcessCluster
+from tests.remote.clusters import Cluster, ProcessCluster
 from tests.until import SECONDS_MAX, until
 
+from eau2.cluster.keys import DECISION
 from eau2.cluster.peer import Unreachable
+from eau2.cluster.runtime import finish
 from eau2.errors import KeyMissing, NodeUnavailable, OutcomeUnknown
 from eau2.remote import transport
 from eau2.remote.transport import COORDINATOR, ThreadRuntime
+from eau2.store.nodes import Kind, Write
 
 pytestmark = pytest.mark.slow
 NAMES = ["node-0", "node-1", "node-2"]
@@ -175,6 +178,29 @@ def test_without_copies_an_error_names_the_key_and_the_node_in_bounded_time(proc
         cluster.start(lost)
         until(lambda: is_whole(store))
         assert store.get_many(some) == some
+
+
+def test_several_keys_are_put_together_or_not_at_all_also_when_one_of_them_is_in_doubt(tmp_path):
+    with Cluster(tmp_path, NAMES, replicas=1) as cluster, cluster.opener(answer_seconds=ANSWER_SECONDS)() as store:
+        keys = [f"k/{number}" for number in range(60)]
+        here, there, lost = NAMES
+        doubtful, beside = [key for key in keys if home(store, key) == here][:2]
+        elsewhere = next(key for key in keys if home(store, key) == there)
+        batch = next(f"batch/{number}" for number in range(60) if home(store, f"{DECISION}batch/{number}") == lost)
+        runtime = ThreadRuntime(store.transport, threading.Event())
+        store.put_many(dict.fromkeys(keys, b"old"))
+
+        async def reserve():
+            """As a driver does that is killed before anybody decides."""
+            await runtime.peer(here).reserve(store.node.view.epoch, batch, [Write(doubtful, Kind.BYTES, b"new")])
+
+        finish(reserve())
+        cluster.stop(lost)
+        until(lambda: lost not in store.nodes)
+        for several in ([elsewhere, doubtful], [beside, doubtful]):
+            with pytest.raises(NodeUnavailable, match=f"{doubtful}.*in a write of several keys; down: {lost}"):
+                store.put_many(dict.fromkeys(several, b"new"))
+        assert store.get_many([beside, elsewhere]) == {beside: b"old", elsewhere: b"old"}
 
 
 def test_who_deletes_or_reads_one_key_hears_nothing_of_another_that_cannot_be_had(processes, tmp_path):

@@ -154,6 +154,7 @@ class Client:
                 its = set(parts[home])
                 ours = [write for write in writes if write.key in its]
                 came_to, changes = await self._runtime.peer(home).reserve(view.epoch, batch, ours)
+                _raise_unavailable(came_to)
                 outcomes.update(zip((write.key for write in ours), came_to, strict=True))
                 records += changes
             decided = None
@@ -334,6 +335,13 @@ class Client:
 def _doing(what: str, keys: Sequence[str]) -> str:
     """Return what is done to `keys`, for an error."""
     return f"{what} {keys[0]!r}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+
+
+def _raise_unavailable(outcomes: Sequence[Outcome]) -> None:
+    """Raise why nobody can say now what is under one of the keys, if so: then none of them is written."""
+    for outcome in outcomes:
+        if isinstance(outcome, NodeUnavailable):
+            raise outcome
 
 
 def _are_one(view: View, keys: Sequence[str]) -> bool:

@@ -144,7 +144,7 @@ class Order:
             raise NotServing
         await self._even_out()
         changes = Changes()
-        outcomes = self._judge_all(writes, changes)
+        (outcomes,) = self._judge_all([writes], changes)
         self._flight = Flight(epoch, next(self._numbers), changes)
         self._note(changes)
         await self.delivery.publish(self._flight)
@@ -266,11 +266,10 @@ class Order:
             else:
                 fresh[ticket.request].append(ticket)
         changes = Changes()
-        writes = [write for ticket, *_ in fresh.values() for write in ticket.writes]
-        outcomes = iter(self._judge_all(writes, changes))
+        judged = self._judge_all([ticket.writes for ticket, *_ in fresh.values()], changes)
         done = tuple(
-            (request, ticket.keys, tuple(itertools.islice(outcomes, len(ticket.writes))))
-            for request, (ticket, *_) in fresh.items()
+            (request, ticket.keys, tuple(outcomes))
+            for (request, (ticket, *_)), outcomes in zip(fresh.items(), judged, strict=True)
         )
         if changes.records:
             await self._commit(Flight(view.epoch, next(self._numbers), changes), done)
@@ -279,9 +278,16 @@ class Order:
             for ticket in fresh[request]:
                 ticket.succeed(came_to)
 
-    def _judge_all(self, writes: Sequence[Write], changes: Changes) -> list[Outcome]:
-        now = self._member.node.records([write.key for write in writes])
+    def _judge_all(self, requests: Sequence[Sequence[Write]], changes: Changes) -> list[list[Outcome]]:
+        """Return what the writes of each of `requests` come to, one after the other, and note what they change."""
+        now = self._member.node.records([write.key for writes in requests for write in writes])
         changes.before.update(now)
+        return [self._judge_request(writes, now, changes) for writes in requests]
+
+    def _judge_request(self, writes: Sequence[Write], now: dict[str, Record], changes: Changes) -> list[Outcome]:
+        lost = next((error for write in writes if (error := self._member.lost(write.key)) is not None), None)
+        if lost is not None:  # who is told so takes it that nothing was changed
+            return [lost] * len(writes)
         outcomes: list[Outcome] = []
         for write in writes:
             outcome, record = self._judge(write, now.get(write.key))
@@ -292,10 +298,6 @@ class Order:
         return outcomes
 
     def _judge(self, write: Write, known: Record | None) -> tuple[Outcome, Record | None]:
-        view = self._member.view
-        lost = self._member.lost(write.key)
-        if lost is not None:
-            return lost, None
         there = known is not None and known.kind != Kind.DELETED
         if self._decisions and known is not None and not there and write.kind != Kind.DELETED:
             # Not told by its version: versions are left out when a disk is full.
@@ -307,7 +309,8 @@ class Order:
             return 0, None
         last = self._member.node.version_floor() if known is None else known.rank & VERSION_MASK
         version = max(last, self._burned.get(write.key, 0)) + 1
-        return version, Record(write.key, view.epoch << RANK_BITS | version, write.kind, write.payload)
+        rank = self._member.view.epoch << RANK_BITS | version
+        return version, Record(write.key, rank, write.kind, write.payload)
 
     async def _commit(self, flight: Flight, done: Done) -> None:
         try:
