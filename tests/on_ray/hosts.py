@@ -62,10 +62,10 @@ def why_not() -> str:
 
 class Hosts:
     """`count` of them; the first has the head. A context manager: at the end nothing is left of them, but what they
-    stored in `data`."""
+    stored."""
 
-    def __init__(self, count: int, data: Path, checks: dict[str, str] = _HEALTH_CHECKS):
-        self.data, self.names = data, [f"host-{number}" for number in range(count)]
+    def __init__(self, count: int, checks: dict[str, str] = _HEALTH_CHECKS):
+        self.names = [f"host-{number}" for number in range(count)]
         self._tag = f"eau2-{secrets.token_hex(3)}"
         self._folder = Path(tempfile.mkdtemp(prefix="eau2-", dir="/tmp"))  # of sockets, whose paths have 107 bytes
         self._checks = {f"RAY_health_check_{name}": value for name, value in checks.items()}
@@ -209,6 +209,14 @@ class Hosts:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def deployed(self, data: Path) -> bool:
+        """Deploy eau2 over the directories in `data`, or wait until it is whole; return whether it is. It may not be in
+        time where much else runs."""
+        with contextlib.suppress(AssertionError):
+            self.said("host-0", "-m", "eau2.cli", "deploy", "--address", self.head, "--data-dir", data)
+            return True
+        return False
 
     # -- links --------------------------------------------------------------------------------------------------------
 

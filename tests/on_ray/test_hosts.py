@@ -22,18 +22,17 @@ LOAD_SECONDS, FAULT_SECONDS = 30.0, 15.0  # longer than Ray and eau2 take to giv
 _numbers = itertools.count()
 
 
-def deployed(hosts):
-    """Deploy it, or wait until it is whole again; return whether it is. It may not be in time where much else runs."""
-    with contextlib.suppress(AssertionError):
-        return hosts.said("host-0", "-m", "eau2.cli", "deploy", "--address", hosts.head, "--data-dir", hosts.data)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory):
+def hosts(data):
     if why := why_not():
         pytest.skip(why)
-    with Hosts(COUNT, tmp_path_factory.mktemp("data")) as hosts:
-        until(lambda: deployed(hosts))
+    with Hosts(COUNT) as hosts:
+        until(lambda: hosts.deployed(data))
         hosts.said("host-0", "-m", "tests.on_ray.settle", hosts.store, "begin")
         yield hosts
 
@@ -63,7 +62,7 @@ def supervised(hosts):
 
 
 @pytest.fixture
-def loaded(hosts, logs):
+def loaded(hosts, data, logs):
     """Within this, drivers do everything on the head's host; then all of it is checked."""
 
     @contextlib.contextmanager
@@ -83,7 +82,7 @@ def loaded(hosts, logs):
                 driver.kill()
                 driver.wait()
         assert ended == dict.fromkeys(drivers, 0), "".join((logs / f"{name}.txt").read_text() for name in drivers)
-        until(lambda: deployed(hosts))
+        until(lambda: hosts.deployed(data))
         said = hosts.said("host-0", "-m", "tests.on_ray.settle", hosts.store, "end", logs)
         told = Told.of(logs.glob("*.log"))
         print(told)
