@@ -93,7 +93,7 @@ place = sys.argv[1]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], check=True)
 node, acknowledged, full = DirectoryNode(place + "/n"), {}, 0
 for number in range(4000):
-    key = f"k{number % 60}"
+    key = f"k{number % 400}"
     try:
         node.write([Write(key, Kind.BYTES, bytes([number % 251]) * 50_000)])
     except DiskFull:
