@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from tests.remote.clusters import ProcessCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.long]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 NAMES = ["node-0", "node-1", "node-2"]
 MEMORY = 64 << 20
 TIMES = 12

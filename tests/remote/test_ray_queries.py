@@ -16,7 +16,7 @@ from tests.until import SECONDS_MAX, until
 
 from eau2.distributed.engine import DistributedEngine
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
