@@ -21,6 +21,8 @@ from tests.until import SECONDS_MAX, until
 import eau2
 import eau2.remote.pieces
 from eau2.distributed.engine import DistributedEngine
+from eau2.distributed.fragment import CannotCut
+from eau2.distributed.runner import Runner
 from eau2.errors import Corrupt, NodeUnavailable, QueryError, StoreClosed, UnknownColumn, UnknownTable
 
 NAMES = ["node-0", "node-1", "node-2", "node-3"]
@@ -198,6 +200,21 @@ def test_what_cannot_be_cut_is_gathered_and_says_so(store):
     frame = store.sql("select name from u where name similar to '^n[1-3]$'")
     assert sorted(frame.to_arrow()["name"].to_pylist()) == ["n1", "n2", "n3"]
     assert "not cut: " in str(frame.explain())
+
+
+def test_what_turns_out_on_a_node_not_to_be_cut_is_gathered(cluster, store, monkeypatch):
+    run = Runner.run
+
+    def refusing(runner, fragment, calls):
+        if fragment.plan:
+            raise CannotCut("not on this node")
+        return run(runner, fragment, calls)
+
+    monkeypatch.setattr(Runner, "run", refusing)
+    frame = store.sql(GROUPS)
+    assert difference(frame.to_arrow(), expected(GROUPS, t=frame_of(ROWS)), in_order=True) == ""
+    assert "not cut: not on this node" in str(frame.explain())
+    assert kept_in(cluster.folder) == []
 
 
 @pytest.mark.slow
