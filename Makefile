@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS := $(shell expr $$(nproc) + 2) # of all tests: many wait, for Ray or until what was killed is missed
 unexport PYTHONDONTWRITEBYTECODE # hundreds of processes read what the first has compiled
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check bench lock clean
+.PHONY: help demo test test-cluster check types fast-tests bench lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -31,8 +31,13 @@ test-cluster: .venv/dev ## the long tests, most on a real Ray cluster: what is k
 check: .venv/dev ## format, lint, strict types, floors, fast tests
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory --jobs types fast-tests
+
+types: # takes one core for half a minute where it has no cache: beside the tests
+	@$(BIN)/mypy
+
+fast-tests:
 	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses auto -m "not slow" -q
 
 .venv/peers: .venv/dev locks/peers.txt
