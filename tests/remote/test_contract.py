@@ -37,5 +37,6 @@ class TestOneRemoteNode(Remote):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # make test has three on Ray
 class TestThreeRemoteNodes(Remote):
     nodes = 3
