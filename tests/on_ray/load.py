@@ -222,7 +222,7 @@ def main() -> None:
     FrameWriter.__init__.__kwdefaults__["chunk_bytes"] = CHUNK_BYTES
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with opened(address) as store:
+    with opened(address, ended) as store:
         log = Log(path)
         clients = [Client(store, log, f"{name}.{number}") for number in range(1 if linus_only else THREADS)]
         threads = [
@@ -239,13 +239,15 @@ def main() -> None:
     log.close()
 
 
-def opened(address: str) -> eau2.Store:
-    """Open a store, also where a look at the head takes long as the machine is overloaded."""
+def opened(address: str, ended: threading.Event | None = None) -> eau2.Store:
+    """Open a store, also where a look at the head takes long as the machine is overloaded; or end, if told."""
     deadline = time.monotonic() + 5 * SECONDS_MAX
     while True:
         try:
             return eau2.open(address)
         except (ClusterUnavailable, NodeUnavailable):
+            if ended is not None and ended.is_set():
+                sys.exit()
             if time.monotonic() > deadline:
                 raise
 

@@ -244,7 +244,14 @@ class Soak:
 
 
 def typed(*arguments: str) -> str:
-    return python("eau2.cli", *arguments, "--json").strip()
+    """Run a command, again as long as the cluster does not answer in time: where much else runs it may not."""
+    deadline = time.monotonic() + 5 * LONGEST_SECONDS_MAX
+    while True:
+        try:
+            return python("eau2.cli", *arguments, "--json").strip()
+        except AssertionError as error:
+            if "ClusterUnavailable" not in str(error) or time.monotonic() > deadline:
+                raise
 
 
 def python(*arguments: str) -> str:

@@ -150,6 +150,26 @@ def test_a_driver_is_killed_during_puts(store, opener):
     assert max(int(value) for value in store.get_many(store.keys("driver/")).values()) in (last, last + 1)
 
 
+def test_a_driver_that_handles_sigterm_has_the_time_that_it_needs(opener):
+    code = """if True:
+        import signal, sys, time
+        from tests.ray_cluster import open_at
+        def end(*_):
+            time.sleep(5)  # Ray would abort it after three seconds
+            sys.exit(7)
+        signal.signal(signal.SIGTERM, end)
+        with open_at(*sys.argv[1:]):
+            print("open", flush=True)
+            while True:
+                time.sleep(0.1)"""
+    command = [sys.executable, "-c", code, *opener.args]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout.readline() == "open\n"
+        driver.terminate()
+        _, said = driver.communicate(timeout=LONGEST_SECONDS_MAX)
+    assert (driver.returncode, said) == (7, "")
+
+
 def test_what_is_not_deployed_is_said_to_be_absent(ray_cluster):
     with pytest.raises(ClusterUnavailable, match=r"has no cluster 'absent': it has .*`eau2 deploy` puts one there"):
         ray_cluster.opener("first").func(ray_cluster.home, f"ray:{ray_cluster.machines.address}/absent")

@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -87,7 +88,15 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
         init = functools.partial(ray.init, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         _in_time(address, functools.partial(init, address=address.head))
         atexit.register(_leave)
+        _handle_signals_ourselves()
         return clusters
+
+
+def _handle_signals_ourselves() -> None:
+    """Have SIGTERM do what it did before: Ray prints where the process is, and aborts it three seconds later, also when
+    the process has a handler and is about to end well."""
+    if threading.current_thread() is threading.main_thread():  # no other may say what signals do
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
 
 def _leave() -> None:
