@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS := $(shell expr $$(nproc) + 2) # of all tests: many wait, for Ray or until what was killed is missed
+WORKERS := $(shell expr $$(nproc) + 1) # of all tests: many wait, for Ray or until what was killed is missed
 unexport PYTHONDONTWRITEBYTECODE # hundreds of processes read what the first has compiled
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster check types fast-tests bench lock clean

@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +10,9 @@ from tests.sharing import Sharing, is_on_ray
 from tests.tables import make_tables, shared_engine, tables  # noqa: F401  # fixtures
 
 pytest.register_assert_rewrite("tests.contract", "tests.crash")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what is to run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "eau2", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -28,7 +28,8 @@ LINES = 100  # of the log
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("EAU2_HOME", str(tmp_path / "home"))
     yield tmp_path
-    launch.down()
+    for cluster in launch.all_of_them():
+        launch.down(cluster.name)
 
 
 def test_the_head_is_lost_while_everything_is_done(home):
@@ -42,7 +43,7 @@ def test_the_head_is_lost_while_everything_is_done(home):
             cluster = launch.find()
             for pid in [*cluster.processes("gcs_server"), cluster.raylet("node-0")]:
                 os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # Ray ends it
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on, and is refused everything
                 driver.wait(LONGEST_SECONDS_MAX)
         finally:
             driver.kill()
@@ -52,3 +53,9 @@ def test_the_head_is_lost_while_everything_is_done(home):
     told = Told.of(home.glob("*.log"))
     print(told, f"up and whole in {time.monotonic() - began:.1f} s")
     assert wrong + told.verdict(killed=["driver"]) == []
+
+
+def test_a_process_outlives_a_cluster_that_has_ended_and_goes_on_with_another(home):
+    for name in ("one", "two"):
+        typed("up", "--name", name, "--nodes", "2")
+    assert python("tests.on_ray.reconnecting") == ""

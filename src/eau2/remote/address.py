@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from eau2.remote import launch
 
 SCHEME = "ray:"
 _CONNECT_SECONDS = 2.0
-_LOOK_SECONDS = 10.0  # 0.6 s here, most of them to import Ray
+_LOOK_SECONDS = 10.0  # milliseconds here
+_IMPORT_SECONDS = 60.0  # of Ray, before: 0.6 s here, more where others work
 _FORM = re.compile(r"ray:(?:(?P<head>[^/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+)(?:/(?P<there>[\w-]+))?|(?P<here>[\w-]*))")
 _CURRENT = "ray/ray_current_cluster"  # where `ray start` writes the address of its head
 
@@ -71,8 +73,8 @@ def _current() -> str:
 def look(address: Address) -> dict[str, dict[str, Any]]:
     """Return the clusters of eau2 on the Ray cluster at `address`: what they were deployed with, by name. About 0.6 s.
 
-    PartMissing without Ray; ClusterUnavailable when the head is absent, frozen, or refuses our token, after 12 s at
-    most; VersionsDiffer unless Python, Ray and eau2 are what they are here.
+    PartMissing without Ray; ClusterUnavailable when the head is absent, frozen, or refuses our token, 12 s after
+    Ray was imported at most; VersionsDiffer unless Python, Ray and eau2 are what they are here.
     """
     require_ray()
     host, _, port = address.head.rpartition(":")
@@ -98,18 +100,22 @@ def _looked(address: Address) -> dict[str, Any]:
         f"{address.head} accepts connections, but no head of Ray answers",
         hint="is it the port of the GCS (6379 by default)? is its process, gcs_server, stopped or overloaded?",
     )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "eau2.remote.ray", json.dumps({"address": address.head})],
-            env=os.environ | address.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_LOOK_SECONDS,
-            check=False,
-        )
-        found: dict[str, Any] = json.loads(done.stdout.rsplit(b"\n", 2)[-2])
-    except (subprocess.TimeoutExpired, ValueError, IndexError):
-        raise silent from None
+    command = [sys.executable, "-m", "eau2.remote.ray", json.dumps({"address": address.head})]
+    environment = os.environ | address.environment
+    null = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, env=environment, stdin=null, stdout=subprocess.PIPE, stderr=null, bufsize=0
+    ) as asking:
+        try:
+            began = select.poll()
+            began.register(asking.stdout)  # type: ignore[arg-type]  # a pipe
+            began.poll(_IMPORT_SECONDS * 1e3)  # it says when it begins, or ends
+            answer, _ = asking.communicate(timeout=_LOOK_SECONDS)
+            found: dict[str, Any] = json.loads(answer.rsplit(b"\n", 2)[-2])
+        except (subprocess.TimeoutExpired, ValueError, IndexError):
+            raise silent from None
+        finally:
+            asking.kill()
     if "refused" in found:
         raise ClusterUnavailable(
             f"{address.head} refuses our token",

@@ -16,7 +16,8 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -24,7 +25,7 @@ import ray.exceptions
 from ray._private import ray_constants, utils, worker
 from ray._private.node import Node as RayNode
 from ray._private.parameter import RayParams
-from ray._raylet import Config, GcsClient
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
 
 from eau2.cluster.peer import Unreachable
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
@@ -35,6 +36,7 @@ from eau2.remote.membership import NodeStatus
 from eau2.remote.raylets import LABEL
 from eau2.remote.server import NodeServer
 from eau2.remote.transport import COORDINATOR, Arriving
+from eau2.remote.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,9 +52,7 @@ _PLACE_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _NODE_ID = "ray.io/node-id"  # a label that each has
 _A_LITTLE = 0.0001  # of the resource that each machine has as its address
-# Where the coordinator is. When it dies together with a node, what that node knew of views is waited for; and without
-# the machine of the head nothing goes on anyhow.
-ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}
+ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}  # without that machine nothing goes on anyhow
 _LOOPBACK = "127.0.0.1"
 _SPACE = b"eau2"  # of our entries at the head: what each cluster was deployed with, by its name
 _METADATA = (b"CLUSTER_METADATA", b"cluster")  # where Ray has its versions
@@ -62,15 +62,23 @@ _GONE = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.except
 # -- connecting --------------------------------------------------------------------------------------------------------
 
 _connecting = threading.Lock()
+_connected = False  # by us
+_used: weakref.WeakSet[RayTransport] = weakref.WeakSet()  # not closed yet
+_PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "9999999"}  # or Ray ends a process whose head is gone
 
 
 def connect(address: Address) -> dict[str, dict[str, Any]]:
     """Connect this process to the Ray cluster at `address`, unless it is; return the clusters of eau2 there, by name.
 
-    It stays connected: Ray has one connection a process. About 1 s the first time. Raises as `look`; InvalidOption when
-    the process is connected to another Ray cluster.
+    It stays so: Ray has one connection a process. About 1 s the first time. Raises as `look`; InvalidOption when it is
+    connected to another Ray cluster, by others or for a store that is open.
     """
+    global _connected
     with _connecting:
+        if _connected and not _used and ray.is_initialized() and ray.get_runtime_context().gcs_address != address.head:
+            if not _left(_CONNECT_SECONDS):
+                raise ClusterUnavailable("the Ray cluster of before does not let go", hint="use another process")
+            _connected = False
         if ray.is_initialized():
             connected = ray.get_runtime_context().gcs_address
             if connected != address.head:
@@ -80,39 +88,38 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
                 )
             return _in_time(address, functools.partial(_clusters, connected))
         clusters = look(address)
-        os.environ.update(address.environment)
+        os.environ.update(address.environment | _PATIENCE)
         Config.initialize("")  # Ray has read its variables when it was imported, maybe long before
-        if "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in address.environment:
-            ray_constants.ENABLE_RAY_CLUSTER = False
-        worker.listen_error_messages = _listen_to_nothing
+        AuthenticationTokenLoader.instance().reset_cache()
+        ray_constants.ENABLE_RAY_CLUSTER &= "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in address.environment
+        worker.listen_error_messages = lambda *_: None  # it prints news of Ray's on standard output, which is ours
         init = functools.partial(ray.init, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        _in_time(address, functools.partial(init, address=address.head))
+        try:
+            _in_time(address, functools.partial(init, address=address.head))
+        finally:
+            os.environ.pop(*_PATIENCE)  # not for a cluster that is started from here
         atexit.register(_leave)
-        _handle_signals_ourselves()
+        if threading.current_thread() is threading.main_thread():  # no other may say what signals do
+            # Ray would abort the process three seconds after SIGTERM, also one that has a handler and ends well.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        _connected = True
         return clusters
 
 
-def _handle_signals_ourselves() -> None:
-    """Have SIGTERM do what it did before: Ray prints where the process is, and aborts it three seconds later, also when
-    the process has a handler and is about to end well."""
-    if threading.current_thread() is threading.main_thread():  # no other may say what signals do
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+def _left(seconds: float) -> bool:
+    """Disconnect, unless that takes over so many seconds; return whether it is done."""
+    leaving = threading.Thread(target=ray.shutdown, name="eau2-leaving", daemon=True)
+    leaving.start()
+    leaving.join(seconds)
+    return not leaving.is_alive()
 
 
 def _leave() -> None:
-    """Disconnect when this process ends. Ray would do that itself, and wait for a cluster that is frozen or gone; and
-    when Python ends meanwhile, it crashes."""
-    leaving = threading.Thread(target=ray.shutdown, name="eau2-leaving", daemon=True)
-    leaving.start()
-    leaving.join(_LEAVE_SECONDS)
-    if leaving.is_alive():
+    """Disconnect when this process ends. Ray itself would wait for a cluster that is gone, and then crash."""
+    if not _left(_LEAVE_SECONDS):
         print("eau2: the Ray cluster does not answer; the process ends without taking leave of it", file=sys.stderr)
         sys.stdout.flush()
         os._exit(1)
-
-
-def _listen_to_nothing(*_: object) -> None:
-    """In place of what prints news of Ray's on standard output: it is ours, and nodes that end are expected."""
 
 
 def _in_time(address: Address, ask: Callable[[], Value]) -> Value:
@@ -145,7 +152,8 @@ class RayTransport:
     def __init__(self, cluster: str) -> None:
         self._namespace = _namespace(cluster)
         self._actors: dict[str, Any] = {}
-        self._finding = ThreadPoolExecutor(4, thread_name_prefix="eau2-finding")  # asks the head, which may be frozen
+        self._finding = Turns("eau2-finding", 4, share=4)  # asks the head, which may be gone: nobody waits for it
+        _used.add(self)
 
     def call(self, name: str, method: str, arguments: Arguments, timeout_seconds: float) -> Pending:
         """As `Transport.call`."""
@@ -154,7 +162,7 @@ class RayTransport:
         if actor is not None:
             self._send(name, actor, method, arguments, answer)
         else:
-            self._finding.submit(self._find_and_send, name, method, arguments, answer)
+            self._finding.add(self, [functools.partial(self._find_and_send, name, method, arguments, answer)])
         return Arriving(name, answer, timeout_seconds)
 
     def _find_and_send(self, name: str, method: str, arguments: Arguments, answer: Future[Answer]) -> None:
@@ -181,7 +189,8 @@ class RayTransport:
             answer.set_exception(error)
 
     def close(self) -> None:
-        self._finding.shutdown(wait=False, cancel_futures=True)
+        _used.discard(self)
+        self._finding.close()
 
 
 def _namespace(cluster: str) -> str:
@@ -221,22 +230,16 @@ class NodeProcess(Process):
         threading.Thread(target=self._begin, args=(deployment, placed), name="eau2-beginning", daemon=True).start()
 
     def _begin(self, deployment: Deployment, placed: Placed) -> None:
-        transport = RayTransport(deployment.name)
+        transport, memory_bytes = RayTransport(deployment.name), deployment.memory_bytes or None
         while self._server is None:
             try:
                 self._server = NodeServer(
-                    placed.directory,
-                    transport,
-                    name=placed.name,
-                    flush=deployment.flush,
-                    memory_bytes=deployment.memory_bytes or None,
+                    placed.directory, transport, name=placed.name, flush=deployment.flush, memory_bytes=memory_bytes
                 )
             except Eau2Error as error:
                 self._refused = str(error)
                 time.sleep(_PLACE_SECONDS)
-        importlib.import_module(
-            "eau2.distributed.runner"
-        )  # the engine takes 0.3 s, which the first query need not wait
+        importlib.import_module("eau2.distributed.runner")  # 0.3 s that the first query need not wait
 
     async def ask(self, method: str, arguments: Arguments) -> Answer:
         if self._server is None and method == "status":
@@ -348,9 +351,9 @@ def stop(names: Sequence[str], cluster: str) -> None:
 def _look(address: str) -> dict[str, Any]:
     """Return what the head at `address` says of itself. May hang, or end the process."""
     try:
-        found: dict[str, Any] = json.loads(
-            GcsClient(address=address).internal_kv_get(*_METADATA, timeout=_LOOK_SECONDS) or b"{}"
-        )
+        print("ready", flush=True)  # Ray is imported: now it is the head that is waited for
+        said = GcsClient(address=address).internal_kv_get(*_METADATA, timeout=_LOOK_SECONDS)
+        found: dict[str, Any] = json.loads(said or b"{}")
         return found | {"clusters": _clusters(address)}
     except ray.exceptions.AuthenticationError:
         return {"refused": True}
