@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.until import until
+
 from eau2.ingest.writer import FrameWriter
 
 _QUERY = re.compile(r"[0-9a-f]{32}")
@@ -12,6 +14,11 @@ def kept_in(folder):
     """The files and folders that queries have on nodes whose directories are somewhere in `folder`."""
     there = Path(folder).glob("**/eau2-spill-*/**/*")
     return sorted(str(path) for path in there if any(_QUERY.fullmatch(part) for part in path.parts))
+
+
+def nothing_is_kept(folder):
+    """Wait until queries have nothing more there: whoever asks does not wait for their jobs to end."""
+    until(lambda: kept_in(folder) == [])
 
 
 def rows_per_chunk(monkeypatch, count, row_bytes=24):

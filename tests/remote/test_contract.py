@@ -32,11 +32,11 @@ class Remote(StoreContract):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # make test has three
 class TestOneRemoteNode(Remote):
     nodes = 1
 
 
 @pytest.mark.slow
-@pytest.mark.long  # make test has three on Ray
 class TestThreeRemoteNodes(Remote):
     nodes = 3

@@ -316,3 +316,18 @@ def test_a_node_that_joins_later_gets_its_share(cluster, store):
     assert store.get_many(some) == some
     store.rebalance()
     assert store.check().faults == ()
+
+
+def test_a_driver_that_saw_all_nodes_go_sees_them_return(cluster, store):
+    store.put("before", b"kept")
+    for name in NAMES:
+        cluster.kill(name)
+    until(lambda: store.nodes == ())
+    with pytest.raises(NodeUnavailable, match="no node is live"):
+        store.put("frame", {"n": np.arange(1000)})
+    for name in NAMES:
+        cluster.start(name)
+    until(lambda: store.nodes == tuple(NAMES))
+    assert store.get("before") == b"kept"
+    store.put("frame", {"n": np.arange(1000)})
+    assert store.frame("frame").to_arrow().column("n").to_numpy().sum() == 499_500

@@ -15,7 +15,7 @@ from tests.distributed.conftest import tpch  # noqa: F401  # fixture
 from tests.distributed.random_queries import SIZES, RandomQuery, rows
 from tests.distributed.tpch import QUERIES
 from tests.remote.clusters import Cluster
-from tests.remote.kept import kept_in, rows_per_chunk
+from tests.remote.kept import nothing_is_kept, rows_per_chunk
 from tests.until import SECONDS_MAX, until
 
 import eau2
@@ -109,7 +109,7 @@ def test_chunks_are_read_where_they_are_and_groups_move(cluster, store):
     assert "of which moved 400 rows, 9,600 bytes" in explained
     assert "at the caller: " in explained
     assert f"t v1: reads {CHUNKS} of {CHUNKS} chunks" in explained
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
 
 
 def test_what_explain_says_has_moved_is_what_the_nodes_count(store):
@@ -214,7 +214,7 @@ def test_what_turns_out_on_a_node_not_to_be_cut_is_gathered(cluster, store, monk
     frame = store.sql(GROUPS)
     assert difference(frame.to_arrow(), expected(GROUPS, t=frame_of(ROWS)), in_order=True) == ""
     assert "not cut: not on this node" in str(frame.explain())
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def test_pieces_of_other_machines_are_brought_in_parts(cluster, store, monkeypat
     assert store.sql("select * from t where k < 90").rows == ROWS * 9 // 10
     assert store.sql("select * from t where k < 90").to_arrow()["id"].to_pylist()[:3] == [0, 1, 2]
     assert methods.count("piece") > len(NAMES)
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
 
 
 def test_a_piece_that_is_damaged_on_its_way_is_not_an_answer(store, monkeypatch):
@@ -304,7 +304,7 @@ def test_a_chunk_of_which_all_copies_are_damaged_is_an_error_that_names_it(clust
             file.write(b"damage")
     with pytest.raises(Corrupt, match=f"'t'.*{chunk_id}"):
         store.sql(GROUPS).to_arrow()
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
 
 
 # -- the end of queries ------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_ctrl_c_ends_the_work_of_the_nodes(cluster, store):
         store.sql(ENDLESS).to_arrow()
     thread.join()
     until(lambda: running(cluster) == 0)
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
     assert store.sql(GROUPS).rows == 100
 
 
@@ -351,7 +351,7 @@ def test_closing_the_store_ends_its_queries(cluster, store):
     thread.join(SECONDS_MAX)
     assert len(failures) == 1
     until(lambda: running(cluster) == 0)
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
 
 
 @pytest.mark.usefixtures("ended_queries")
@@ -383,7 +383,7 @@ def test_drivers_and_threads_that_ask_at_the_same_time_have_their_own_answers(cl
         found = list(pool.map(lambda at: (store, other)[at % 2].sql(queries[at]).to_arrow(), range(len(queries))))
     for query, answer in zip(queries, found, strict=True):
         assert difference(answer, expected(query, t=frame_of(ROWS))) == "", query
-    assert kept_in(cluster.folder) == []
+    nothing_is_kept(cluster.folder)
 
 
 @pytest.mark.slow

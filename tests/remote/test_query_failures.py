@@ -8,7 +8,7 @@ import threading
 import pytest
 from tests.distributed.comparing import difference
 from tests.remote.clusters import ProcessCluster
-from tests.remote.kept import kept_in, rows_per_chunk
+from tests.remote.kept import kept_in, nothing_is_kept, rows_per_chunk
 from tests.remote.test_queries import ENDLESS, GROUPS, JOIN, ROWS, all_sent, expected, frame_of  # noqa: F401  # fixture
 from tests.until import SECONDS_MAX, until
 
@@ -82,7 +82,7 @@ def test_queries_answer_as_ever_while_nodes_are_killed_and_come_back(cluster, st
             until(lambda: name in store.nodes and not store.node.view.fell)  # noqa: B023
             asking.more()
     assert asking.wrong == []
-    until(lambda: kept_in(cluster.folder) == [])
+    nothing_is_kept(cluster.folder)
 
 
 def test_queries_answer_as_ever_while_a_node_is_frozen(cluster, store):
@@ -92,7 +92,7 @@ def test_queries_answer_as_ever_while_a_node_is_frozen(cluster, store):
         cluster.thaw("node-1")
         asking.more()
     assert asking.wrong == []
-    until(lambda: kept_in(cluster.folder) == [])
+    nothing_is_kept(cluster.folder)
 
 
 def ask_for_ever(opener):

@@ -1,5 +1,6 @@
 """Queries on a real Ray cluster of three machines: their answers, what moves, actors and callers that are killed."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ import pytest
 from tests.distributed.comparing import difference
 from tests.distributed.conftest import tpch  # noqa: F401  # fixture
 from tests.distributed.tpch import QUERIES
-from tests.remote.kept import kept_in, rows_per_chunk
+from tests.remote.kept import kept_in, nothing_is_kept, rows_per_chunk
 from tests.remote.test_queries import ENDLESS, GROUPS, JOIN, ROWS, expected, frame_of
 from tests.until import SECONDS_MAX, until
 
@@ -36,24 +37,24 @@ def deployed(ray_cluster):
     return ray_cluster.deployed("queries")
 
 
-@pytest.fixture
-def lasting(deployed, all_sent, monkeypatch):
-    with deployed() as store:
-        rows_per_chunk(monkeypatch, -(-ROWS // 9))
-        store.put("t", frame_of(ROWS))
-        yield store
-
-
-@pytest.fixture
-def store(opener, all_sent, monkeypatch):
+@contextlib.contextmanager
+def filled(opener, monkeypatch):
     with opener() as store:
         rows_per_chunk(monkeypatch, -(-ROWS // 9))
         store.put("t", frame_of(ROWS))
         yield store
 
 
-def nothing_kept(ray_cluster):
-    return kept_in(ray_cluster.home) == []
+@pytest.fixture
+def lasting(deployed, all_sent, monkeypatch):
+    with filled(deployed, monkeypatch) as store:
+        yield store
+
+
+@pytest.fixture
+def store(opener, all_sent, monkeypatch):
+    with filled(opener, monkeypatch) as store:
+        yield store
 
 
 def test_queries_run_on_the_nodes_and_what_moves_is_counted(ray_cluster, store):
@@ -64,7 +65,7 @@ def test_queries_run_on_the_nodes_and_what_moves_is_counted(ray_cluster, store):
     assert (counts.rows_moved, counts.bytes_moved) == (300, 300 * 24)
     assert "of which moved 300 rows, 7,200 bytes" in str(frame.explain())
     assert difference(store.sql(JOIN).to_arrow(), expected(JOIN, t=frame_of(ROWS))) == ""
-    until(lambda: nothing_kept(ray_cluster))
+    nothing_is_kept(ray_cluster.home)
 
 
 def test_what_reads_little_takes_little(opener, monkeypatch):
@@ -103,7 +104,7 @@ def test_the_answer_is_the_same_when_an_actor_is_killed_meanwhile(ray_cluster, l
         killed.join()
         for _ in range(10):
             assert _right(lasting, wanted)
-    until(lambda: nothing_kept(ray_cluster))
+    nothing_is_kept(ray_cluster.home)
 
 
 def _right(store, wanted):
@@ -120,8 +121,8 @@ def ask_for_ever(opener):
 def test_a_query_ends_with_its_caller(ray_cluster, lasting, deployed, processes):
     caller = processes.Process(target=ask_for_ever, args=(deployed,))
     caller.start()
-    until(lambda: not nothing_kept(ray_cluster))
+    until(lambda: kept_in(ray_cluster.home) != [])
     caller.kill()
     caller.join(SECONDS_MAX)
-    until(lambda: nothing_kept(ray_cluster))
+    nothing_is_kept(ray_cluster.home)
     assert difference(lasting.sql(JOIN).to_arrow(), expected(JOIN, t=frame_of(ROWS))) == ""

@@ -261,9 +261,10 @@ class Whole(ABC):
     # -- staging ------------------------------------------------------------------------------------------------------
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
-        """Write `chunk` on each of `homes`, where nobody sees it yet. DiskFull leaves nothing behind."""
+        """Write `chunk` on each of `homes`, or on others for those that are not live, where nobody sees it yet.
+        DiskFull leaves nothing behind."""
         self._check_open()
-        homes = homes or self.view.assigned(chunk.id, 0)
+        homes = self.view.chunk_homes(chunk.id, homes)
         return self._on_each(chunk.id, homes, lambda name: self.nodes[name].stage(chunk))
 
     def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:

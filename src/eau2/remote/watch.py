@@ -116,7 +116,8 @@ class Watch:
             self._thread.submit(self._watch(self._thread))
 
     def _is_sure(self) -> bool:
-        return self._thread is not None and self._sure.issuperset(self._client.view.live)
+        live = self._client.view.live  # with none of them there is nobody of whom a later view could be heard
+        return self._thread is not None and bool(live) and self._sure.issuperset(live)
 
     # -- in the thread ------------------------------------------------------------------------------------------------
 
