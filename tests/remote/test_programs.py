@@ -23,7 +23,7 @@ from eau2.errors import InvalidOption, KeyMissing, ProgramFailed, StoreClosed, W
 from eau2.ingest.writer import FrameWriter
 from eau2.programs.application import Ended
 from eau2.programs.running import Run
-from eau2.remote import work
+from eau2.remote import hosting, jobs, work
 
 pytestmark = pytest.mark.slow  # each instance is a process
 NODES = ["node-0", "node-1", "node-2"]
@@ -71,7 +71,7 @@ def all_ended(folder):
 
 
 def lives(pid):
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the second: it ended while it was read
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
@@ -97,6 +97,20 @@ def test_each_instance_is_a_process_with_a_store_of_its_own_and_answers_in_the_o
     assert len({*pids, os.getpid()}) == 4
     assert [int(store.get(key)) for key in keys] == pids
     until(lambda: not any(map(lives, pids)))
+
+
+class Long(eau2.Application):
+    text: str = ""
+
+    def run(self):
+        return len(self.text)
+
+
+def test_a_process_that_takes_long_to_start_is_waited_for(store, monkeypatch):
+    monkeypatch.setattr(hosting, "_MAIN", f"import time; time.sleep(3); {hosting._MAIN}")
+    monkeypatch.setattr(jobs, "GONE_SECONDS", 0.5)
+    text = "more than goes into a pipe" * 100_000
+    assert eau2.run(Long, on=store, text=text) == [len(text)] * 3
 
 
 class Local(eau2.Application):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 2.0
 DRIFT = 0.05  # clocks of members may run that much slower than ours
+_STALL_SHARE = 1 / 4  # of a lease: after so long without a tick, what was sent to us meanwhile is heard first
 EPOCHS_AHEAD = 1024  # a coordinator that was started anew leaves out those that the one before may have made
 
 
@@ -40,6 +41,7 @@ class Coordinator:
         self._lease_seconds = lease_seconds
         now = runtime.now()
         self._quiet_until = now  # before this, members of before may have leases that we do not know of
+        self._ticked = now
         self._heard = {name: _Heard("", now) for name in view.present}
 
     @classmethod
@@ -118,7 +120,10 @@ class Coordinator:
 
     def tick(self) -> None:
         """Declare dead whoever's lease is over, and take note when everything has all its copies."""
-        now = self._runtime.now()
+        now, stall = self._runtime.now(), self._lease_seconds * _STALL_SHARE
+        if now - self._ticked > stall:  # it is we who were frozen, or short of time: the members may have renewed
+            self._quiet_until = max(self._quiet_until, now + stall)
+        self._ticked = now
         for name in self._view.present:
             heard = self._heard.setdefault(name, _Heard("", now))
             if now - heard.at > self._patience and now >= self._quiet_until:

@@ -66,9 +66,9 @@ class Hosted:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is the caller's; and what the program starts ends with it
             )
-        self._thread = threading.Thread(target=self._listen, name="eau2-instance", daemon=True)
+        self._sending.acquire()  # until it has the order, which it reads once it has imported all: that may take long
+        self._thread = threading.Thread(target=self._listen, args=(order,), name="eau2-instance", daemon=True)
         self._thread.start()
-        self._send(order)
 
     def take(self, thing: Any) -> None:
         if isinstance(thing, End) and not self._ending.is_alive():
@@ -88,9 +88,13 @@ class Hosted:
         with self._sending, contextlib.suppress(OSError):  # it has ended: `_listen` says so
             self._channel.send_bytes(data)
 
-    def _listen(self) -> None:
-        """Take in what the instance says until it ends; then clear up, and say that."""
+    def _listen(self, order: ProgramOrder) -> None:
+        """Give the instance its order, and take in what it says until it ends; then clear up, and say that."""
         with contextlib.suppress(EOFError, OSError):
+            try:
+                self._channel.send_bytes(pickle.dumps(order))
+            finally:
+                self._sending.release()
             while True:
                 said = pickle.loads(self._channel.recv_bytes())
                 if isinstance(said, Called):
