@@ -15,6 +15,7 @@ class TestThreeNodes(StoreContract):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 class TestFiveNodes(StoreContract):
     def make_opener(self, folder):
         return functools.partial(eau2.open, str(folder), nodes=5)

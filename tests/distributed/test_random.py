@@ -65,7 +65,7 @@ def test_a_few_random_queries_have_one_answer(clusters, duck):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
-    [pytest.param(first, marks=() if 2 * first < SEEDS else pytest.mark.long) for first in range(0, SEEDS, BLOCK)],
+    [pytest.param(first, marks=() if 4 * first < SEEDS else pytest.mark.long) for first in range(0, SEEDS, BLOCK)],
 )
 def test_random_queries_have_the_same_answer_on_any_number_of_nodes(clusters, duck, first):
     asked = [check(clusters, duck, seed) for seed in range(first, first + BLOCK)]
