@@ -14,6 +14,7 @@ class TestEmbedded(StoreContract):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 class TestEmbeddedFlushedToTheMedium(StoreContract):
     def make_opener(self, folder):
         return functools.partial(eau2.open, str(folder), flush="power")

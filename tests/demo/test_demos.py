@@ -99,6 +99,7 @@ def test_a_demo_gives_the_same_answer_each_time_in_any_order_of_start(program, r
                 assert answer(program, store, files[program], order) == expected[program], (nodes, seed)
 
 
+@pytest.mark.long  # make test has them on Ray: tests/remote/test_ray_work.py
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("program", [Trivial, Demo, WordCount, Linus], ids=lambda program: program.__name__)
 def test_a_demo_gives_the_same_answer_on_nodes_that_have_processes(program, files, expected, tmp_path):

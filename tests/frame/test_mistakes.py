@@ -123,9 +123,9 @@ def test_a_query_too_deep_for_the_engines_stack_is_refused_and_the_process_lives
     "grown",
     [
         lambda value: ~value,
-        pytest.param(lambda value: eau2.functions.abs(value), marks=pytest.mark.slow),
-        pytest.param(lambda value: value.alias("x"), marks=pytest.mark.slow),
-        pytest.param(lambda value: value + eau2.lit(1), marks=pytest.mark.slow),
+        pytest.param(lambda value: eau2.functions.abs(value), marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(lambda value: value.alias("x"), marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(lambda value: value + eau2.lit(1), marks=[pytest.mark.slow, pytest.mark.long]),
         pytest.param(lambda value: eau2.lit(1) + value, marks=pytest.mark.slow),
         pytest.param(lambda value: value | (eau2.col("a") == eau2.lit(1)), marks=pytest.mark.slow),
     ],

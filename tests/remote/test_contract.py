@@ -32,11 +32,12 @@ class Remote(StoreContract):
 
 
 @pytest.mark.slow
-@pytest.mark.long  # make test has three
+@pytest.mark.long  # make test has three machines of Ray
 class TestOneRemoteNode(Remote):
     nodes = 1
 
 
 @pytest.mark.slow
+@pytest.mark.long
 class TestThreeRemoteNodes(Remote):
     nodes = 3

@@ -33,9 +33,15 @@ def small_chunks(monkeypatch):
 
 
 @pytest.fixture
-def nodes(tmp_path, small_chunks):
+def workers():
+    """How many a node has: each is a process, which takes a second to start."""
+    return 1
+
+
+@pytest.fixture
+def nodes(tmp_path, small_chunks, workers):
     """Three nodes, and a frame of many chunks on two of them each."""
-    found = Processes(eau2.open(tmp_path / "store", nodes=3))
+    found = Processes(eau2.open(tmp_path / "store", nodes=3), workers)
     found.store.put("t", (pa.record_batch({"id": np.arange(i, i + 500)}) for i in range(0, 10_000, 500)))
     yield found
     found.close()
@@ -220,6 +226,7 @@ def test_a_function_that_never_returns_is_ended_on_the_nodes_when_time_is_over(n
     until(lambda: all_ended(folder))
 
 
+@pytest.mark.parametrize("workers", [2])
 def test_a_failure_does_not_wait_for_what_never_returns(nodes, tmp_path):
     folder, sleep = sleep_long(tmp_path)
     frame = nodes.store.frame("t")
@@ -423,6 +430,7 @@ def test_a_node_does_as_many_tasks_at_once_as_it_has_workers(tmp_path, small_chu
         one.close()
 
 
+@pytest.mark.parametrize("workers", [2])
 def test_maps_that_run_at_the_same_time_share_the_nodes(nodes):
     frame = nodes.store.frame("t")
     began = threading.Event()
@@ -449,6 +457,7 @@ def test_maps_that_run_at_the_same_time_share_the_nodes(nodes):
     assert max(len(crew._workers) for crew in nodes.crews.values()) <= 2
 
 
+@pytest.mark.parametrize("workers", [2])
 def test_no_more_is_done_ahead_than_is_soon_asked_for(nodes):
     frame = nodes.store.frame("t")
     parts = [Rows(chunk, 0, rows) for chunk, rows in enumerate(frame.source.manifest.chunk_rows)]

@@ -397,7 +397,7 @@ def run_sleeping(opener, folder):
 
 
 def test_instances_end_when_their_caller_has_died(cluster, tmp_path, processes, monkeypatch):
-    monkeypatch.setattr(work, "SILENT_SECONDS", 2.0)
+    monkeypatch.setattr(work, "SILENT_SECONDS", 4.0)
     caller = processes.Process(target=run_sleeping, args=(cluster.opener(), tmp_path))
     caller.start()
     until(lambda: len(begun(tmp_path)) == 4)

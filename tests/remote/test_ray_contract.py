@@ -5,7 +5,6 @@ from tests.contract.store_contract import StoreContract
 
 
 @pytest.mark.slow
-@pytest.mark.long  # make test has that of three nodes over sockets
 class TestThreeMachines(StoreContract):
     often = 25
 
