@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from eau2.query.engine import Engine
 
-SCALE = "0.01"
+SCALE = "0.1"
 
 
 class MakeCluster(Protocol):
@@ -40,7 +40,7 @@ def make_cluster(shared_engine: Engine) -> Iterator[MakeCluster]:
 
 @pytest.fixture(scope="session")
 def tpch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    """The tables of TPC-H at a small scale."""
+    """The tables of TPC-H: 600,000 lines of orders."""
     folder = tmp_path_factory.mktemp("tpch")
     program = Path(sys.executable).with_name("tpchgen-cli")
     command = [str(program), "parquet", "--scale-factor", SCALE, "--output-dir", str(folder)]

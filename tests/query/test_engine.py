@@ -324,6 +324,18 @@ SETUP = """
 """
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupt_that_comes_just_when_the_engine_returns_is_no_error_of_the_query(tmp_path, monkeypatch, stop):
+    def interrupted(*_):  # what Python makes of it
+        raise SystemError("<method> returned a result with an exception set") from stop
+
+    with eau2.open(tmp_path / "store") as store:
+        store.put("t", {"a": [1]})
+        monkeypatch.setattr("eau2.query.sessions.Sessions.sql", interrupted)
+        with pytest.raises(type(stop)):
+            store.sql("select * from t")
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_query_at_once_even_a_join_that_grows():
     code = (

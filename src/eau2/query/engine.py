@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
 from eau2.machine import cores, memory_of_machine
-from eau2.query.engine_errors import is_exhausted, typed
+from eau2.query.engine_errors import interruption, is_exhausted, typed
 from eau2.query.placing import Placed
 from eau2.query.recipe import Recipe, Replaced, plan_node
 from eau2.query.shipping import WorkerProcesses
@@ -260,6 +260,8 @@ class Engine:
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
+            if (stop := interruption(error)) is not None:
+                raise stop from None
             raise typed(error, names=names) from (error if is_exhausted(error) else None)
 
     def _ran_to_its_end(self, frame: DataFrame) -> Source:

@@ -81,6 +81,13 @@ def is_exhausted(error: BaseException) -> bool:
     return "Resources exhausted" in str(error)
 
 
+def interruption(error: BaseException) -> BaseException | None:
+    """Return the Ctrl-C, or the end of the process, that came just when the engine returned: Python then says that what
+    it returned is a SystemError, caused by that."""
+    cause = error.__cause__ if isinstance(error, SystemError) else None
+    return cause if isinstance(cause, (KeyboardInterrupt, SystemExit)) else None
+
+
 def typed(error: BaseException, *, names: Callable[[], Sequence[str]] | None = None) -> Eau2Error:
     """Return the error of eau2 that says what `error`, of the engine, says. `names`: the tables there are."""
     if isinstance(error, Eau2Error):

@@ -15,6 +15,7 @@ from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOpti
 from datafusion.catalog import SchemaProvider, Table
 
 from eau2.errors import QueryError
+from eau2.query.engine_errors import interruption
 from eau2.query.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class Sessions:
                 self._scratch.register_record_batches("held", partitions)
                 return self._scratch.catalog().schema().table("held")
             except Exception as error:
+                if (stop := interruption(error)) is not None:
+                    raise stop from None
                 raise QueryError(
                     f"the query engine cannot take {source.key!r}: {_first_line(error)}",
                     hint="to_arrow() reads it",
