@@ -220,24 +220,21 @@ class World:
             self.now, _, process, incarnation, function, argument = heappop(events)
             if process is None:
                 function(argument)
-            else:
-                self._happen(process, incarnation, function, argument)
+                continue
+            if process.serves is None or (incarnation != process.incarnation and incarnation != _EVER):
+                continue
+            if process.frozen_until > self.now:
+                process.held.append((incarnation, function, argument))
+                continue
+            try:
+                function(argument)
+            except Killed:
+                process.kill()
+            if process.lag:
+                lag, process.lag = process.lag, 0.0
+                process.freeze(lag)
         if not enough():
             self.now = until
-
-    def _happen(self, process, incarnation, function, argument):
-        if process.serves is None or (incarnation != process.incarnation and incarnation != _EVER):
-            return
-        if process.frozen_until > self.now:
-            process.held.append((incarnation, function, argument))
-            return
-        try:
-            function(argument)
-        except Killed:
-            process.kill()
-        if process.lag:
-            lag, process.lag = process.lag, 0.0
-            process.freeze(lag)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
