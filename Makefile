@@ -25,7 +25,7 @@ demo: .venv/core ## make the environment, load a GitHub-like data set, ask it qu
 test: .venv/dev ## make the environment, run all tests
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not long"
 
-test-cluster: .venv/dev ## the long tests, most on a real Ray cluster: what is killed and frozen
+test-cluster: .venv/dev ## the long tests: all kinds of store, moments and runs, and what is killed and frozen on Ray
 	@$(BIN)/python -m pytest -m long
 
 check: .venv/dev ## format, lint, strict types, floors, fast tests
