@@ -217,8 +217,11 @@ class RemoteCluster(Whole):
         """Have the view that there is now: ask for it, unless who watches hears of each."""
         self._check_open()
         if not self._watch.hears():
-            with contextlib.suppress(Unreachable):  # then it is as it was
-                self._client.learn(finish(_awaited(self._runtime.coordinator().view())))
+            self._ask_view()
+
+    def _ask_view(self) -> None:
+        with contextlib.suppress(Unreachable):  # then it is as it was
+            self._client.learn(finish(_awaited(self._runtime.coordinator().view())))
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -299,10 +302,14 @@ class RemoteCluster(Whole):
     # -- the cluster itself -------------------------------------------------------------------------------------------
 
     def check(self) -> NodeCheck:
+        self._check_open()
+        self._ask_view()  # who watches hears of one that has left within seconds: here it would be missed
         with _said("check"):
             return super().check()
 
     def statistics(self) -> NodeStatistics:
+        self._check_open()
+        self._ask_view()
         with _said("statistics"):
             return super().statistics()
 
