@@ -101,10 +101,12 @@ def test_a_demo_gives_the_same_answer_each_time_in_any_order_of_start(program, r
 
 @pytest.mark.long  # make test has them on Ray: tests/remote/test_ray_work.py
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("nodes", [1, 3])
 @pytest.mark.parametrize("program", [Trivial, Demo, WordCount, Linus], ids=lambda program: program.__name__)
-def test_a_demo_gives_the_same_answer_on_nodes_that_have_processes(program, files, expected, tmp_path):
-    with Cluster(tmp_path, ["node-0", "node-1", "node-2"]) as cluster, cluster.opener()() as store:
-        assert answer(program, store, files[program], run=in_small_chunks(program)) == expected[program]
+def test_a_demo_gives_the_same_answer_on_nodes_that_have_processes(program, nodes, files, expected, tmp_path):
+    with Cluster(tmp_path, [f"node-{index}" for index in range(nodes)]) as cluster, cluster.opener()() as store:
+        for _ in range(2):
+            assert answer(program, store, files[program], run=in_small_chunks(program)) == expected[program]
         assert store.check().faults == ()
 
 

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 CHUNKS = 10  # of each table
 
 
-@pytest.fixture(scope="module")
-def cluster(shared_engine: Engine, tpch: dict[str, pa.Table]) -> Iterator[Cluster]:
-    """Four nodes on which nothing is small enough to be grouped in one place; tests/remote has the others."""
-    made = Cluster(shared_engine, 4, gather_bytes_max=0)
+@pytest.fixture(
+    scope="module",
+    params=[4, pytest.param(3, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.long)],
+)
+def cluster(request: pytest.FixtureRequest, shared_engine: Engine, tpch: dict[str, pa.Table]) -> Iterator[Cluster]:
+    """Several nodes; on four of them nothing is small enough to be grouped in one place."""
+    made = Cluster(shared_engine, request.param, **({"gather_bytes_max": 0} if request.param == 4 else {}))
     for name, table in tpch.items():
         made.hold(name, table, rows_per_chunk=-(-table.num_rows // CHUNKS))
     yield made

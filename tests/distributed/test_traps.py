@@ -213,12 +213,13 @@ TYPE_QUERIES = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{"gather_bytes_max": 0}, pytest.param({}, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", COLUMNS)
-def test_columns_of_any_type_are_read_as_on_one_node(make_cluster, name):
+def test_columns_of_any_type_are_read_as_on_one_node(make_cluster, name, options):
     """Where the engine alone refuses a type, so do the nodes."""
     column = COLUMNS[name]
     table = pa.table({"n": pa.array(range(len(column))), "c": column})
-    cluster = make_cluster(3, gather_bytes_max=0)
+    cluster = make_cluster(3, **options)
     cluster.hold("t", table, rows_per_chunk=2)
     for kind, query in TYPE_QUERIES.items():
         if (name, kind) == ("dictionary with a missing word", "an absence"):

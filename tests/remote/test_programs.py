@@ -113,6 +113,15 @@ def test_a_process_that_takes_long_to_start_is_waited_for(store, monkeypatch):
     assert eau2.run(Long, on=store, text=text) == [len(text)] * 3
 
 
+@pytest.mark.parametrize("text", ["", "more than goes into a pipe" * 100_000])
+def test_a_process_that_never_starts_is_ended_when_time_is_over(store, monkeypatch, text):
+    monkeypatch.setattr(hosting, "_MAIN", f"import time; time.sleep({LONG}); {hosting._MAIN}")
+    began = time.monotonic()
+    with pytest.raises(WaitTimeout, match="Long did not end within 1 seconds"):
+        eau2.run(Long, on=store, text=text, timeout_seconds=1)
+    assert time.monotonic() - began < SECONDS_MAX / 2
+
+
 class Local(eau2.Application):
     def run(self):
         frame = self.store.frame("numbers")

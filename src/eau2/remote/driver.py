@@ -220,6 +220,7 @@ class RemoteCluster(Whole):
             self._ask_view()
 
     def _ask_view(self) -> None:
+        self._check_open()
         with contextlib.suppress(Unreachable):  # then it is as it was
             self._client.learn(finish(_awaited(self._runtime.coordinator().view())))
 
@@ -302,13 +303,11 @@ class RemoteCluster(Whole):
     # -- the cluster itself -------------------------------------------------------------------------------------------
 
     def check(self) -> NodeCheck:
-        self._check_open()
         self._ask_view()  # who watches hears of one that has left within seconds: here it would be missed
         with _said("check"):
             return super().check()
 
     def statistics(self) -> NodeStatistics:
-        self._check_open()
         self._ask_view()
         with _said("statistics"):
             return super().statistics()
