@@ -297,6 +297,16 @@ def test_an_interrupt_ends_it_long_before_its_time_and_leaves_nothing(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interrupt_that_native_code_made_a_system_error_of_is_one(eau2, monkeypatch, stop, code):
+    def interrupted(*_, **__):
+        raise SystemError("<class 'x'> returned a result with an exception set") from stop
+
+    monkeypatch.setattr("eau2.cli.call.open_store", interrupted)
+    ran = eau2("put", "a", "text")
+    assert (ran.code, ran.error) == (code, "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format_", ["csv", "json", "arrow"])
 def test_a_closed_pipe_is_silent(tmp_path, format_):

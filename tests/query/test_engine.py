@@ -325,13 +325,16 @@ SETUP = """
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
-def test_an_interrupt_that_comes_just_when_the_engine_returns_is_no_error_of_the_query(tmp_path, monkeypatch, stop):
+@pytest.mark.parametrize("call", ["SessionContext", "Sessions.sql"])
+def test_an_interrupt_that_comes_just_when_the_engine_returns_is_no_error_of_the_query(
+    tmp_path, monkeypatch, stop, call
+):
     def interrupted(*_):  # what Python makes of it
         raise SystemError("<method> returned a result with an exception set") from stop
 
     with eau2.open(tmp_path / "store") as store:
         store.put("t", {"a": [1]})
-        monkeypatch.setattr("eau2.query.sessions.Sessions.sql", interrupted)
+        monkeypatch.setattr(f"eau2.query.sessions.{call}", interrupted)
         with pytest.raises(type(stop)):
             store.sql("select * from t")
 

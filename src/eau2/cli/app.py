@@ -15,6 +15,7 @@ from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_comm
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
 from eau2.cli.interrupts import INTERRUPTED, interruptible
 from eau2.cli.run import run
+from eau2.query.engine_errors import interruption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,12 @@ def _run(given: list[str]) -> int:
             with contextlib.suppress(AttributeError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         with interruptible():
-            return application()(given, standalone_mode=False) or DONE
+            try:
+                return application()(given, standalone_mode=False) or DONE
+            except SystemError as error:
+                if (stop := interruption(error)) is not None:
+                    raise stop from None
+                raise
     except PipeClosed as error:
         _leave_pipe()
         return exit_code(error)

@@ -11,7 +11,7 @@ from datafusion import SessionContext
 from eau2.distributed.fragment import CannotCut
 from eau2.distributed.hashing import Splitter
 from eau2.distributed.substrait import consumed, register
-from eau2.query.engine_errors import is_exhausted, typed
+from eau2.query.engine_errors import interruption, is_exhausted, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -228,5 +228,7 @@ def _next_of(batches: Iterator[pa.RecordBatch]) -> Callable[[], pa.RecordBatch |
 def _typed(error: BaseException) -> BaseException:
     if any(label in str(error) for label in _OF_THE_PLAN):
         return CannotCut(str(error).partition("\n")[0])
+    if (stop := interruption(error)) is not None:
+        return stop
     is_panic = type(error).__name__ == "PanicException"
     return typed(error) if is_panic or isinstance(error, Exception) else error

@@ -204,7 +204,8 @@ class Engine:
                 from eau2.query.sessions import Sessions
 
                 _refuse_fork()
-                self._sessions = Sessions(self.memory_bytes, self.spill.path(), self.threads)
+                folder = self.spill.path()
+                self._sessions = self._typed(lambda: Sessions(self.memory_bytes, folder, self.threads))
             _refuse_fork()
             return self._sessions
 
