@@ -9,6 +9,8 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
+import ray
+
 import eau2
 from benchmarks.measure import scratch
 
@@ -29,6 +31,7 @@ def cluster(nodes: int, *, replicas: int = 2) -> Iterator[eau2.Store]:
             with eau2.open(f"ray:{name}") as store:
                 yield store
         finally:
+            ray.shutdown()  # or it would wait, when this process ends, for a cluster that is gone
             _command("down", "--name", name)
             if before is None:
                 del os.environ["EAU2_HOME"]

@@ -130,13 +130,25 @@ def _own_seconds() -> float:
     me = psutil.Process()
     own = me.cpu_times()
     seconds = own.user + own.system + own.children_user + own.children_system
-    for child in me.children(recursive=True):
+    for child in {*me.children(recursive=True), *_of_our_clusters()}:
         try:
             times = child.cpu_times()
         except psutil.Error:  # it has ended meanwhile, and is in children_user once it was waited for
             continue
         seconds += times.user + times.system + times.children_user + times.children_system
     return float(seconds)
+
+
+def _of_our_clusters() -> list[psutil.Process]:
+    """The processes of clusters that were started with an EAU2_HOME in `scratch()`: they are no children."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("EAU2_HOME", "").startswith(scratch()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 def geometric_mean(values: list[float]) -> float:

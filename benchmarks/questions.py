@@ -68,7 +68,8 @@ def fingerprint(table: pa.Table) -> list[float]:
     found = [float(table.num_rows)]
     for column in table.columns:
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-            found.append(float(pc.sum(column).as_py()))
+            total = pc.sum(column)
         else:
-            found.append(float(pc.sum(pc.utf8_length(column.cast(pa.string()))).as_py()))
+            total = pc.sum(pc.utf8_length(column.cast(pa.string())))
+        found.append(float(total.as_py() or 0))  # of no rows there is none
     return found
