@@ -10,8 +10,10 @@ from tests.remote.clusters import Cluster
 from tests.until import SECONDS_MAX, until
 
 import eau2.remote.server
+from eau2.cluster.peer import Unreachable
 from eau2.errors import KeyMissing, NodeUnavailable, StoreClosed
 from eau2.ingest.writer import FrameWriter
+from eau2.remote.place import RemotePlace
 
 NAMES = ["node-0", "node-1", "node-2"]
 ROWS = 20_000
@@ -136,6 +138,26 @@ def test_a_damaged_copy_is_replaced_by_that_of_another_node(cluster, store, monk
         assert path.read_bytes() == whole
         assert sum(each.chunks_mended for each in other.statistics().nodes) == 1
     assert store.check().faults == ()
+
+
+def test_a_home_that_ends_just_when_its_copy_was_mended_is_one_that_does_not_answer(cluster, store, monkeypatch):
+    put_chunks(store, "f", 1, monkeypatch)
+    (place,) = store.frame("f").source.places
+    real, lost, ended = RemotePlace.map, [], [place]
+
+    def ending(self, chunk_ids, *, key=""):
+        if self.name not in ended:
+            return real(self, chunk_ids, key=key)
+        lost.append(self.name)
+        raise FileNotFoundError if len(lost) < 3 else Unreachable(self.name)
+
+    monkeypatch.setattr(RemotePlace, "map", ending)
+    with cluster.opener()() as other:
+        assert other.frame("f").to_arrow().column("n").to_numpy().sum() == sum(range(ROWS))
+        assert len(lost) == 3
+    ended[:], lost[:] = NAMES, []
+    with cluster.opener()() as other, pytest.raises(NodeUnavailable, match="does not answer"):
+        other.sql("select * from f")
 
 
 def test_a_put_of_one_driver_wakes_those_who_wait_in_another(cluster, store, record_property):

@@ -230,16 +230,19 @@ class Whole(ABC):
             silent = error.name
         except (FileNotFoundError, Corrupt):
             if self._mend(view, place, chunk_id, manifest.chunk_rows[index]):
-                return self.nodes[place].map([chunk_id], key=key)[0], place
+                with contextlib.suppress(*_GONE):  # it may have been lost, or end, since
+                    return self.nodes[place].map([chunk_id], key=key)[0], place
         for name in view.live:
             with contextlib.suppress(*_GONE):
                 return self.nodes[name].map([chunk_id], key=key)[0], name
-        if silent:
-            raise NodeUnavailable(f"{key!r}: chunk {chunk_id} is on {silent}, which does not answer")
-        try:
-            return self.nodes[place].map([chunk_id], key=key)[0], place  # or what is wrong with it is raised
-        except FileNotFoundError:
-            raise self._no_chunk(chunk_id, manifest.chunk_homes[index], key) from None
+        if not silent:
+            try:
+                return self.nodes[place].map([chunk_id], key=key)[0], place  # or what is wrong with it is raised
+            except FileNotFoundError:
+                raise self._no_chunk(chunk_id, manifest.chunk_homes[index], key) from None
+            except Unreachable as error:
+                silent = error.name
+        raise NodeUnavailable(f"{key!r}: chunk {chunk_id} is on {silent}, which does not answer")
 
     def _mend(self, view: View, name: str, chunk_id: str, rows: int) -> bool:
         """Have `name`'s copy of a chunk, which cannot be read, replaced by that of another; return whether it was."""
