@@ -2,6 +2,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,12 +34,17 @@ def processes():
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """Three machines of Ray; see `tests/ray_cluster.py`. Of it there is one: see `tests/sharing.py`."""
-    from tests.ray_cluster import started  # Ray takes half a second to import
+def ray_clusters():
+    from tests import ray_cluster  # Ray takes half a second to import
 
-    with started() as cluster:
-        yield cluster
+    yield ray_cluster
+    ray_cluster.end()
+
+
+@pytest.fixture
+def ray_cluster(ray_clusters):
+    """Three machines of Ray; see `tests/ray_cluster.py`. Of it there is one: see `tests/sharing.py`."""
+    return ray_clusters.running()
 
 
 @pytest.fixture
@@ -51,7 +57,8 @@ def no_garbage():
 def nothing_left(tmp_path_factory, request):
     """Every test ends with no thread, child process, open file or socket of ours that was not there before."""
     shares_engine = not {"shared_engine", "stores"}.isdisjoint(request.fixturenames)
-    uses_ray = "ray_cluster" in request.fixturenames
+    if uses_ray := "ray_cluster" in request.fixturenames:
+        request.getfixturevalue("ray_cluster")  # what it opens is not the test's
     before = Left(str(tmp_path_factory.getbasetemp()), shares_engine=shares_engine, uses_ray=uses_ray)
     yield
     assert before.wait() == []
@@ -60,6 +67,14 @@ def nothing_left(tmp_path_factory, request):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return Sharing(config, log)
+
+
+@pytest.hookimpl(trylast=True)  # after the test's own fixtures
+def pytest_runtest_teardown(item, nextitem):
+    """End the machines of Ray when the tests go on to others, which have the processors then."""
+    clusters = sys.modules.get("tests.ray_cluster")
+    if clusters and is_on_ray(item.nodeid) and not (nextitem and is_on_ray(nextitem.nodeid)):
+        clusters.end()
 
 
 def pytest_collection_modifyitems(items):

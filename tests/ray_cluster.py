@@ -1,4 +1,4 @@
-"""A Ray cluster of three machines, which is started once for all tests that use it."""
+"""A Ray cluster of three machines, which is started once for all tests in a row that use it."""
 
 from __future__ import annotations
 
@@ -121,3 +121,20 @@ def started():
             ray.shutdown()
             launch.down("tests")
             shutil.rmtree(folder)
+
+
+_started = contextlib.ExitStack()
+_clusters: list[RayCluster] = []  # one, or none
+
+
+def running() -> RayCluster:
+    """Return the cluster there is; start it when there is none."""
+    if not _clusters:
+        _clusters.append(_started.enter_context(started()))
+    return _clusters[0]
+
+
+def end() -> None:
+    """End it, if there is one."""
+    _clusters.clear()
+    _started.close()

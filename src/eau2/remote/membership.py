@@ -47,7 +47,7 @@ _OVERDUE_SECONDS = 0.5
 _TEND_SECONDS = 0.5  # between looks of the repair while something is missing
 _LOOK_SECONDS = 300.0  # between looks when nothing was
 _LOOK_SHARE = 20  # a look that took long is not taken again for that many times as long
-_POLL_SECONDS = 0.005  # a write wakes those who wait for it this late, at most
+_LOOK_AGAIN_SECONDS = 0.5  # for a write of which nobody told, as whoever wrote was cut short
 _FAILURES = (Eau2Error, NotServing, Unreachable, WrongEpoch, FileNotFoundError)
 
 
@@ -85,7 +85,6 @@ class Membership:
         self._beat = self._runtime.now()
         self._work: dict[str, asyncio.Future[Answer]] = {}  # by the name that who asked gave it
         self._waiting: set[asyncio.Future[None]] = set()  # for a write
-        self._looking: asyncio.Task[None] | None = None
         self._loop, self._leases = LoopThread("eau2-member"), LoopThread("eau2-lease")
         known = node.records([VIEW]).get(VIEW)
         try:
@@ -95,6 +94,7 @@ class Membership:
         except BaseException:
             self.stop(_BEAT_SECONDS)
             raise
+        node.on_write(self._wrote)
         self._run(self._loop, self._beating())
         self._run(self._leases, self._renewing())
 
@@ -175,24 +175,21 @@ class Membership:
         over."""
         deadline = self._runtime.now() + seconds
         while self._node.generation() == since and (left := deadline - self._runtime.now()) > 0:
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.ensure_future(self._look(since))
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.add(woken)
-            await asyncio.wait([woken], timeout=left)
+            await asyncio.wait([woken], timeout=min(left, _LOOK_AGAIN_SECONDS))
             self._waiting.discard(woken)
         return self._node.generation(), 0 if self.member is None else self.member.view.epoch
 
-    async def _look(self, seen: int) -> None:
-        """Wake all who wait when there is a write: one look for all of them."""
-        while self._waiting:
-            number = self._node.generation()
-            if number != seen:
-                seen = number
-                for woken in self._waiting:
-                    if not woken.done():
-                        woken.set_result(None)
-            await asyncio.sleep(_POLL_SECONDS)
+    def _wrote(self) -> None:
+        """There was a write. Called by whoever wrote, in any thread."""
+        if self._waiting:
+            self._loop.call(self._wake)
+
+    def _wake(self) -> None:
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
 
     # -- loops --------------------------------------------------------------------------------------------------------
 

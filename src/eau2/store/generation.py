@@ -128,6 +128,7 @@ class Waiting:
         self._poller: threading.Thread | None = None
         self._closed = False
         self.waits = 0
+        self.told: Callable[[], None] | None = None  # called after each write of this process, in its thread
 
     def wait(self, since: int, timeout_seconds: float) -> None:
         """Return when the generation is not `since`, when the time is over, or when closed."""
@@ -150,6 +151,8 @@ class Waiting:
 
     def notify(self) -> None:
         """This process has written. Costs a look when nobody waits."""
+        if self.told is not None:
+            self.told()
         if self._waiters:
             with self._lock:
                 self._changed.notify_all()

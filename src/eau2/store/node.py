@@ -33,7 +33,7 @@ from eau2.store.writing import Writer
 from eau2.values.key import FIRST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -188,6 +188,10 @@ class DirectoryNode:
         self._check_open()
         self._waiting.wait(since, timeout_seconds)
         return self.generation()
+
+    def on_write(self, told: Callable[[], None]) -> None:
+        """Have `told` called after every write of this process, in the thread that wrote."""
+        self._waiting.told = told
 
     # -- chunks -------------------------------------------------------------------------------------------------------
 
