@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tests.remote.listening import listened
@@ -86,7 +87,10 @@ class TestCluster:
         os.kill(cluster.raylet("node-1"), signal.SIGSTOP)
         os.kill(cluster.raylet("node-0"), signal.SIGKILL)
         (cluster.data_directory / "node-0").mkdir(parents=True)
+        semaphore = Path(f"/dev/shm/sem.loky-{cluster.processes()[-1]}-left")  # as a node has them
+        semaphore.touch()
         assert launch.down() > 2
+        assert not semaphore.exists()
         assert cluster.processes() == []
         assert not cluster.folder.exists()
         assert (cluster.data_directory / "node-0").exists()

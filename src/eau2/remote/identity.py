@@ -72,6 +72,13 @@ def _refuse_strangers(directory: Path) -> None:
         )
 
 
+def remove_semaphores(process: int) -> None:
+    """Remove what `process`, which has ended, has left of its worker processes in shared memory."""
+    for left in _SHARED.glob(f"sem.loky-{process}-*"):
+        with contextlib.suppress(OSError):  # another's
+            left.unlink()
+
+
 class OwnedDirectory:
     """The data directory of the node `name`, made when it is not there, owned by this process until `close`.
 
@@ -118,9 +125,7 @@ class OwnedDirectory:
         worker processes. Their own process that would remove them is killed by Ray as well, unless it is quick."""
         last = os.pread(self._lock, 20, 0)
         if last.isdigit() and not Path(f"/proc/{int(last)}").exists():
-            for left in _SHARED.glob(f"sem.loky-{int(last)}-*"):
-                with contextlib.suppress(OSError):  # another's
-                    left.unlink()
+            remove_semaphores(int(last))
         with contextlib.suppress(OSError):  # the disk is full: that is for who writes
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, b"%d" % os.getpid(), 0)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from eau2.errors import ClusterUnavailable, Corrupt, failed_call
 from eau2.machine import cores
+from eau2.remote.identity import remove_semaphores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,6 +203,8 @@ class LocalCluster:
                 raise ClusterUnavailable(f"the processes {left} of {self.name!r} cannot be ended", hint="try again")
             self._signal(left, signal.SIGKILL)
             time.sleep(_LOOK_SECONDS)
+        for pid in all_of_them:
+            remove_semaphores(pid)
         shutil.rmtree(self.folder, ignore_errors=True)
         return len(all_of_them)
 
