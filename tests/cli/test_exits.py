@@ -297,14 +297,17 @@ def test_an_interrupt_ends_it_long_before_its_time_and_leaves_nothing(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
-def test_an_interrupt_that_native_code_made_a_system_error_of_is_one(eau2, monkeypatch, stop, code):
-    def interrupted(*_, **__):
-        raise SystemError("<class 'x'> returned a result with an exception set") from stop
-
-    monkeypatch.setattr("eau2.cli.call.open_store", interrupted)
-    ran = eau2("put", "a", "text")
-    assert (ran.code, ran.error) == (code, "")
+@pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("SystemExit(143)", 143)])
+def test_an_interrupt_that_native_code_made_a_system_error_of_is_one(tmp_path, stop, code):
+    program = (
+        "import eau2.cli.call\n"
+        "def interrupted(*_):\n"
+        f"    raise SystemError('<class> returned a result with an exception set') from {stop}\n"
+        "eau2.cli.call.open_store = interrupted\n"
+        "eau2.cli.main(['put', 'a', 'text'])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (code, b"", b"")
 
 
 @pytest.mark.slow
