@@ -100,13 +100,18 @@ class TestHead:
     def test_its_own_address_means_the_same(self, cluster, address):
         assert address_of(f"ray:{cluster.address}") == address
 
-    def test_a_wrong_token_is_refused(self, address, tmp_path):
+    def test_a_wrong_token_is_refused(self, address, tmp_path, monkeypatch):
+        for name in address.environment:  # of a cluster to which this process was connected before
+            monkeypatch.delenv(name, raising=False)
         (tmp_path / "token").write_text("0" * 64)
         wrong = address.environment | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
         with pytest.raises(ClusterUnavailable, match=r"refuses our token .*RAY_AUTH_TOKEN_PATH"):
             look(replace(address, environment=wrong))
         with pytest.raises(ClusterUnavailable, match="refuses our token"):
             look(replace(address, environment={}))
+        wrong["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "absent")
+        with pytest.raises(ClusterUnavailable, match=r"there is no token at .*absent"):
+            look(replace(address, environment=wrong))
 
     def test_another_python_ray_or_eau2_is_named_before_any_work(self, address):
         said = {"ray_version": version("ray"), "python_version": platform.python_version()}

@@ -27,6 +27,7 @@ from eau2.remote import launch
 SCHEME = "ray:"
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 10.0  # milliseconds here
+_TOKEN_HINT = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
 _IMPORT_SECONDS = 60.0  # of Ray, before: 0.6 s here, more where others work
 _FORM = re.compile(r"ray:(?:(?P<head>[^/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+)(?:/(?P<there>[\w-]+))?|(?P<here>[\w-]*))")
 _CURRENT = "ray/ray_current_cluster"  # where `ray start` writes the address of its head
@@ -102,6 +103,9 @@ def _looked(address: Address) -> dict[str, Any]:
     )
     command = [sys.executable, "-m", "eau2.remote.ray", json.dumps({"address": address.head})]
     environment = os.environ | address.environment
+    token = environment.get("RAY_AUTH_TOKEN_PATH")
+    if token is not None and not os.path.exists(token):  # Ray ends the process that asks
+        raise ClusterUnavailable(f"there is no token at {token}", hint=_TOKEN_HINT)
     null = subprocess.DEVNULL
     with subprocess.Popen(
         command, env=environment, stdin=null, stdout=subprocess.PIPE, stderr=null, bufsize=0
@@ -117,10 +121,7 @@ def _looked(address: Address) -> dict[str, Any]:
         finally:
             asking.kill()
     if "refused" in found:
-        raise ClusterUnavailable(
-            f"{address.head} refuses our token",
-            hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster",
-        )
+        raise ClusterUnavailable(f"{address.head} refuses our token", hint=_TOKEN_HINT)
     if "ray_version" not in found:
         raise silent
     return found
