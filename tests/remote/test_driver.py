@@ -227,3 +227,20 @@ def test_when_no_node_answers_a_read_and_a_put_of_a_frame_say_so(cluster):
             store.get("k")
         with pytest.raises(NodeUnavailable, match="none answers"):
             store.put("f", {"n": [1]})
+
+
+def test_closing_ends_calls_that_have_not_begun(cluster):
+    store, go_on, ended = cluster.opener()(), threading.Event(), []
+
+    def call_many():
+        with pytest.raises(StoreClosed):
+            store.node.each([lambda: go_on.wait(SECONDS_MAX)] * 20)
+        ended.append(True)
+
+    thread = threading.Thread(target=call_many, daemon=True)
+    thread.start()
+    until(lambda: store.node._pool is not None and store.node._pool._work_queue.qsize())
+    store.close()
+    go_on.set()
+    thread.join(SECONDS_MAX)
+    assert ended

@@ -11,7 +11,16 @@ from tests.remote.clusters import Cluster, Served
 from tests.remote.sockets import SocketTransport
 from tests.until import until
 
-from eau2.errors import Corrupt, FormatTooNew, InvalidOption, NodeUnavailable, NotAStore, StoreBusy, StoreUnusable
+from eau2.errors import (
+    Corrupt,
+    DiskFull,
+    FormatTooNew,
+    InvalidOption,
+    NodeUnavailable,
+    NotAStore,
+    StoreBusy,
+    StoreUnusable,
+)
 from eau2.remote.driver import RemoteNodes, found_store
 from eau2.remote.identity import Identity, OwnedDirectory, read_identity
 from eau2.remote.transport import COORDINATOR
@@ -168,3 +177,26 @@ def test_a_driver_is_told_what_a_cluster_that_is_not_ready_waits_for(cluster):
         RemoteNodes(transport, answer_seconds=60.0).close()
     finally:
         transport.close()
+
+
+def test_a_node_that_could_not_begin_lets_go_of_its_directory(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise StoreUnusable("not yet")
+
+    with Cluster(tmp_path, []) as cluster:
+        with monkeypatch.context() as patch:
+            patch.setattr("eau2.remote.server.Membership", failing)
+            with pytest.raises(StoreUnusable):
+                cluster.start("node-0")
+        cluster.start("node-0")
+
+
+def test_a_node_begins_also_where_there_is_no_room_for_what_queries_spill(tmp_path, monkeypatch):
+    def full(*_):
+        raise DiskFull("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("eau2.query.spill.SpillFolder.path", full)
+        with Cluster(tmp_path, ["node-0"]) as cluster, cluster.opener()() as store:
+            store.put("a", b"1")
+            assert store.get("a") == b"1"

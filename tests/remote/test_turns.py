@@ -67,3 +67,10 @@ def test_too_much_work_is_refused(make_turns, monkeypatch):
         turns.add("a", [lambda: done.append(1)] * 4)
     turns.add("a", [lambda: done.append(1)] * 3)
     until(lambda: len(done) == 3)
+
+
+def test_a_thread_goes_on_after_work_that_failed(make_turns, caplog):
+    turns, done = make_turns(1, 1), []
+    turns.add("a", [lambda: 1 / 0, lambda: done.append("after")])
+    until(lambda: done == ["after"])
+    assert "ZeroDivisionError" in caplog.text

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 10.0  # how long a client asks before it gives up
 _AGAIN_SECONDS = 0.001  # after the first answer that was none; twice as long each time
 _AGAIN_SECONDS_MAX = 0.1
+_TRIES_LONG = 3  # times as long, where every try is answered and comes to nothing
 _SNAPSHOTS_MAX = 5  # tries to see several nodes at one moment, before writers are held up for it
 
 Answer = TypeVar("Answer")
@@ -102,6 +103,7 @@ class Client:
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply `writes`; return for each its version, 0, or why it was refused. Those not refused: all or none."""
         keys = [write.key for write in writes]
+        deadline = self._runtime.now() + _TRIES_LONG * self._answer_seconds
         while True:
             if _are_one(self.view, keys):
                 found = await self._write_at_one(writes)
@@ -109,6 +111,8 @@ class Client:
                 found = await self._write_at_many(writes)
             if found is not None:
                 return found
+            if self._runtime.now() >= deadline:  # such as where all of it takes longer to be sent than it is waited for
+                raise NodeUnavailable(f"{_doing('write', keys)}: it came to nothing again and again; try fewer at once")
 
     async def _write_at_one(self, writes: Sequence[Write]) -> list[Outcome] | None:
         """Write what the same members have all of. None when, in the view there is now, they are not the same."""
@@ -166,7 +170,7 @@ class Client:
             if decided is None:  # cut short
                 with contextlib.suppress(Eau2Error, Unreachable, NotServing, WrongEpoch):
                     decided = not await self.undo(batch)
-            if not decided:
+            if decided is False:  # what is not known is found out by those who have reserved it
                 await self._let_go(view, batch, homes)
         if not decided:
             return None
@@ -201,7 +205,7 @@ class Client:
     async def undo(self, batch: str) -> bool:
         """Have `batch` decided as undone, unless it is decided already; return whether it is undone.
 
-        OutcomeUnknown when it was decided so long ago that it is forgotten how.
+        DecisionForgotten when it was decided so long ago that it is forgotten how.
         """
         key = DECISION + batch
         while True:

@@ -13,9 +13,9 @@ from eau2.cluster.client import Client
 from eau2.cluster.delivery import unavailable
 from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_records, first_records, reservations_on
 from eau2.cluster.order import Order
-from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch
+from eau2.cluster.peer import DecisionForgotten, NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
-from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, OutcomeUnknown
+from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
 from eau2.values.key import held_key
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _DONE_MAX = 4000  # requests whose outcome is remembered, for those whose answer was lost
 _UNSETTLED_MAX = 4000  # records that may not be done everywhere; what has long been settled is reported in vain
-RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead
 
 
 class _Batch(NamedTuple):
@@ -383,13 +382,13 @@ class Member:
 
     async def end_overdue(self) -> None:
         """End the batch that was reserved here and whose writer is not heard of any more."""
-        batch = self.order.overdue(RESERVED_SECONDS)
+        batch = self.order.overdue()
         if batch:
             self._undoer.view = self.view
             with contextlib.suppress(Eau2Error, NotServing, Unreachable, WrongEpoch):
                 try:
                     undone = await self._undoer.undo(batch)
-                except OutcomeUnknown:  # all have settled since that was decided, and so will this member
+                except DecisionForgotten:  # all have settled since that was decided, and so will this member
                     self.order.give_up(batch)
                     return
                 await self.order.finish(self.view.epoch, batch, decided=not undone)

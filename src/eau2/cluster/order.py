@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from eau2.cluster.delivery import NOTHING, Changes, Delivery, Flight
 from eau2.cluster.keys import RESERVED, encode_records
-from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.peer import DecisionForgotten, NotServing, Unreachable, WrongEpoch
 from eau2.errors import Eau2Error, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record, refusal
 from eau2.values.key import HOLD, hold_key
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _AGAIN_SECONDS = 0.02  # between tries to reach a writer that does not answer
 _ENDED_MAX = 1000
+RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead, and later if there is much to be sent
+_BYTES_PER_SECOND = 10e6  # the slowest way that it may take
 
 Outcome = int | Eau2Error
 
@@ -62,7 +64,7 @@ class _Reserved:
     batch: str
     flight: Flight
     outcomes: list[Outcome]
-    since: float
+    until: float  # its writer is taken for dead who has not ended it by then
     ending: bool = False
 
 
@@ -153,7 +155,9 @@ class Order:
             self._member.node.store([Record(RESERVED + batch, epoch << RANK_BITS | 1, Kind.BYTES, keys)])
         self._admit(epoch)
         self.blocked = frozenset(changes.records)
-        self._reserved = _Reserved(batch, self._flight, outcomes, self._member.runtime.now())
+        size = sum(len(record.payload) for record in changes.records.values())
+        patience = RESERVED_SECONDS + size * len(self._member.view.live) / _BYTES_PER_SECOND  # others have as much
+        self._reserved = _Reserved(batch, self._flight, outcomes, self._member.runtime.now() + patience)
         return self._reserved
 
     async def finish(self, epoch: int, batch: str, *, decided: bool) -> None:
@@ -188,10 +192,10 @@ class Order:
         if found is not None and found.batch == batch:
             self._end(found, decided=False)
 
-    def overdue(self, seconds: float) -> str:
-        """Return the batch that has been reserved for longer than `seconds`, or ""."""
+    def overdue(self) -> str:
+        """Return the batch whose writer should have ended it by now, or ""."""
         found = self._reserved
-        late = found is not None and not found.ending and self._member.runtime.now() - found.since > seconds
+        late = found is not None and not found.ending and self._member.runtime.now() > found.until
         return found.batch if found is not None and late else ""
 
     def reset(self) -> None:
@@ -301,7 +305,7 @@ class Order:
         there = known is not None and known.kind != Kind.DELETED
         if self._decisions and known is not None and not there and write.kind != Kind.DELETED:
             # Not told by its version: versions are left out when a disk is full.
-            return OutcomeUnknown("write: it was decided, and forgotten, whether it is done"), None
+            return DecisionForgotten("write: it was decided, and forgotten, whether it is done"), None
         refused = refusal(write.key, write.expect, known.rank & VERSION_MASK if known is not None and there else None)
         if refused is not None:
             return refused, None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from eau2.errors import OutcomeUnknown
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
@@ -41,6 +43,10 @@ class Unreachable(Exception):
 
     def __str__(self) -> str:
         return f"{self.name} does not answer"
+
+
+class DecisionForgotten(OutcomeUnknown):
+    """A batch was decided so long ago that it is forgotten how: all have done what was decided."""
 
 
 class Request(NamedTuple):

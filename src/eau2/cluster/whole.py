@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.audit import audit
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
+from eau2.cluster.view import State, View
 from eau2.errors import Corrupt, Eau2Error, InvalidOption, NodeUnavailable
 from eau2.store.nodes import Entry, Kind, MappedFrame, NodeCheck, NodeStatistics, ReadCounts, Staged, Write, closed
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from eau2.cluster.client import Client
     from eau2.cluster.peer import Peer
-    from eau2.cluster.view import View
     from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -211,7 +211,8 @@ class Whole(ABC):
 
     def _no_chunk(self, chunk_id: str, assigned: Sequence[str], key: str) -> Exception:
         """Return the error for a chunk that no live node has: NodeUnavailable when another may."""
-        down = [name for name, _ in self.view.members if name not in self.view.live]
+        view = self.view
+        down = [name for name, _ in view.members if name not in view.live and view.state(name) != State.LEFT]
         if down:
             of = f"{key!r}: " if key else ""
             return NodeUnavailable(
@@ -233,8 +234,12 @@ class Whole(ABC):
                 with contextlib.suppress(*_GONE):  # it may have been lost, or end, since
                     return self.nodes[place].map([chunk_id], key=key)[0], place
         for name in view.live:
-            with contextlib.suppress(*_GONE):
+            try:
                 return self.nodes[name].map([chunk_id], key=key)[0], name
+            except Unreachable as error:
+                silent = error.name
+            except (FileNotFoundError, Corrupt):
+                continue
         if not silent:
             try:
                 return self.nodes[place].map([chunk_id], key=key)[0], place  # or what is wrong with it is raised

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +195,10 @@ class RemoteCluster(Whole):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="eau2-driver")
             futures = [self._pool.submit(call) for call in several]
-        wait(futures)  # each call has its own time
+        for future in futures:  # each call has its own time
+            with contextlib.suppress(CancelledError):  # the store was closed; `wait` would not hear of it
+                future.exception()
+        self._check_open()
         return [future.result() for future in futures]
 
     # -- who is live --------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -56,7 +57,7 @@ ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}  # without that m
 _LOOPBACK = "127.0.0.1"
 _SPACE = b"eau2"  # of our entries at the head: what each cluster was deployed with, by its name
 _METADATA = (b"CLUSTER_METADATA", b"cluster")  # where Ray has its versions
-_GONE = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError)
+_GONE = (ray.exceptions.RayError, CancelledError)  # the process, or what is between, has ended
 
 
 # -- connecting --------------------------------------------------------------------------------------------------------
@@ -158,6 +159,7 @@ class RayTransport:
     def call(self, name: str, method: str, arguments: Arguments, timeout_seconds: float) -> Pending:
         """As `Transport.call`."""
         answer: Future[Answer] = Future()
+        answer.set_running_or_notify_cancel()  # who waits no longer must not end it: the answer may still come
         actor = self._actors.get(name)
         if actor is not None:
             self._send(name, actor, method, arguments, answer)
@@ -181,7 +183,7 @@ class RayTransport:
         error = sent.exception()
         if error is None:
             answer.set_result(sent.result())
-        elif isinstance(error, _GONE):
+        elif isinstance(error, _GONE) and not isinstance(error, ray.exceptions.RayTaskError):  # that is a fault of ours
             if isinstance(error, ray.exceptions.ActorDiedError):  # for good; another may get its name
                 self._actors.pop(name, None)
             answer.set_result((None, Unreachable(name)))
@@ -212,7 +214,10 @@ class Process:
         """Have `method` done."""
         if self._server is None:
             return None, Unreachable("a node that is not ready")
-        return await asyncio.wrap_future(self._server.ask(method, arguments))
+        try:
+            return await asyncio.wrap_future(self._server.ask(method, arguments))
+        except asyncio.CancelledError:  # it was stopped meanwhile
+            return None, Unreachable("a node that has ended")
 
     async def stop(self) -> None:
         """End what it does, and leave its files as they are to be."""
@@ -236,8 +241,8 @@ class NodeProcess(Process):
                 self._server = NodeServer(
                     placed.directory, transport, name=placed.name, flush=deployment.flush, memory_bytes=memory_bytes
                 )
-            except Eau2Error as error:
-                self._refused = str(error)
+            except Exception as error:
+                self._refused = str(error) if isinstance(error, Eau2Error) else traceback.format_exc()
                 time.sleep(_PLACE_SECONDS)
         importlib.import_module("eau2.distributed.runner")  # 0.3 s that the first query need not wait
 

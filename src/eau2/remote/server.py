@@ -6,6 +6,7 @@ whole chunks is done by a pool of threads, and so is in nobody's way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.coordinator import LEASE_SECONDS
 from eau2.cluster.peer import Unreachable
-from eau2.errors import Corrupt
+from eau2.errors import Corrupt, DiskFull
 from eau2.machine import cores, memory_of_machine
 from eau2.query.spill import SpillFolder
 from eau2.remote.crew import Crew
@@ -81,22 +82,19 @@ class NodeServer:
     ) -> None:
         self.name = name
         self._stopped = False
-        self._owned = OwnedDirectory(directory, name)
-        try:
-            self._node = DirectoryNode(self._owned.path, flush=flush, name=name)
-            try:
-                self._membership = Membership(
-                    self._owned, self._node, transport, lease_seconds=lease_seconds, grace_seconds=grace_seconds
-                )
-            except BaseException:
-                self._node.close()
-                raise
-        except BaseException:
-            self._owned.close()
-            raise
         self._terms = Terms(memory_bytes or memory_of_machine() // 2, cores())
-        self._spill = SpillFolder(os.fspath(self._owned.path))
-        self._spill.path()  # what a process that was killed has left goes now
+        with contextlib.ExitStack() as undo:
+            self._owned = OwnedDirectory(directory, name)
+            undo.callback(self._owned.close)
+            self._node = DirectoryNode(self._owned.path, flush=flush, name=name)
+            undo.callback(self._node.close)
+            self._spill = SpillFolder(os.fspath(self._owned.path))
+            with contextlib.suppress(DiskFull):  # of that queries will say; all else goes on without room
+                self._spill.path()  # what a process that was killed has left goes now
+            self._membership = Membership(
+                self._owned, self._node, transport, lease_seconds=lease_seconds, grace_seconds=grace_seconds
+            )
+            undo.pop_all()
         self._lending = Lending()
         self._crew = Crew(self._node, self._terms.threads)
         self._queries = Queries(self._node, transport, self._spill, self._terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter, deque
 from typing import TYPE_CHECKING
@@ -56,7 +57,10 @@ class Turns:
     def _run(self) -> None:
         while (found := self._next()) is not None:
             whose, work = found
-            work()
+            try:
+                work()
+            except Exception:  # a fault of ours: the thread goes on for the others
+                logging.getLogger(__name__).exception("%s failed", self._name)
             with self._changed:
                 self._running[whose] -= 1
                 if not self._running[whose]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from eau2.errors import Corrupt, StoreBusy
+from eau2.errors import Corrupt, NodeUnavailable, StoreBusy
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def look_up(node: Node, tables: Tables, key: str, entry: Entry | None) -> bytes 
             return None
         try:
             return entry.payload if entry.kind == _BYTES else tables.frame(node, key, entry)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NodeUnavailable) as error:  # a node that is down may have it, or nobody
             again = node.get(key)
             if again is not None and again.version == entry.version:
-                raise _missing(key, error) from error
+                _refuse(key, error)
             entry = again
     raise StoreBusy(f"{key!r} was replaced {_TRIES_MAX} times while it was opened", hint="try again")
 
@@ -51,9 +51,9 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
                 continue
             try:
                 found[key] = tables.frame(node, key, entry)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, NodeUnavailable) as error:
                 if gone.get(key) == entry.version:
-                    raise _missing(key, error) from error
+                    _refuse(key, error)
                 gone[key] = entry.version
                 break
         else:
@@ -61,7 +61,9 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
     raise StoreBusy(f"frames were replaced {_TRIES_MAX} times while they were opened", hint="try again")
 
 
-def _missing(key: str, error: FileNotFoundError) -> Corrupt:
-    return Corrupt(
+def _refuse(key: str, error: FileNotFoundError | NodeUnavailable) -> NoReturn:
+    if isinstance(error, NodeUnavailable):
+        raise error
+    raise Corrupt(
         f"{key!r}: the chunk file {error.filename} is missing", hint="run `eau2 check`, and put the frame again"
-    )
+    ) from error
