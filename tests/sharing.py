@@ -5,6 +5,7 @@ import re
 from xdist.scheduler import LoadScopeScheduling
 
 _ON_RAY = re.compile(r"[/_]ray[_/].*::")
+_TOGETHER = re.compile(r"/test_(launch|address|tpch|random)\.py::")  # what their tests share takes long to start
 
 
 class Sharing(LoadScopeScheduling):
@@ -12,7 +13,9 @@ class Sharing(LoadScopeScheduling):
     Ray all go to the first, which begins with them: there is one cluster, and it mostly waits for that."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "on Ray" if is_on_ray(nodeid) else nodeid
+        if is_on_ray(nodeid):
+            return "on Ray"
+        return nodeid.partition("::")[0] if _TOGETHER.search(nodeid) else nodeid
 
 
 def is_on_ray(nodeid: str) -> bool:

@@ -21,7 +21,7 @@ CHUNKS = 10  # of each table
 
 @pytest.fixture(
     scope="module",
-    params=[4, pytest.param(3, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.long)],
+    params=[4, 3, 1],
 )
 def cluster(request: pytest.FixtureRequest, shared_engine: Engine, tpch: dict[str, pa.Table]) -> Iterator[Cluster]:
     """Several nodes; on four of them nothing is small enough to be grouped in one place."""
@@ -41,6 +41,7 @@ def duck(tpch: dict[str, pa.Table]) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # tests/remote/test_queries.py has them on four nodes over sockets
 @pytest.mark.parametrize("number", QUERIES)
 def test_a_query_has_the_answer_of_one_engine_and_of_duckdb(cluster, duck, number):
     query = QUERIES[number]

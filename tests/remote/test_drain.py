@@ -1,4 +1,7 @@
-"""A node leaves for good: the others have all that it had, and it does not come back."""
+"""A node leaves for good: the others have all that it had, and it does not come back. One that joins gets a share."""
+
+import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +9,9 @@ from tests.remote.clusters import Cluster
 from tests.remote.sockets import SocketTransport
 from tests.until import SECONDS_MAX, until
 
+from eau2.cluster.member import Member
 from eau2.cluster.view import State
-from eau2.errors import InvalidOption, NodeUnavailable
+from eau2.errors import InvalidOption, KeyMissing, NodeUnavailable
 from eau2.ingest.writer import FrameWriter
 from eau2.remote.driver import RemoteNodes, drain_node
 from eau2.remote.transport import COORDINATOR
@@ -89,3 +93,50 @@ def test_a_node_that_is_lost_together_with_the_coordinator_can_be_given_up(clust
     with cluster.opener(answer_seconds=SECONDS_MAX)() as store:
         assert has_all(store, some)
         until(lambda: store.check().faults == ())
+
+
+@pytest.mark.parametrize("replicas", [1])
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_a_frame_that_is_deleted_or_replaced_while_it_is_moved_is_left_alone(cluster, monkeypatch, change):
+    copy, changed = Member.copy, []
+
+    async def copy_after_a_change(member, *arguments):
+        if not changed:
+            changed.append(change)
+            if change == "deleted":
+                await asyncio.to_thread(store.delete, "frame")
+            else:
+                await asyncio.to_thread(store.put, "frame", {"n": np.arange(1, 20_001)})
+        return await copy(member, *arguments)
+
+    with cluster.opener()() as store:
+        filled(store, monkeypatch)
+        cluster.start("node-4")
+        until(lambda: "node-4" in store.nodes)
+        monkeypatch.setattr(Member, "copy", copy_after_a_change)
+        store.rebalance()
+        assert changed == [change]
+        if change == "deleted":
+            with pytest.raises(KeyMissing):
+                store.frame("frame")
+        else:
+            assert store.frame("frame").to_arrow().column("n").to_numpy().sum() == 200_010_000
+        until(lambda: store.check().faults == ())
+
+
+@pytest.mark.parametrize("replicas", [1])
+def test_a_frame_that_has_lost_a_chunk_is_not_moved_and_the_error_names_both(cluster, monkeypatch):
+    with cluster.opener()() as store:
+        filled(store, monkeypatch)
+        cluster.start("node-4")
+        until(lambda: "node-4" in store.nodes)
+        manifest = store.frame("frame").source.manifest
+        homes = [store.node.view.assigned("frame", chunk) for chunk in range(len(manifest.chunk_ids))]
+        lost = next(chunk for chunk, names in enumerate(homes) if tuple(names) != tuple(manifest.chunk_homes[chunk]))
+        (home,) = manifest.chunk_homes[lost]
+        path = Path(cluster.running[home].server._node._files.path(manifest.chunk_ids[lost]))
+        path.unlink()
+        with pytest.raises(
+            NodeUnavailable, match=f"'frame' was not moved: cannot find chunk {manifest.chunk_ids[lost]}"
+        ):
+            store.rebalance()

@@ -66,6 +66,7 @@ class TestCluster:
         assert cluster.raylet("node-1")
         assert cluster.raylet("node-0") == other
 
+    @pytest.mark.long
     def test_when_the_head_was_killed_all_is_started_anew(self, cluster):
         (head,) = cluster.processes("gcs_server")
         os.kill(head, signal.SIGKILL)
@@ -96,6 +97,7 @@ class TestCluster:
         assert (cluster.data_directory / "node-0").exists()
         assert launch.down() == 0
 
+    @pytest.mark.long
     def test_down_needs_nothing_but_the_name(self, cluster):
         (cluster.directory / "cluster.json").unlink()
         assert launch.down() > 2

@@ -1,5 +1,6 @@
 """Maps on nodes that are processes of their own: where the data is, in order, and whatever breaks."""
 
+import errno
 import gc
 import os
 import random
@@ -7,12 +8,14 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from loky.backend.process import LokyProcess
 from tests.remote.clusters import Cluster, ProcessCluster
 from tests.remote.jobs_in_process import Processes
 from tests.until import SECONDS_MAX, until
@@ -22,7 +25,8 @@ from eau2.errors import FunctionFailed, NodeUnavailable, QueryError, StoreClosed
 from eau2.ingest.writer import FrameWriter
 from eau2.query import mapping
 from eau2.query.shipping import Rows, Task
-from eau2.remote import jobs, work
+from eau2.remote import crew, jobs, work
+from eau2.store.nodes import closed
 
 pytestmark = pytest.mark.slow  # each starts worker processes
 
@@ -201,6 +205,32 @@ def test_results_that_cannot_be_sent_or_made_again_are_failures(nodes):
         frame.map_chunks(lambda table: Once())
 
 
+def test_an_error_that_only_the_node_can_make_again_is_a_failure_that_says_what_it_said(nodes):
+    here = os.getpid()
+
+    class Odd(Exception):
+        def __reduce__(self):
+            return made_again, self.args
+
+    def made_again(said):
+        if os.getpid() == here:
+            raise ImportError("no such module here")
+        return Odd(said)
+
+    def fail(table):
+        raise Odd("not so")
+
+    frame = nodes.store.frame("t")
+    with pytest.raises(FunctionFailed, match=r"chunk \d+ of t v1 on node-\d: RuntimeError: Odd: not so$") as failed:
+        frame.map_chunks(fail, timeout_seconds=SECONDS_MAX)
+    assert isinstance(failed.value.__cause__.__cause__, ImportError)
+    with pytest.raises(FunctionFailed, match="Odd: not so"):
+        frame.map_rows(fail, timeout_seconds=SECONDS_MAX)
+    nodes.store.delete("t")  # it is mapped here then
+    with pytest.raises(FunctionFailed, match="cannot be made again in this process: ImportError: no such module here"):
+        frame.map_chunks(fail, timeout_seconds=SECONDS_MAX)
+
+
 def sleep_long(tmp_path):
     folder = tmp_path / "asleep"
     folder.mkdir(exist_ok=True)
@@ -316,6 +346,72 @@ def test_a_node_that_is_dead_from_the_start_is_passed_over(nodes, monkeypatch):
     assert sum(frame.map_chunks(len)) == 10_000
     with pytest.raises(FunctionFailed, match=r"chunk \d+ of t v1 on node-[01]: ZeroDivisionError"):
         frame.map_chunks(lambda table: 1 / 0)
+
+
+def test_a_node_whose_words_cannot_be_taken_in_is_passed_over(nodes, monkeypatch):
+    def say_nonsense(*_):
+        said = Future()
+        said.set_result((((b"nonsense", True),), None))
+        return said
+
+    monkeypatch.setattr(nodes.transport.works["node-1"], "hear_job", say_nonsense)
+    assert sum(nodes.store.frame("t").map_chunks(len, timeout_seconds=SECONDS_MAX)) == 10_000
+
+
+def test_a_store_that_is_closed_while_a_node_is_lost_ends_the_map(nodes, monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "GONE_SECONDS", 0.3)
+    _, sleep = sleep_long(tmp_path)
+    nodes.store.put("few", {"id": [1, 2, 3]})  # one chunk: it is sent when the node is lost
+    frame = nodes.store.frame("few")
+    node = frame.source.places[0]
+
+    def refuse():
+        raise closed()
+
+    def lose():
+        until(lambda: list((tmp_path / "asleep").iterdir()))
+        monkeypatch.setattr(nodes.store.node, "live", refuse)
+        nodes.transport.dead.add(node)
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    with pytest.raises(StoreClosed):
+        frame.map_chunks(sleep, timeout_seconds=SECONDS_MAX)
+    loser.join(SECONDS_MAX)
+
+
+def too_many_open_files(*_):
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("what", ["pool", "process"])
+def test_a_worker_process_that_cannot_be_started_is_no_loss(nodes, monkeypatch, what):
+    frame = nodes.store.frame("t")
+    where, name = (crew, "worker_pool") if what == "pool" else (LokyProcess, "start")
+    start, tries = getattr(where, name), []
+
+    def fail_twice(*arguments):
+        tries.append(1)
+        return (start if len(tries) > 2 else too_many_open_files)(*arguments)
+
+    monkeypatch.setattr(where, name, fail_twice)
+    assert sum(frame.map_chunks(len, timeout_seconds=SECONDS_MAX)) == 10_000
+    pids = frame.map_chunks(lambda table: (time.sleep(0.05), os.getpid())[1], timeout_seconds=SECONDS_MAX)
+    assert len(set(pids)) == 3  # each node has a worker again
+    assert os.getpid() not in pids
+
+
+def test_when_no_worker_process_can_be_started_anywhere_the_error_says_so(nodes, monkeypatch):
+    frame = nodes.store.frame("t")
+    with monkeypatch.context() as failing:
+        failing.setattr(LokyProcess, "start", too_many_open_files)
+        with pytest.raises(
+            NodeUnavailable, match=r"chunk \d+ of t v1 .*node-\d cannot run it: OSError: .*Too many open"
+        ):
+            frame.map_chunks(len, timeout_seconds=SECONDS_MAX)
+    assert sum(frame.map_chunks(len, timeout_seconds=SECONDS_MAX)) == 10_000
+    nodes.store.delete("t")
+    assert sum(frame.map_chunks(len, timeout_seconds=SECONDS_MAX)) == 10_000
 
 
 def test_what_no_node_has_any_more_is_mapped_here_as_long_as_it_is_held(nodes):

@@ -72,10 +72,10 @@ class Writing:
 def opener(ray_cluster):
     """A cluster with all its machines, whatever happened to them before."""
     launch.up("tests")
-    opener = ray_cluster.deployed("failures")
+    opener = ray_cluster.deployed("lasting")
     yield opener
     launch.up("tests")
-    ray_cluster.deployed("failures")  # it is whole again
+    ray_cluster.deployed("lasting")  # it is whole again
 
 
 @pytest.fixture
@@ -114,14 +114,14 @@ def test_a_machine_is_killed_during_puts_and_comes_back(store, machines, ray_clu
         writing.more()
         assert launch.up("tests")[1] == ["node-2"]
         writing.more()
-    ray_cluster.deployed("failures")  # whole
+    ray_cluster.deployed("lasting")  # whole
     writing.check(store)
     assert store.check().faults == ()
 
 
 def test_a_machine_is_frozen_during_puts(store, machines, ray_cluster):
     frozen = machines.raylet("node-2")
-    with ray_cluster.connected("failures") as there, Writing(store) as writing:
+    with ray_cluster.connected("lasting") as there, Writing(store) as writing:
         os.kill(frozen, signal.SIGSTOP)
         try:
             until(lambda: "node-2" not in there.machines())  # Ray has given it up

@@ -34,7 +34,7 @@ def opener(ray_cluster):
 @pytest.fixture
 def deployed(ray_cluster):
     """What opens a cluster whose actors are those that users have: they begin again where they were."""
-    return ray_cluster.deployed("queries")
+    return ray_cluster.deployed("lasting")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eau2.cluster.repair import copy_chunks
-from eau2.errors import Eau2Error
+from eau2.errors import Eau2Error, NodeUnavailable
 from eau2.store.interrupts import heed
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record
 from eau2.values.key import MARK, hold_key
@@ -67,10 +67,17 @@ async def _move(member: Member, view: View, key: str, moved: Moved) -> None:
         for name, ids in sorted(wanted.items()):
             sources = {one: tuple(sorted(there.get(one, ()))) for one in sorted(ids)}
             hold = Record(hold_key(key, rank), rank, Kind.HOLD)
-            moved.copies += sum(name not in there.get(one, ()) for one in ids)
             moved.bytes += await copy_chunks(member, view, name, hold, sources)
+            moved.copies += sum(name not in there.get(one, ()) for one in ids)
         await member.order.adopt(view, [new])
-    except (Eau2Error, FileNotFoundError):
+    except FileNotFoundError as error:
+        await member.order.delivery.release(wanted, [(key, rank)])
+        (now,) = await member.records(view.epoch, [key]) or (None,)
+        if now is None or now.rank != old.rank:  # deleted or replaced meanwhile, and its chunks with it
+            return
+        what = f"{key!r} was not moved: cannot find {error}"
+        raise NodeUnavailable(what, hint="check() says what is lost") from error
+    except Eau2Error:
         await member.order.delivery.release(wanted, [(key, rank)])
         raise
     found = member.node.records([key]).get(key)

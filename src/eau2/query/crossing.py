@@ -33,8 +33,8 @@ class MapTask(NamedTuple):
 
 
 class MapOutcome(NamedTuple):
-    """Told by the job. `found`: what `pack` made of the result ("done") or of the error that was raised ("raised");
-    nothing when the worker process "ended"; why the node cannot read the chunk, an exception ("absent")."""
+    """Told by the job. `found`: what `pack` made of the result ("done"), or of the error that was raised and its text
+    ("raised"); nothing when the worker process "ended"; why the node cannot do it, an exception ("absent")."""
 
     number: int
     how: Literal["done", "raised", "ended", "absent"]

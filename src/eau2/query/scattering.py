@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import Eau2Error, NodeUnavailable
-from eau2.query.crossing import MapTask, unpack
+from eau2.query.crossing import MapTask, error_text, unpack
 from eau2.query.placing import NotRun, WorkerEnded
 
 if TYPE_CHECKING:
@@ -55,15 +55,15 @@ class Scattered:
     def __enter__(self) -> Scattered:
         try:
             self.ahead = max(1, sum(self._room(name) for name in self._placed.nodes()))
-        except BaseException:
-            self._end()
+        except BaseException as error:
+            self._end(type(error), error, error.__traceback__)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._end(kind, error, trace)
 
     def submit(self, part: Rows) -> Future[Any]:
         sent = _Sent(part, Future())
@@ -76,13 +76,13 @@ class Scattered:
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _end(self) -> None:
+    def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self._sent.clear()
             jobs = list(self._begun.values())
         for job in jobs:
             job.end()
-        self._left.close()
+        self._left.__exit__(kind, error, trace)  # after a failure the processes here are ended, and not lent again
 
     def _room(self, name: str) -> int:
         """Return how many tasks node `name` may have under way, so that it is never idle; 0 when it is lost."""
@@ -112,7 +112,17 @@ class Scattered:
             return job
 
     def _send(self, number: int, sent: _Sent) -> None:
-        """Have a task run, on the first node that can."""
+        """Have a task run, on the first node that can. What is raised meanwhile is what the task comes to: the thread
+        may be a job's, where nobody else would hear of it."""
+        try:
+            self._send_to_first(number, sent)
+        except Eau2Error as error:  # the store was closed
+            self._settle(number, None, NotRun(error))
+        except Exception as error:
+            what = f"chunk {sent.part.chunk} of {self._placed.source.title} cannot be sent to a node"
+            self._settle(number, None, NotRun(NodeUnavailable(f"{what}: {error_text(error)}")))
+
+    def _send_to_first(self, number: int, sent: _Sent) -> None:
         placed, part = self._placed, sent.part
         manifest = placed.source.manifest
         task = MapTask(number, placed.source.key, manifest.chunk_ids[part.chunk], manifest.chunk_rows[part.chunk], part)
@@ -132,9 +142,6 @@ class Scattered:
                 self.lose(name, error)
                 if not lost_here:
                     return
-            except Eau2Error as error:
-                self._settle(number, None, NotRun(error))
-                return
             else:
                 return
         placed.move(part.chunk, "")
@@ -155,7 +162,7 @@ class Scattered:
                     self._here = self._make_here(self._left)
                 here = self._here
             future = here.submit(sent.part)
-        except (Eau2Error, FileNotFoundError) as error:
+        except (Eau2Error, OSError) as error:  # it is not here either, or no process can be started here
             homes = " and ".join(source.manifest.chunk_homes[chunk])
             reasons = [str(why) for why in (*self._lost.values(), *sent.tried.values())]
             what = f"chunk {chunk} of {source.title} ({source.manifest.chunk_ids[chunk]}) is on {homes}"
@@ -167,7 +174,7 @@ class Scattered:
         error = done.exception()
         if error is None:
             is_done, found = done.result()
-            self._settle(number, found, None if is_done else unpack(found))
+            self._settle(number, found, None if is_done else _made_again(found))
         else:
             self._settle(number, None, error)
 
@@ -193,7 +200,7 @@ class Scattered:
         elif outcome.how == "ended":
             self._settle(outcome.number, None, WorkerEnded())
         elif outcome.how == "raised":
-            self._settle(outcome.number, None, unpack(outcome.found))
+            self._settle(outcome.number, None, _made_again(*outcome.found))
         else:
             self._settle(outcome.number, outcome.found)
 
@@ -209,6 +216,20 @@ class Scattered:
                 self._send(number, sent)
             else:  # the store was closed
                 self._settle(number, None, NotRun(error))
+
+
+def _made_again(packed: bytes, text: str = "") -> BaseException:
+    """Return the error that the function raised; one that cannot be made again here becomes a RuntimeError that says
+    `text`, which is what it said where it was raised."""
+    try:
+        error = unpack(packed)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"it was made again as {type(error).__name__}")
+    except (Exception, SystemExit) as why:  # it is the caller's class that says so
+        failure = RuntimeError(text or f"its error cannot be made again in this process: {error_text(why)}")
+        failure.__cause__ = why
+        return failure
+    return error
 
 
 @dataclass(frozen=True, slots=True)

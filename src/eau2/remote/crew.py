@@ -13,8 +13,8 @@ from concurrent.futures import BrokenExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from eau2.errors import Corrupt, Eau2Error
-from eau2.query.crossing import MapOutcome
+from eau2.errors import Eau2Error, NodeUnavailable
+from eau2.query.crossing import MapOutcome, error_text, unpack
 from eau2.query.placing import counted
 from eau2.query.shipping import run_on_node, worker_pool
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from eau2.query.crossing import MapOrder, MapTask
     from eau2.query.modules import Modules
+    from eau2.query.shipping import Rows
     from eau2.store.node import DirectoryNode
     from eau2.store.nodes import Staged
 
@@ -184,16 +185,22 @@ class _Worker:
     def _outcome(self, mapping: Map, task: MapTask) -> MapOutcome:
         try:
             path, size = mapping.path(task)
-        except (FileNotFoundError, Corrupt, Eau2Error) as error:
+        except (FileNotFoundError, Eau2Error) as error:
             return MapOutcome(task.number, "absent", error)
+        except Exception as error:  # too many open files, no memory: another node may have them
+            return MapOutcome(task.number, "absent", self._unable("read", error))
         try:
             future = self._submit(mapping, path, task)
             while not future.done() and not mapping.ended:
                 wait([future], _LOOK_SECONDS)
             is_done, found = future.result(0)
-        except (BrokenExecutor, RuntimeError, TimeoutError):  # or it was killed, as nobody waits for this any more
+        except (BrokenExecutor, TimeoutError):  # or nobody waits for this any more
             self.kill()
             return MapOutcome(task.number, "ended", None)
+        except Exception as error:  # no process was started: too many open files, no memory, /dev/shm is full
+            with contextlib.suppress(OSError, RuntimeError):  # what has only half started may not end either
+                self.kill()
+            return MapOutcome(task.number, "absent", self._unable("run", error))
         finally:
             with self._lock:
                 self._mapping = None
@@ -210,5 +217,21 @@ class _Worker:
             if self._pool is None:
                 self._pool, self._modules = worker_pool(1, modules), modules
             self._mapping = mapping
-            future: Future[Any] = self._pool.submit(run_on_node, path, task.part, mapping.order.task)
+            future: Future[Any] = self._pool.submit(_run_with_text, path, task.part, mapping.order.task)
         return future
+
+    def _unable(self, verb: str, error: Exception) -> NodeUnavailable:
+        return NodeUnavailable(f"{self._crew.node.name} cannot {verb} it: {error_text(error)}")
+
+
+def _run_with_text(path: str, rows: Rows, shipped: bytes) -> tuple[bool, Any]:
+    """In a worker process: as `run_on_node`, with the text of what was raised: the caller may lack what its class needs
+    to be made again, and this process had it."""
+    is_done, found = run_on_node(path, rows, shipped)
+    if is_done:
+        return True, found
+    try:
+        text = error_text(unpack(found))
+    except (Exception, SystemExit):  # it is made again only once
+        text = ""
+    return False, (found, text)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import Unreachable
 from eau2.errors import Eau2Error, NodeUnavailable
+from eau2.query.crossing import error_text
 from eau2.remote.transport import ANSWER_SECONDS, answer_of, view_without
 from eau2.store.nodes import closed
 
@@ -117,8 +118,10 @@ class FarJob:
             if self._error is not None or self._ended.is_set():
                 return
             self._error = error
-        self.end()
-        self._ear.lost(error)
+        try:
+            self.end()
+        finally:  # whoever waits hears of it, whatever becomes of the call
+            self._ear.lost(error)
 
     def _gone(self) -> NodeUnavailable:
         return NodeUnavailable(f"{self._node} does not answer", hint="see whether it lives")
@@ -138,19 +141,24 @@ class FarJob:
                     raise
 
     def _listen(self) -> None:
+        """Hear what the job says until it ends. Whatever is raised loses the job: who waits for it would wait for ever
+        if only this thread ended."""
+        try:
+            self._hear()
+        except Unreachable:
+            self.lose(self._gone())
+        except Eau2Error as error:
+            self.lose(error)
+        except Exception as error:
+            self.lose(NodeUnavailable(f"what {self._node} says cannot be taken in: {error_text(error)}"))
+
+    def _hear(self) -> None:
         number, parts = 0, bytearray()
         while not self._ended.is_set():
             number += 1
             room = self._ear.room()
             seconds = _POLL_SECONDS if room > 0 else _ROOM_SECONDS
-            try:
-                said = self._ask("hear_job", number, seconds, room, seconds=seconds)
-            except Unreachable:
-                self.lose(self._gone())
-                return
-            except Eau2Error as error:
-                self.lose(error)
-                return
+            said = self._ask("hear_job", number, seconds, room, seconds=seconds)
             for part, is_last in said:
                 parts += part
                 if is_last:

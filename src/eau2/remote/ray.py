@@ -94,9 +94,9 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
         AuthenticationTokenLoader.instance().reset_cache()
         ray_constants.ENABLE_RAY_CLUSTER &= "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in address.environment
         worker.listen_error_messages = lambda *_: None  # it prints news of Ray's on standard output, which is ours
-        init = functools.partial(ray.init, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
         try:
-            _in_time(address, functools.partial(init, address=address.head))
+            _in_time(address, lambda: ray.init(address.head, **quiet))
         finally:
             os.environ.pop(*_PATIENCE)  # not for a cluster that is started from here
         atexit.register(_leave)
@@ -298,9 +298,8 @@ class CoordinatorProcess(Process):
 
     def _start_node(self, placed: Placed, node: dict[str, Any]) -> None:
         """Bound to its machine, by what stays the same when that returns."""
-        where: dict[str, Any] = {"resources": {f"node:{node['NodeManagerAddress']}": _A_LITTLE}}
-        if LABEL in node["Labels"]:
-            where = {"label_selector": {LABEL: node["Labels"][LABEL]}}
+        label, address = node["Labels"].get(LABEL), f"node:{node['NodeManagerAddress']}"
+        where: dict[str, Any] = {"label_selector": {LABEL: label}} if label else {"resources": {address: _A_LITTLE}}
         actor(self.node, placed.name, self._deployment.name, **where).remote(self._deployment, placed)
 
 
@@ -332,10 +331,8 @@ def start(address: Address, deployment: Deployment) -> None:
     """Have the coordinator of a cluster, and let others know of the cluster."""
 
     def do() -> None:
-        value = json.dumps({"eau2": own_version()} | deployment.options()).encode()
-        GcsClient(address=address.head).internal_kv_put(
-            deployment.name.encode(), value, True, _SPACE, timeout=_LOOK_SECONDS
-        )
+        name, value = deployment.name.encode(), json.dumps({"eau2": own_version()} | deployment.options()).encode()
+        GcsClient(address=address.head).internal_kv_put(name, value, True, _SPACE, timeout=_LOOK_SECONDS)
         actor(CoordinatorProcess, COORDINATOR, deployment.name, **ON_HEAD).remote(deployment)
 
     _in_time(address, do)
@@ -368,8 +365,8 @@ def _clusters(address: str) -> dict[str, dict[str, Any]]:
     """Return what each cluster of eau2 was deployed with."""
     head = GcsClient(address=address)
     names = head.internal_kv_keys(b"", _SPACE, timeout=_LOOK_SECONDS)
-    values = [(name.decode(), head.internal_kv_get(name, _SPACE, timeout=_LOOK_SECONDS)) for name in names]
-    return {name: json.loads(value) for name, value in values if value}
+    found = {name.decode(): head.internal_kv_get(name, _SPACE, timeout=_LOOK_SECONDS) for name in names}
+    return {name: json.loads(value) for name, value in found.items() if value}
 
 
 def _start_raylet(address: str, raylet: dict[str, Any]) -> str:
