@@ -297,6 +297,7 @@ def test_an_interrupt_ends_it_long_before_its_time_and_leaves_nothing(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("SystemExit(143)", 143)])
 def test_an_interrupt_that_native_code_made_a_system_error_of_is_one(tmp_path, stop, code):
     program = (

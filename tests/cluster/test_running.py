@@ -89,6 +89,7 @@ def stores():
 rows = st.tuples(st.integers(-5, 5), st.none() | st.integers(-(10**6), 10**6), st.text("ab'\x00ü", max_size=3))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(rows, max_size=40), st.integers(40, 400))
 def test_answers_do_not_depend_on_the_number_of_nodes(stores, values, chunk_bytes):

@@ -120,6 +120,7 @@ def test_close_ends_threads_and_processes(tmp_path):
     assert os.listdir(tmp_path / "store" / "node-0" / "staging") == []
 
 
+@pytest.mark.slow
 def test_a_program_that_never_closes_ends(tmp_path):
     code = "import eau2, sys; s = eau2.open(sys.argv[1]); s.put('f', {'n': [1]}); f = s.frame('f'); print(f.rows)"
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "store")]

@@ -30,6 +30,7 @@ def tour(folder):
     return found
 
 
+@pytest.mark.slow
 def test_a_second_process_sees_the_frame_and_copies_nothing(tour, folder):
     with eau2.open(folder / "store") as store:
         commits = store.frame("commits").to_arrow()
@@ -38,6 +39,7 @@ def test_a_second_process_sees_the_frame_and_copies_nothing(tour, folder):
         assert 0 < tour.sight.shared_bytes <= tour.sight.mapped_bytes <= commits.nbytes + (1 << 20)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages are shared")
 def test_pages_that_nobody_else_holds_are_not_called_shared(tour, folder, tmp_path):
     shutil.copytree(folder / "store", tmp_path / "store")
@@ -101,6 +103,7 @@ _RUN = (
 )
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_of_others_is_left_alone_in_one_sentence(tmp_path):
     (tmp_path / "users.sor").write_text("<mine>")
     command = [sys.executable, "-m", "eau2.demo", str(tmp_path)]

@@ -178,6 +178,7 @@ def test_what_is_grouped_by_the_keys_it_was_joined_by_stays_where_it_is(make_clu
     assert moves(explained(cluster, query)) == [("exchange", 4000), ("exchange", 4000), ("gather", 500)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["left", "right", "full"])
 def test_rows_without_a_match_are_one_group_wherever_they_are(make_cluster, kind):
     """They have no key of the other side, and so are in any partition."""

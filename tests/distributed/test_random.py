@@ -57,6 +57,7 @@ def check(clusters: list[Cluster], duck: duckdb.DuckDBPyConnection, seed: int) -
     return query.for_duckdb
 
 
+@pytest.mark.slow
 def test_a_few_random_queries_have_one_answer(clusters, duck):
     asked = [check(clusters, duck, seed) for seed in range(SEEDS, SEEDS + 8)]
     assert any(asked)

@@ -173,6 +173,7 @@ def test_a_worker_process_that_dies_is_a_failure_and_no_hang(frame):
     assert sum(frame.map_chunks(len, workers="processes")) == 1000
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_before_the_next_part_was_sent_is_a_failure_too(frame):
     with pytest.raises(BrokenExecutor), frame._engine.workers.lease() as pool:
         with pytest.raises(BrokenExecutor):
@@ -182,6 +183,7 @@ def test_a_worker_that_died_before_the_next_part_was_sent_is_a_failure_too(frame
     assert sum(frame.map_chunks(len, workers="processes")) == 1000
 
 
+@pytest.mark.slow
 def test_what_cannot_be_sent_to_a_process_is_refused_before_it_starts(frame):
     lock = threading.Lock()
     with pytest.raises(QueryError, match="cannot be sent to another process"):
@@ -251,6 +253,7 @@ def test_two_maps_in_processes_at_once_do_not_end_each_other(frame):
     assert len(failed) == 1
 
 
+@pytest.mark.slow
 def test_a_closed_engine_has_no_processes_left(make_tables):
     own = make_tables()
     frame = own.hold("t", numbers(), rows_per_chunk=100)
@@ -262,6 +265,7 @@ def test_a_closed_engine_has_no_processes_left(make_tables):
         frame.map_chunks(len, workers="processes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.02, 0.5])  # while the processes start, and while they run
 def test_closing_during_a_map_in_processes_is_that_and_no_failure_of_the_function(make_tables, seconds, monkeypatch):
     own = make_tables()

@@ -116,6 +116,7 @@ class TestCluster:
         assert not cluster.folder.exists()
 
 
+@pytest.mark.slow
 def test_who_starts_or_ends_it_is_alone(empty_home):
     code = """if True:
         import sys
