@@ -1,5 +1,6 @@
 """What nodes keep for queries, as it lies in their folders."""
 
+import os
 import re
 from pathlib import Path
 
@@ -12,8 +13,14 @@ _QUERY = re.compile(r"[0-9a-f]{32}")
 
 def kept_in(folder):
     """The files and folders that queries have on nodes whose directories are somewhere in `folder`."""
-    there = Path(folder).glob("**/eau2-spill-*/**/*")
-    return sorted(str(path) for path in there if any(_QUERY.fullmatch(part) for part in path.parts))
+    found = []
+    for place, folders, files in os.walk(folder):  # which passes over what is removed meanwhile; `glob` would raise
+        parts = Path(place).parts
+        spills = [index for index, part in enumerate(parts) if part.startswith("eau2-spill-")]
+        if spills:
+            of_query = any(_QUERY.fullmatch(part) for part in parts[spills[0] + 1 :])
+            found += [f"{place}/{name}" for name in (*folders, *files) if of_query or _QUERY.fullmatch(name)]
+    return sorted(found)
 
 
 def nothing_is_kept(folder):
