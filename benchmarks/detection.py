@@ -66,6 +66,11 @@ class Watch:
                     raise TimeoutError(f"{what} was not said; at last {self._said[-3:]}")
                 self._changed.wait(1.0)
 
+    def said_by(self, end: float, what: str, since: float) -> float:
+        """Return when `what` was first said after `since`, or `end` if it was not by then. Does not wait."""
+        with self._changed:
+            return next((at for at, word, _ in self._said if word == what and since <= at <= end), end)
+
     def is_now(self, what: str) -> object:
         with self._changed:
             return next((more for _, word, more in reversed(self._said) if word == what), None)
@@ -173,11 +178,9 @@ def _repeated(checks: str, measure: Callable[[], dict[str, float]]) -> dict[str,
 def _noticed(watch: Watch, began: float) -> dict[str, float]:
     """Return the seconds until eau2 has noticed what began then, and goes on."""
     dead = watch.first("state", began, lambda state: state != "LIVE")
-    return {
-        "suspected": watch.first("suspected", began, lambda _: True) - began,
-        "dead": dead - began,
-        "put": watch.first("put", dead, lambda _: True) - began,  # before, a node whose raylet is gone does some yet
-    }
+    done = watch.first("put", dead, lambda _: True)  # before, a node whose raylet is gone does some yet
+    # A driver that hears of the view first has no call that is not answered.
+    return {"suspected": watch.said_by(done, "suspected", began) - began, "dead": dead - began, "put": done - began}
 
 
 def _returned(watch: Watch, began: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from eau2.cluster.delivery import NOTHING, Changes, Delivery, Flight
 from eau2.cluster.keys import RESERVED, encode_records
-from eau2.cluster.peer import DecisionForgotten, NotServing, Unreachable, WrongEpoch
+from eau2.cluster.peer import BYTES_PER_SECOND, DecisionForgotten, NotServing, Unreachable, WrongEpoch
 from eau2.errors import Eau2Error, OutcomeUnknown
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record, refusal
 from eau2.values.key import HOLD, hold_key
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 _AGAIN_SECONDS = 0.02  # between tries to reach a writer that does not answer
 _ENDED_MAX = 1000
-RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead, and later if there is much to be sent
-_BYTES_PER_SECOND = 10e6  # the slowest way that it may take
+_RESERVED_SECONDS = 3.0  # after so long the writer of a batch is taken for dead, and later if there is much to be sent
 
 Outcome = int | Eau2Error
 
@@ -156,7 +155,7 @@ class Order:
         self._admit(epoch)
         self.blocked = frozenset(changes.records)
         size = sum(len(record.payload) for record in changes.records.values())
-        patience = RESERVED_SECONDS + size * len(self._member.view.live) / _BYTES_PER_SECOND  # others have as much
+        patience = _RESERVED_SECONDS + size * len(self._member.view.live) / BYTES_PER_SECOND  # others have as much
         self._reserved = _Reserved(batch, self._flight, outcomes, self._member.runtime.now() + patience)
         return self._reserved
 

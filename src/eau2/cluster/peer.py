@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Entry, Record, Write
 
 
+BYTES_PER_SECOND = 10e6  # the slowest way that values, chunks and orders may take
+
+
 class WrongEpoch(Exception):
     """The request is of another epoch than the member's, whose view this carries."""
 

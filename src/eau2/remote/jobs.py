@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from eau2.cluster.peer import Unreachable
+from eau2.cluster.peer import BYTES_PER_SECOND, Unreachable
 from eau2.errors import Eau2Error, NodeUnavailable
 from eau2.query.crossing import error_text
 from eau2.remote.transport import ANSWER_SECONDS, answer_of, view_without
@@ -27,7 +27,6 @@ GONE_SECONDS = 5.0  # a node that has not answered for so long has lost its jobs
 _POLL_SECONDS = 1.0
 _ROOM_SECONDS = 0.1  # between two looks whether the ear has room again
 _AGAIN_SECONDS = 0.1
-_BYTES_PER_SECOND = 10e6  # the slowest way that an order may take
 
 
 class FarJobs:
@@ -84,7 +83,7 @@ class FarJob:
     def begin(self, kind: str, order: Any) -> None:
         packed = pickle.dumps(order)
         try:
-            self.capacity = self._ask("begin_job", kind, packed, seconds=len(packed) / _BYTES_PER_SECOND)
+            self.capacity = self._ask("begin_job", kind, packed, seconds=len(packed) / BYTES_PER_SECOND)
         except Unreachable:
             raise self._gone() from None
         threading.Thread(target=self._listen, name="eau2-job", daemon=True).start()
@@ -96,7 +95,7 @@ class FarJob:
                 raise self._error
             self._told += 1
             try:
-                self._ask("tell_job", self._told, packed, seconds=len(packed) / _BYTES_PER_SECOND)
+                self._ask("tell_job", self._told, packed, seconds=len(packed) / BYTES_PER_SECOND)
                 return
             except Unreachable:
                 error: Eau2Error = self._gone()

@@ -174,11 +174,15 @@ class Membership:
         """Return the node's generation and epoch as soon as there was a write after `since`, or when `seconds` are
         over."""
         deadline = self._runtime.now() + seconds
-        while self._node.generation() == since and (left := deadline - self._runtime.now()) > 0:
+        while (left := deadline - self._runtime.now()) > 0:
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(woken)
-            await asyncio.wait([woken], timeout=min(left, _LOOK_AGAIN_SECONDS))
-            self._waiting.discard(woken)
+            self._waiting.add(woken)  # before the look: a thread that writes just after it is to find somebody waiting
+            try:
+                if self._node.generation() != since:
+                    break
+                await asyncio.wait([woken], timeout=min(left, _LOOK_AGAIN_SECONDS))
+            finally:
+                self._waiting.discard(woken)
         return self._node.generation(), 0 if self.member is None else self.member.view.epoch
 
     def _wrote(self) -> None:

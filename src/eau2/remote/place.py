@@ -7,7 +7,7 @@ import uuid
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from eau2.cluster.peer import Unreachable
+from eau2.cluster.peer import BYTES_PER_SECOND, Unreachable
 from eau2.errors import NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import NearFiles
 from eau2.remote.transport import WORK_SECONDS, answer_of, opened, patience
@@ -154,7 +154,10 @@ class RemotePlace:
     def stage(self, chunk: Chunk) -> Staged:
         """Send a chunk to the node, where nobody sees it yet."""
         pending = self._transport.call(
-            self.name, "stage", ((self._client, chunk.id, chunk.pieces), {}), patience("stage", ()) + chunk.size / 10e6
+            self.name,
+            "stage",
+            ((self._client, chunk.id, chunk.pieces), {}),
+            patience("stage", ()) + chunk.size / BYTES_PER_SECOND,
         )
         return self._kept(self._answer(pending))
 

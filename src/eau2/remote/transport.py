@@ -13,7 +13,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from eau2.cluster.peer import Unreachable
+from eau2.cluster.peer import BYTES_PER_SECOND, Unreachable
 from eau2.errors import Eau2Error
 from eau2.store.nodes import Record, Write, closed
 
@@ -41,7 +41,6 @@ _SECONDS = {
 }
 _QUIET_SECONDS = 1.5  # after so long without an answer, and then each _AGAIN_SECONDS, it is asked whether a node lives
 _AGAIN_SECONDS = 0.25
-_BYTES_PER_SECOND = 10e6  # the slowest way that values may take
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # by their place, and by name; all can be pickled
 Answer = tuple[Any, Exception | None]  # what was returned, or raised
@@ -164,7 +163,7 @@ def patience(method: str, arguments: Sequence[Any]) -> float:
     """Return for how many seconds to wait for an answer: more, the more bytes are sent."""
     several = (one for argument in arguments if isinstance(argument, (tuple, list)) for one in argument)
     size = sum(len(one.payload) for one in several if isinstance(one, (Record, Write)))
-    return _SECONDS.get(method, ANSWER_SECONDS) + size / _BYTES_PER_SECOND
+    return _SECONDS.get(method, ANSWER_SECONDS) + size / BYTES_PER_SECOND
 
 
 class _Waited:
