@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -320,3 +321,13 @@ def test_a_closed_pipe_is_silent(tmp_path, format_):
         assert len(process.stdout.read(1000)) == 1000
         process.stdout.close()
         assert (process.stderr.read(), process.wait(SECONDS_MAX)) == (b"", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_nothing_to_stumble_over(tmp_path, closed):
+    store = filled(tmp_path, 10)
+    for command in (["put", "k"], ["put", "k", "v"], ["get", "k"], ["keys"]):
+        line = f"{shlex.join([*PROGRAM, *store, *command])} {closed}"
+        ran = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS_MAX)
+        assert (ran.returncode, ran.stderr) == (0, b""), command

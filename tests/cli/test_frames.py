@@ -220,3 +220,36 @@ def test_a_failed_query_leaves_an_older_file_as_it_was(eau2, trips, tmp_path):
 
 def test_a_device_is_written_to_and_not_replaced(eau2, trips):
     assert eau2("sql", "select * from trips", "-o", "/dev/null", "--format", "csv").code == 0
+
+
+@pytest.mark.parametrize("query", ["select current_date d", "select pi() d", "select upper('a') d", "select [1] d"])
+def test_an_answer_that_has_no_nulls_where_it_might_is_shown_and_written(eau2, tmp_path, query):
+    eau2("put", "k", "v")
+    assert "1 row" in eau2("sql", query).text
+    eau2("sql", query, "-o", "a.parquet")
+    eau2("sql", query, "-o", "a.arrow")
+    assert pq.read_table(tmp_path / "a.parquet").equals(pa.ipc.open_file(tmp_path / "a.arrow").read_all())
+
+
+def test_csv_has_text_of_every_type_that_functions_give(eau2):
+    eau2("put", "k", "v")
+    assert eau2("sql", "select md5('a') t", "-f", "csv").text.split() == ['"t"', '"0cc175b9c0f1b6a831c399e269772661"']
+
+
+@pytest.mark.parametrize("format_", ["json", "ndjson"])
+def test_columns_of_one_name_are_not_made_one_in_silence(eau2, tmp_path, format_):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    eau2("load", "z", "a.csv")
+    query = "select * from z x join z y on x.a = y.a"
+    ran = eau2("sql", query, "-f", format_)
+    assert (ran.code, ran.out) == (2, b"")
+    assert "two columns are named 'a'" in ran.error
+    assert eau2("sql", query, "-f", "csv").text.split() == ['"a","b","a","b"', "1,2,1,2"]
+
+
+def test_what_is_loaded_is_not_replaced_by_its_rejects(eau2, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n")
+    ran = eau2("load", "z", "a.csv", "--rejects", "a.csv")
+    assert ran.code == 2
+    assert "which is to be read" in ran.error
+    assert (tmp_path / "a.csv").read_text() == "a,b\n1,2\n3\n"

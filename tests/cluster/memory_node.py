@@ -307,8 +307,9 @@ class MemoryNode:
             self._check_open()
             self._undo.clear()
             try:
-                self._check_room()
                 change()
+                if self._undo:  # what changes nothing takes no room
+                    self._check_room()
             except BaseException:
                 for table, key, before in reversed(self._undo):
                     if before is _ABSENT:

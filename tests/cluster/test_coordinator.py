@@ -63,3 +63,18 @@ def test_a_coordinator_that_was_stalled_hears_first_what_was_sent_to_it(clock, c
     renew(coordinator, ["a"])
     pass_time(clock, coordinator, LEASE_SECONDS / 2, renewing=["a"])
     assert coordinator.current.live == ("a",)
+
+
+@pytest.mark.parametrize("knew", [True, False])
+def test_who_was_started_anew_joins_in_a_later_epoch_also_if_the_coordinator_was_too(clock, coordinator, knew):
+    if knew:
+        renew(coordinator, NAMES)
+    else:
+        coordinator = Coordinator.recovered(clock, [coordinator.current])
+    before = coordinator.current.epoch
+    view = asyncio.run(coordinator.renew("b", "second b", 0, whole=False))
+    assert (view.state("b"), view.epoch) == (State.JOINING, before + 1)
+    view = asyncio.run(coordinator.renew("b", "second b", 0, whole=False))
+    assert view.epoch == before + 1
+    view = asyncio.run(coordinator.renew("b", "third b", 0, whole=False))
+    assert (view.state("b"), view.epoch) == (State.JOINING, before + 2)

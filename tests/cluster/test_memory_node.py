@@ -12,6 +12,7 @@ from tests.cluster.memory_node import MemoryNode
 from eau2.errors import DiskFull, StoreClosed
 from eau2.store.nodes import Kind, Record, Replica, Write
 from eau2.values.chunk import encode
+from eau2.values.manifest import Manifest
 
 CHUNK = encode(pa.table({"a": np.arange(10)}))
 
@@ -44,8 +45,11 @@ def test_what_was_committed_survives_a_crash_and_what_was_staged_does_not():
 def test_a_full_disk_refuses_whatever_would_write_and_changes_nothing():
     node = MemoryNode()
     node.store([Record("a", 1, Kind.BYTES, b"a")])
-    staged, since = node.stage(CHUNK), node.generation()
+    node.store([Record("frame", 1, Kind.FRAME, Manifest.of(pa.schema([]), []).encode())])
+    staged = node.stage(CHUNK)
     node.disk_full = True
+    node.store([Record("a", 1, Kind.BYTES, b"a")])  # which it has
+    since = node.generation()
     for change in (
         lambda: node.store([Record("a", 2, Kind.DELETED), hold(1, staged)]),
         lambda: node.write([Write("a", Kind.BYTES, b"b")]),

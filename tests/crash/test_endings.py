@@ -133,7 +133,7 @@ def test_a_program_that_never_closes_ends(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_forked_child_is_told_to_open_for_itself(tmp_path):
+def test_a_forked_child_reads_what_it_holds_and_opens_what_was_closed_before_the_fork(tmp_path):
     code = """
 import os, sys, warnings
 import eau2
@@ -147,14 +147,27 @@ if not child:
         store.get("f")
     except eau2.StoreClosed:
         assert held.to_arrow()["n"].to_pylist() == [1, 2]
-        with eau2.open(sys.argv[1]) as own:
-            own.put("child", b"1")
-        os._exit(0)
+        try:
+            eau2.open(sys.argv[1])
+        except eau2.StoreClosed as error:
+            assert "close it before the fork" in str(error)
+            os._exit(0)
     os._exit(1)
 assert os.waitpid(child, 0)[1] == 0
-assert store.get("child") == b"1"
 store.put("parent", b"2")
 store.close()
+child = os.fork()
+if not child:
+    with eau2.open(sys.argv[1]) as own:
+        for number in range(100):
+            own.put(f"child/{number}", b"1")
+    os._exit(0)
+with eau2.open(sys.argv[1]) as store:  # opened and closed while the child writes
+    assert store.get("parent") == b"2"
+assert os.waitpid(child, 0)[1] == 0
+with eau2.open(sys.argv[1]) as store:
+    assert len(store.keys("child/")) == 100
+    assert store.check().faults == ()
 print("right")
 """
     done = subprocess.run(

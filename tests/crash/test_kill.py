@@ -23,7 +23,8 @@ def left_behind(folder, live_handles: int) -> list[str]:
     staging = folder / "node-0" / "staging"
     holders = sorted(os.listdir(staging))
     files = [f"{holder}/{name}" for holder in holders for name in os.listdir(staging / holder) if name != "lock"]
-    return files + holders[live_handles:] + [name for name in os.listdir(folder) if name not in ("eau2.json", "node-0")]
+    known = ("eau2.json", "filled", "node-0")
+    return files + holders[live_handles:] + [name for name in os.listdir(folder) if name not in known]
 
 
 def chunk_files(folder) -> set[str]:

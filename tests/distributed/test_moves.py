@@ -110,6 +110,18 @@ def test_merged_columns_have_the_types_of_the_plan(make_cluster):
         explained(cluster, query)
 
 
+@pytest.mark.parametrize(
+    ("type_", "value", "moved"), [(pa.decimal128(38, 38), "0.9", 6), (pa.decimal128(28, 3), "9e24", 4)]
+)
+def test_averages_of_decimals_have_room_for_their_sums(make_cluster, type_, value, moved):
+    """Where a sum by a count has not, all rows come together."""
+    cluster = make_cluster(2, gather_bytes_max=0)
+    cluster.hold("t", pa.table({"g": [1, 2, 1] * 2, "c": _as([value] * 6, type_)}), rows_per_chunk=3)
+    query = "select g, avg(c) as a from t group by g"
+    assert cluster.sql(query)["a"].to_pylist() == [Decimal(value)] * 2
+    assert moves(explained(cluster, query))[0] == ("exchange", moved)
+
+
 # -- broadcast and exchange --------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -125,6 +126,57 @@ def test_what_substrait_cannot_say_is_gathered_and_right(cluster, query):
     check(cluster, query, is_cut=False)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select k from twice where k similar to 'a|b'",
+        "select k, null as x from twice",
+        "select k from twice where e = 'a'",
+        "select coalesce(e, 'q') as x from twice",
+        "select k, unnest(l) as x from twice",
+        "select arrow_cast(n, 'Float16') as x from twice",
+    ],
+)
+def test_what_substrait_cannot_say_is_gathered_also_of_tables_with_several_columns_of_a_type(cluster, query):
+    words, numbers, lists = pa.array(["a", "b", "a", None]), pa.array([1, 2, 3, 4]), pa.array([[1, 2], [], [3], None])
+    columns = {"k": words, "x": words, "n": numbers, "m": numbers, "l": lists, "o": lists}
+    columns |= {name: words.dictionary_encode() for name in ("e", "f", "g")}
+    cluster.hold("twice", pa.table({**columns, "y": words, "p": numbers, "r": lists}), rows_per_chunk=2)
+    check(cluster, query, is_cut=False)
+
+
+@pytest.mark.parametrize("terms", [40, 150])
+def test_a_long_chain_of_conditions_is_gathered(cluster, terms):
+    """Each is nested in the one before: deeper than Substrait is read, and deeper than Python recurses."""
+    condition = " or ".join(f"k like '%{term}%'" for term in range(terms))
+    check(cluster, f"select id from t where {condition} or k = 'a'", is_cut=False)
+    assert cluster.explain(f"select id from t where {condition}", run=False).uncut
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select k, now() > '2026-01-01' as x from t where k similar to 'a'",
+        "select id from t where d < now() and k similar to 'a|b'",
+        "select id, date_part('year', current_timestamp) > 9 as x from t where d < current_date and k similar to 'a'",
+        "select id from t where d < (select now()) and k similar to 'a' and cast(now() as varchar) > '2'",
+        "select id, unnest(l) as x from t where arrow_cast(d, 'Timestamp(us)') + interval '9 hours' < now()",
+    ],
+)
+def test_what_tells_the_time_is_gathered_too(cluster, query):
+    check(cluster, query, is_cut=False)
+
+
+def test_rows_that_pass_by_the_time_they_have_come_are_looked_for_in_all_chunks(cluster):
+    """The plan chose its chunks by an earlier time."""
+    moment = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
+    times = pa.array([dt.datetime(2026, 1, 1)] * 3 + [moment] * 3, pa.timestamp("us"))
+    cluster.hold("events", pa.table({"id": range(6), "at": times}), rows_per_chunk=2)
+    recipe = cluster.recipe("select id from events where at <= now() and cast(id as varchar) similar to '.'")
+    time.sleep(0.6)
+    assert cluster.distributed.collect(recipe)["id"].to_pylist() in ([0, 1, 2], [0, 1, 2, 3, 4, 5])
+
+
 def test_what_is_gathered_is_first_filtered_and_projected_where_it_is(cluster):
     wide = pa.table({"a": np.arange(1000), "b": ["x" * 100] * 1000, "c": np.arange(1000.0)})
     cluster.hold("wide", wide, rows_per_chunk=100)
@@ -146,6 +198,22 @@ def test_a_table_read_twice_is_gathered_with_the_rows_that_either_needs(cluster)
     )
 
 
+def test_what_is_another_value_each_time_it_is_asked_for_is_asked_for_once(cluster):
+    """Rows go by it neither to partitions nor, as a part of them in each place, to the next."""
+    cluster.hold("many", pa.table({"id": np.arange(300)}), rows_per_chunk=50)
+    found = cluster.sql("select floor(random() * 3) as g, median(id) as m, count(*) as n from many group by 1")
+    assert sorted(found["g"].to_pylist()) == [0, 1, 2]
+    assert sum(found["n"].to_pylist()) == 300
+    query = "select count(*) as n from many a join many b on a.id = b.id - floor(random() * 2)"
+    assert cluster.sql(query)["n"].to_pylist()[0] >= 299
+    for query in (
+        "select row_number() over (partition by floor(random() * 3) order by id) as r from many",
+        "select id from many order by random() limit 3",
+    ):
+        explanation = cluster.explain(query)
+        assert ([step.move for step in explanation.steps], explanation.moved_rows) == (["gather"], 300)
+
+
 def test_uncorrelated_scalar_subqueries_hide_in_expressions(cluster):
     check(cluster, "select id + (select max(id) from u) as x, (select count(*) from none) as n from t", is_cut=True)
     check(cluster, "select k, sum(v) from t where v > (select avg(id) from full) group by k", is_cut=True)
@@ -158,6 +226,18 @@ def test_uncorrelated_scalar_subqueries_hide_in_expressions(cluster):
     )
     check(cluster, "select case when id > 5 then (select k from full where id = 1) else k end as x from t", is_cut=True)
     check(cluster, "select (select id from none) as x, id from t", is_cut=True)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select id from t order by abs(v - (select avg(id) from u)), id limit 5",
+        "select id, row_number() over (partition by id % (select max(id) from u) order by id) as r from t",
+        "select id % (select max(id) from u) as g, median(id) as m from t group by 1",
+    ],
+)
+def test_scalar_subqueries_are_known_to_all_stages_that_ask_for_them(cluster, query):
+    check(cluster, query, is_cut=True)
 
 
 def test_two_versions_of_a_frame_in_one_query_are_gathered(cluster):
@@ -180,6 +260,29 @@ def test_times_keep_their_zone_also_where_they_are_missing(cluster, zone):
     assert found.schema.field("z").type == found.schema.field("a").type == pa.timestamp("us", zone)
     query = f"select arrow_cast(null, 'Timestamp(us, \"{zone}\")') as x, n from z"
     assert cluster.sql(query).schema.types == cluster.alone(query).schema.types
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select id, arrow_cast(d, 'Timestamp(us)') at time zone 'Europe/Paris' as x from t",
+        "select arrow_try_cast(d, 'Timestamp(us, \"Asia/Tokyo\")') as x, [tz, d::timestamp] as y from t",
+        "select date_trunc('day', tz at time zone 'America/New_York') as x, count(*) as n from t group by 1",
+        "select cast(tz at time zone 'Europe/Paris' as varchar) as x from t",
+        "select to_char(tz, '%H') as x from t",
+        "select id from t where to_local_time(tz) = tz",
+        "select date_part('hour', coalesce(nullif(tz, tz), {noon})) as x from t",
+    ],
+)
+def test_times_are_those_of_the_zone_they_are_cast_to(cluster, query):
+    noon = "arrow_cast('2026-07-01T12:00:00', 'Timestamp(us, \"Asia/Tokyo\")')"
+    check(cluster, query.format(noon=noon), is_cut=False)
+
+
+@pytest.mark.parametrize("condition", ["tz > '2026-07-01T05:00:00'", "'2026-07-01T05:00:00' >= tz", "tz < now()"])
+def test_times_with_a_zone_are_compared_where_they_are(cluster, condition):
+    check(cluster, f"select id, date_part('hour', tz) as h from t where {condition}", is_cut=True)
+    check(cluster, "select id, tz at time zone 'UTC' as x from t", is_cut=True)
 
 
 @pytest.mark.parametrize("name", ["fixed list", "decimal32", "halffloat", "null", "run ends", "dense union", "tensor"])

@@ -451,3 +451,22 @@ def test_every_type_is_read_back_whole_and_through_a_query(shared_engine: Engine
     answer = frame.select(*table.column_names).to_arrow()
     assert answer.schema.types == table.schema.types
     assert answer.to_pylist() == table.to_pylist()
+
+
+def test_nothing_in_a_frame_steers_a_terminal(tables):
+    frame = tables.hold("k", pa.table({"x": ["\x1b[31mred", "\x1b]0;title\x07", "ünïcode"]}))
+    assert "\x1b" not in repr(frame)
+    assert r"\x1b[31mred" in repr(frame)
+    assert "ünïcode" in repr(frame)
+
+
+def test_what_python_has_no_value_for_is_shown_all_the_same(tables):
+    far = pa.array([2**62, 5, None], pa.timestamp("s"))
+    frame = tables.hold("k", pa.table({"far": far, "zone": pa.array([1, 2, 3], pa.timestamp("us", "Nowhere/X"))}))
+    assert "4611686018427387904" in repr(frame)
+    assert "1970-01-01 00:00:05" in repr(frame)
+    assert "4611686018427387904" in frame._repr_html_()
+
+
+def test_a_large_cell_is_cut_in_a_notebook(tables):
+    assert len(tables.hold("k", pa.table({"x": ["y" * 5_000_000]}))._repr_html_()) < 2000

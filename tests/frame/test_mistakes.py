@@ -265,3 +265,14 @@ def test_a_line_of_null_is_a_bad_line_and_no_crash(store, tmp_path, text):
     assert report.lines == text.count(b"\n")
     assert report.bad == text.count(b"null")
     assert {line.reason for line in report.rejects} == {"not a JSON object"}
+
+
+@pytest.mark.parametrize("row", [3, 290_000])
+@pytest.mark.parametrize("schema", [None, {"x": "FLOAT"}])
+def test_putting_a_query_that_fails_raises_its_own_error(store, row, schema):
+    store.put("n", {"a": np.arange(300_000)})
+    with pytest.raises(QueryError, match="Divide by zero"):
+        store.put("d", store.sql(f"select 10/(a-{row}) as x from n"), schema=schema)
+    assert not store.exists("d")
+    store.put("d", store.sql("select a as x from n where a < 2"), schema=schema)
+    assert store.get("d").to_arrow()["x"].to_pylist() == [0, 1]

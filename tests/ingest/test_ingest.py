@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -299,6 +300,23 @@ def test_a_csv_column_that_is_not_there_is_named(write):
         load(write("a.csv", b"a,b\n1,2\n"), schema={"z": "INT"})
 
 
+@pytest.mark.parametrize("header", [b'"', b"a,caf\xe9"])
+def test_a_csv_line_of_names_that_cannot_be_read_is_said_to_be(write, header):
+    path = write("a.csv", header + b"\n1,2\n")
+    with pytest.raises(LoadError, match=r"line 1 of .*a.csv names no columns: "):
+        load(path)
+    assert load(path, schema=["a", "b"])[1].lines == (1 if header == b'"' else 2)
+
+
+def test_the_mark_of_utf_8_is_no_part_of_a_csv_file(write):
+    data = b'\xef\xbb\xbf"a\nb",c\n1,2\n'
+    assert load(write("a.csv", data))[0].to_pylist() == [{"a\nb": 1, "c": 2}]
+    assert load(write("a.csv", data), schema=["x", "y"])[0].to_pylist() == [
+        {"x": "a\nb", "y": "c"},
+        {"x": "1", "y": "2"},
+    ]
+
+
 csv_values = st.sampled_from([b"1", b"2.5", b"", b'"q"', b'"a,b"', b'"l1\nl2"', b'""', b"x y", b"-3"])
 
 
@@ -322,6 +340,50 @@ def test_a_stray_quote_costs_no_more_than_its_line(write):
     assert table["b"][0].as_py() == '5" pipe'
 
 
+@pytest.mark.parametrize("block_bytes", [*range(1, 20), 1 << 20])
+def test_a_stray_quote_opens_nothing_whatever_comes_later(write, block_bytes):
+    data = b'id,t\n1,5" pipe\n2,"first\nsecond"\n3,"a\nb,""c"\n4,6"\n"5","x"\n'
+    table, report = load(write("a.csv", data), block_bytes=block_bytes)
+    assert table["t"].to_pylist() == ['5" pipe', "first\nsecond", 'a\nb,"c', '6"', "x"]
+    assert table["id"].to_pylist() == [1, 2, 3, 4, 5]
+    assert (report.lines, report.blank, report.bad) == (5, 0, 0)
+
+
+def test_a_stray_quote_does_not_hide_that_a_record_is_cut(write):
+    table, report = load(write("a.csv", b'a,b\n1,5" pipe\n2,"cut\nhere\n'))
+    assert table.to_pylist() == [{"a": 1, "b": '5" pipe'}]
+    assert [(r.line, r.reason) for r in report.rejects] == [(3, "unclosed quote")]
+
+
+csv_records = st.sampled_from(
+    [b"1,x", b'2,"a\nb"', b'3,5" pipe', b'4,"say ""hi"",\n"', b"", b'5,"a"b"c', b'6,""', b'"7",', b"8", b'9,"\r\n"']
+)
+
+
+@given(
+    st.lists(csv_records, max_size=12),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+    st.lists(st.integers(0, 200), max_size=4),
+    st.integers(1, 80),
+)
+def test_ranges_that_tile_a_csv_file_give_exactly_its_rows(
+    tmp_path_factory, records, line_end, ended, cuts, block_bytes
+):
+    data = line_end.join([b"a,b", *records]) + line_end * ended
+    path = tmp_path_factory.mktemp("tiles") / "a.csv"
+    path.write_bytes(data)
+    schema = {"a": "STRING", "b": "STRING"}
+    table, report = load(path, schema=schema)
+    rows, total = [], [0, 0, 0]
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), max([len(data), *cuts]) + 5], strict=True):
+        part, counted = load(path, schema=schema, byte_range=(start, end), block_bytes=block_bytes)
+        rows += part.to_pylist()
+        total = [a + b for a, b in zip(total, (counted.lines, counted.blank, counted.bad), strict=True)]
+    assert rows == table.to_pylist()
+    assert total == [report.lines, report.blank, report.bad]
+
+
 @pytest.mark.parametrize("block_bytes", [8, 1 << 20])
 def test_a_csv_record_that_is_cut_between_quotes_is_bad(write, block_bytes):
     path = write("a.csv", b'a,b\n1,"x\ny"\n\n2,"cut\nhere\n')
@@ -335,6 +397,44 @@ def test_a_csv_record_that_is_cut_between_quotes_is_bad(write, block_bytes):
 def test_a_csv_quote_that_opens_nothing_leaves_its_record_good(write, line):
     table, report = load(write("a.csv", b"a,b\n1," + line + b"\n2," + line))
     assert (table.num_rows, report.bad) == (2, 0)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "data", [b"a,b\r1,2\r3,4\r\r5,6", b"a,b\n1,2\r3,4\r\n\r\n5,6\n", b"\r\na,b\r\n1,2\r3,4\n\n5,6\r\n"]
+)
+def test_a_csv_line_may_end_in_cr(write, data, block_bytes):
+    table, report = load(write("a.csv", data), block_bytes=block_bytes)
+    assert table.to_pylist() == [{"a": 1, "b": 2}, {"a": 3, "b": 4}, {"a": 5, "b": 6}]
+    assert (report.lines, report.blank, report.bad) == (4, 1, 0)
+
+
+def test_the_rejects_are_the_bad_lines_whatever_quotes_and_line_ends_are_near_them(write, tmp_path):
+    data = b'a,b\n1,5" pipe\n2,3,4\r2,6" pipe\r\n"x\ry",7\r\n\r\n8\n5,ok'
+    table, report = load(write("a.csv", data), rejects=tmp_path / "r", schema={"a": "STRING"})
+    assert table["a"].to_pylist() == ["1", "2", "x\ry", "5"]
+    found = [json.loads(line) for line in (tmp_path / "r").read_text().splitlines()]
+    assert [(line["line"], line["raw"]) for line in found] == [(3, "2,3,4"), (8, "8")]
+    assert (report.lines, report.blank, report.bad) == (7, 1, 2)
+
+
+@given(st.text('a1,"\r\n', max_size=40), st.integers(1, 20))
+def test_any_csv_text_is_accounted_for_and_may_be_cut_anywhere(tmp_path_factory, text, block_bytes):
+    path = tmp_path_factory.mktemp("any") / "a.csv"
+    path.write_bytes(text.encode())
+    table, report = load(path, schema=[("a", "STRING"), ("b", "STRING")])
+    again, counted = load(path, schema=[("a", "STRING"), ("b", "STRING")], block_bytes=block_bytes)
+    assert again.to_pylist() == table.to_pylist()
+    assert counted.rejects == report.rejects
+    assert (counted.lines, counted.blank) == (report.lines, report.blank)
+    assert min(report.rows, report.blank, report.bad) >= 0
+
+
+def test_a_decimal_that_does_not_convert_is_one_bad_cell(write):
+    path = write("a.csv", b"d,t\n1.25,a\nx,b\n2.50,c\n")
+    table, report = load(path, schema={"d": pa.decimal128(9, 2)})
+    assert table["t"].to_pylist() == ["a", "c"]
+    assert [(r.line, r.column) for r in report.rejects] == [(3, 1)]
 
 
 def test_csv_integers_beyond_64_bits_keep_all_digits(write, monkeypatch):
@@ -395,6 +495,33 @@ def test_ndjson_widens_and_grows(write, monkeypatch):
     ]
 
 
+def test_ndjson_integers_beyond_64_bits_keep_all_digits(write, monkeypatch):
+    table, report = load(write("a.ndjson", b'{"a":1,"b":1.5}\n{"a":12345678901234567891,"b":1e300}\n'))
+    assert table.to_pylist() == [{"a": "1", "b": 1.5}, {"a": "12345678901234567891", "b": 1e300}]
+    assert report.widened == ()
+    monkeypatch.setattr("eau2.ingest.formats.HEAD_BYTES", 64)
+    rows = [b'{"a":%d,"b":%d.5}' % (number, number) for number in range(2000)]
+    rows[1030] = b'{"a":-9223372036854775809,"b":2}'
+    rows[1040] = b'{"b":99999999999999999999,"a":7}'
+    table, report = load(write("b.ndjson", b"\n".join(rows)))
+    assert [table[name][row].as_py() for name, row in (("a", 1030), ("b", 1040), ("b", 3))] == [
+        "-9223372036854775809",
+        "99999999999999999999",
+        "3.5",
+    ]
+    assert [(w.column, w.old, w.new, w.line) for w in report.widened] == [
+        ("a", "INT", "STRING", 1031),
+        ("b", "FLOAT", "STRING", 1041),
+    ]
+
+
+def test_ndjson_floats_may_be_large(write):
+    path = write("a.ndjson", b'{"a":1e300,"t":"99999999999999999999"}\n{"a":9300000000000000000.5}\n{"a":[2e19]}\n')
+    assert load(path)[0].num_rows == 3
+    path = write("a.ndjson", b'{"a":1.5}\n{"a":99999999999999999999}\n')
+    assert load(path, schema={"a": "FLOAT"})[0]["a"].to_pylist() == [1.5, 1e20]
+
+
 def test_ndjson_that_does_not_fit_the_given_schema_is_bad(write):
     path = write("a.ndjson", b'{"a":1}\n{"a":"x"}\n{"a":2,"c":3}\n')
     table, report = load(path, schema={"a": "INT"})
@@ -440,6 +567,14 @@ def test_columnar_files_come_as_they_are_and_damage_is_named(tmp_path, name, put
         load(path)
 
 
+def test_a_large_row_group_comes_in_batches_of_some_megabytes(tmp_path):
+    table = pa.table({"t": [f"{n:08}" * 1024 for n in range(3000)]})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    found, _ = load(tmp_path / "a.parquet")
+    assert found.equals(table)
+    assert max(batch.nbytes for batch in found.to_batches()) < 10 << 20
+
+
 # -- what cannot be read ----------------------------------------------------------------------------------------------
 
 
@@ -454,6 +589,38 @@ def test_absent_files_directories_and_odd_names_are_clear_errors(tmp_path, write
     with pytest.raises(LoadError, match="does not tell its format"):
         load(write("a.data", b"<1>\n"))
     assert load(write("a.data", b"<1>\n"), format="sor")[1].rows == 1
+
+
+def test_json_that_is_no_text_or_nested_too_deeply_is_named(write):
+    table, report = load(write("a.json", b'[{"a":"\\ud800"},{"a":"b"}]'))
+    assert table.to_pylist() == [{"a": "b"}]
+    assert [(r.line, r.reason) for r in report.rejects] == [(1, "not valid UTF-8")]
+    with pytest.raises(LoadError, match="nested too deeply"):
+        load(write("b.json", b"[" * 100_000))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.sor.gz", "a.ndjson.gz"])
+@pytest.mark.parametrize("place", [0, 2, 40, -4])
+def test_damaged_compressed_text_is_named(write, name, place):
+    text = {"c": b"a,b\n1,2\n", "s": b"<1><2>\n", "n": b'{"a":1}\n'}[name[2]]
+    data = bytearray(gzip.compress(b"".join(text for _ in range(50_000))))
+    data[place] ^= 0xFF
+    with pytest.raises(LoadError, match="cannot read"):
+        load(write(name, bytes(data)))
+
+
+@pytest.mark.parametrize("type_", [pa.list_(pa.int64()), pa.struct({"x": pa.int64()}), pa.float16(), pa.string_view()])
+def test_a_csv_column_cannot_be_given_a_type_that_text_cannot_be_read_as(write, type_):
+    with pytest.raises(InvalidOption, match="a csv column cannot be "):
+        load(write("a.csv", b"a\n1\n"), schema={"a": type_})
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.sor", "a.ndjson", "a.parquet"])
+def test_a_pipe_is_refused_since_a_file_is_read_more_than_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(LoadError, match="is a pipe or a device") as caught:
+        load(tmp_path / name)
+    assert "store it in a file first" in str(caught.value)
 
 
 def test_files_of_another_format_are_named(write):

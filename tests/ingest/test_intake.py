@@ -131,3 +131,13 @@ def test_the_error_of_the_callers_own_iterator_comes_through():
 
     with pytest.raises(RuntimeError, match="mine"):
         taken(rows(), pa.schema({"a": pa.int64()}))
+
+
+def test_the_error_of_a_foreign_stream_is_said_to_be_of_the_value():
+    def batches():
+        yield TABLE.to_batches()[0]
+        raise ValueError("mine")
+
+    stream = OnlyStream(pa.RecordBatchReader.from_batches(TABLE.schema, batches()))
+    with pytest.raises(InvalidValue, match=r"OnlyStream gives no more rows: .*mine"):
+        taken(stream)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -134,3 +135,15 @@ def test_a_failure_of_one_chunk_is_raised_and_removes_the_others(node, tmp_path,
         writer.finish()
     assert staging_files(tmp_path) == []
     assert len(failing.discarded) == good
+
+
+def test_batches_of_a_row_take_no_more_memory_than_their_rows(node):
+    batch = pa.record_batch({"n": np.arange(60_000)})
+    with FrameWriter(node, batch.schema) as writer:
+        before = psutil.Process().memory_info().rss
+        for row in range(batch.num_rows):
+            writer.write(batch.slice(row, 1))
+        assert psutil.Process().memory_info().rss - before < 30 << 20
+        payload, staged = writer.finish()
+    assert decode(pa.py_buffer(Path(staged[0].path).read_bytes()))["n"].to_pylist() == list(range(60_000))
+    assert Manifest.decode(payload).rows == 60_000

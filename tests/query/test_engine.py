@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -18,7 +19,15 @@ import pytest
 from tests.until import SECONDS_MAX, until
 
 import eau2
-from eau2.errors import QueryError, QueryOutOfMemory, StoreClosed, UnknownColumn, UnknownTable
+from eau2.errors import (
+    DiskFull,
+    QueryError,
+    QueryOutOfMemory,
+    StoreClosed,
+    StoreUnusable,
+    UnknownColumn,
+    UnknownTable,
+)
 from eau2.machine import memory_of_machine
 from eau2.query.engine import Engine
 from eau2.query.engine_errors import readable
@@ -266,6 +275,31 @@ def test_memory_is_what_the_machine_or_the_container_has():
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < memory_of_machine() <= machine
     assert Engine().memory_bytes == memory_of_machine() // 2
+
+
+def test_a_large_answer_in_files_needs_no_descriptor(make_tables, monkeypatch):
+    monkeypatch.setattr(eau2.query.engine, "KEPT_BYTES_MAX", 10_000)
+    own = make_tables()
+    own.hold("t", numbers(1_000_000), rows_per_chunk=100_000)
+    recipe = own.engine.sql("select * from t where id >= 0", own.sources.get)
+    own.engine.collect(recipe)
+    before = len(os.listdir("/proc/self/fd"))
+    settled = own.engine.settle(recipe)
+    assert len(settled.buffers) > 20
+    assert len(os.listdir("/proc/self/fd")) - before < 10
+    assert settled.table["id"].to_pylist() == [*range(1_000_000)]
+
+
+def test_a_full_disk_is_told_from_others_where_an_answer_is_set_down(make_tables, monkeypatch):
+    monkeypatch.setattr(eau2.query.engine, "KEPT_BYTES_MAX", 10_000)
+    own = make_tables()
+    own.hold("t", numbers(100_000), rows_per_chunk=1000)
+    frame = own.sql("select * from t where id >= 0")
+    for path, error in (("/dev/full", DiskFull), ("/proc/version", StoreUnusable)):
+        given = lambda path=path, **_: open(path, "r+b", buffering=0)  # noqa: E731, SIM115
+        monkeypatch.setattr(tempfile, "TemporaryFile", given)
+        with pytest.raises(error):
+            frame.map_chunks(len)
 
 
 def test_the_spill_folder_goes_with_the_engine_and_that_of_a_dead_process_with_the_next(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,36 @@ def test_a_query_for_one_id_of_sorted_data_reads_one_chunk(tables):
     after = tables.engine.statistics()
     assert (after.chunks_read - before.chunks_read, after.chunks_skipped - before.chunks_skipped) == (1, 9)
     assert (answer.explain().chunks_read, answer.explain().chunks) == (1, 10)
+
+
+def test_conditions_nested_deeper_than_python_recurses_are_not_looked_at(tables):
+    tables.hold("t", sorted_table(), rows_per_chunk=100)
+    condition = " or ".join(f"name like '{term}%'" for term in range(600))
+    assert tables.sql(f"select id from t where {condition} or id = 7").to_arrow()["id"].to_pylist() == [7]
+
+
+@pytest.mark.parametrize(
+    "query", ["select count(*) as n from t where at <= now()", "select * from t where at <= now()"]
+)
+def test_a_query_that_asks_for_the_time_is_of_one_time(tables, query):
+    """It was planned before, when fewer chunks had rows of the answer."""
+    moment = dt.datetime.now(UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
+    times = [dt.datetime(2020, 1, 1)] * 3 + [moment] * 3 + [dt.datetime(2100, 1, 1)] * 2
+    tables.hold("t", pa.table({"at": pa.array(times, pa.timestamp("us"))}), rows_per_chunk=2)
+    frame = tables.sql(query)
+    assert frame.explain().chunks_read == 2
+    time.sleep(0.6)
+    found = frame.to_arrow()
+    assert (found["n"][0].as_py() if "count" in query else found.num_rows) in (3, 6)
+
+
+def test_a_query_for_the_latest_rows_reads_few_chunks(tables):
+    today = dt.datetime.now(UTC).replace(tzinfo=None)
+    times = [today - dt.timedelta(hours=hours) for hours in reversed(range(100))]
+    tables.hold("t", pa.table({"at": pa.array(times, pa.timestamp("us"))}), rows_per_chunk=10)
+    before = tables.engine.statistics()
+    assert tables.sql("select at from t where at > now() - interval '150 minutes'").to_arrow().num_rows == 3
+    assert tables.engine.statistics().chunks_read - before.chunks_read == 1
 
 
 def test_a_query_for_a_value_that_every_chunk_may_have_reads_them_all(tables):
@@ -121,6 +152,22 @@ def test_a_chunk_of_nulls_is_read_only_for_nulls(tables):
     assert chunks_read(tables.sql("select * from t where x >= 0")) == 1
     assert tables.sql("select * from t where x is null").rows == 100
     assert chunks_read(tables.sql("select * from t where x is null")) == 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.DictionaryArray.from_arrays(pa.array([0, 1] * 4), pa.array(["x", None])),
+        pa.RunEndEncodedArray.from_arrays(pa.array([3, 5, 8]), pa.array([1, None, 2])),
+    ],
+    ids=["dictionary", "run ends"],
+)
+def test_nulls_that_arrow_does_not_count_are_found(tables, column):
+    tables.hold("t", pa.table({"id": np.arange(8), "v": column}), rows_per_chunk=4)
+    nulls = [number for number, value in enumerate(column.to_pylist()) if value is None]
+    assert tables.sql("select id from t where v is null order by id").to_arrow()["id"].to_pylist() == nulls
+    left = [number for number in range(8) if number not in nulls]
+    assert tables.sql("select id from t where v is not null order by id").to_arrow()["id"].to_pylist() == left
 
 
 def test_nan_of_either_sign_is_found_where_the_engine_puts_it(tables):

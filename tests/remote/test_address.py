@@ -79,6 +79,12 @@ def test_an_absent_head_is_said_to_be():
         look(Address(f"127.0.0.1:{port}", "eau2"))
 
 
+def test_what_cannot_be_a_machine_is_said_to_be_out_of_reach():
+    pytest.importorskip("ray")
+    with pytest.raises(ClusterUnavailable, match="cannot be reached"):
+        look(Address(f"{'x' * 64}.example:6379", "eau2"))
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     pytest.importorskip("ray")
@@ -109,9 +115,18 @@ class TestHead:
             look(replace(address, environment=wrong))
         with pytest.raises(ClusterUnavailable, match="refuses our token"):
             look(replace(address, environment={}))
-        wrong["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "absent")
-        with pytest.raises(ClusterUnavailable, match=r"there is no token at .*absent"):
-            look(replace(address, environment=wrong))
+        for path, why in (("absent", "No such file"), ("", "Is a directory"), ("empty", "it is empty")):
+            (tmp_path / "empty").touch()
+            wrong["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / path)
+            with pytest.raises(ClusterUnavailable, match=rf"there is no token at .*{path}: {why}.*RAY_AUTH_TOKEN_PATH"):
+                look(replace(address, environment=wrong))
+
+    def test_that_a_token_is_wanted_and_none_is_there_is_said(self, address, tmp_path, monkeypatch):
+        for name in address.environment:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))  # where Ray looks for one
+        with pytest.raises(ClusterUnavailable, match=r"wants a token, and there is none .*RAY_AUTH_TOKEN_PATH"):
+            look(replace(address, environment={"RAY_AUTH_MODE": "token"}))
 
     def test_another_python_ray_or_eau2_is_named_before_any_work(self, address):
         said = {"ray_version": version("ray"), "python_version": platform.python_version()}

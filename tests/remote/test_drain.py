@@ -1,6 +1,7 @@
 """A node leaves for good: the others have all that it had, and it does not come back. One that joins gets a share."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,34 @@ def test_a_node_that_has_left_does_not_come_back(cluster, transport):
     server = cluster.running["node-1"].server
     until(lambda: server._membership.status().refused)
     assert "has left this store for good" in server._membership.status().refused
+
+
+@pytest.mark.parametrize("replicas", [2])
+def test_the_name_of_a_node_that_has_left_may_be_that_of_a_new_one(cluster, transport, monkeypatch, tmp_path):
+    with cluster.opener()() as store:
+        some = filled(store, monkeypatch)
+        drain_node(transport, "node-1", seconds=SECONDS_MAX)
+        cluster.stop("node-1")
+        shutil.rmtree(tmp_path / "node-1")
+        cluster.start("node-1")
+        until(lambda: store.node.view.state("node-1") == State.LIVE)
+        drain_node(transport, "node-2", seconds=SECONDS_MAX)
+        assert has_all(store, some)
+        until(lambda: store.check().faults == ())
+
+
+@pytest.mark.parametrize("replicas", [2])
+def test_the_name_of_a_node_that_was_given_up_may_be_that_of_a_new_one(cluster, transport, monkeypatch, tmp_path):
+    with cluster.opener()() as store:
+        some = filled(store, monkeypatch)
+        cluster.stop("node-1")
+        until(lambda: store.node.view.state("node-1") == State.DEAD or store.get("k/0") is None)
+        drain_node(transport, "node-1", seconds=SECONDS_MAX)
+        shutil.rmtree(tmp_path / "node-1")
+        cluster.start("node-1")
+        until(lambda: store.node.view.state("node-1") == State.LIVE)
+        assert has_all(store, some)
+        until(lambda: store.check().faults == ())
 
 
 @pytest.mark.parametrize("replicas", [3])

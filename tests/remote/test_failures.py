@@ -12,7 +12,7 @@ from tests.remote.clusters import Cluster, ProcessCluster
 from tests.until import SECONDS_MAX, until
 
 from eau2.cluster.keys import DECISION
-from eau2.cluster.peer import Unreachable
+from eau2.cluster.peer import NotServing, Unreachable
 from eau2.cluster.runtime import finish
 from eau2.errors import KeyMissing, NodeUnavailable, OutcomeUnknown
 from eau2.remote import transport
@@ -201,6 +201,28 @@ def test_several_keys_are_put_together_or_not_at_all_also_when_one_of_them_is_in
             with pytest.raises(NodeUnavailable, match=f"{doubtful}.*in a write of several keys; down: {lost}"):
                 store.put_many(dict.fromkeys(several, b"new"))
         assert store.get_many([beside, elsewhere]) == {beside: b"old", elsewhere: b"old"}
+
+
+def test_frames_that_are_put_together_are_put_though_a_node_could_not_just_then(tmp_path, monkeypatch):
+    with Cluster(tmp_path, NAMES, grace_seconds=0.2) as cluster, cluster.opener()() as store:
+        frames = {f"f/{number}": {"n": np.arange(number, 1000)} for number in range(20)}
+        last = max(home(store, key) for key in frames)
+        member, refused = cluster.running[last].server._membership.member, []
+        reserve = member.reserve
+
+        async def reserve_the_second_time(*arguments):
+            if not refused:
+                refused.append(arguments)
+                raise NotServing
+            return await reserve(*arguments)
+
+        monkeypatch.setattr(member, "reserve", reserve_the_second_time)
+        store.put_many(frames)
+        assert refused
+        for key, frame in frames.items():
+            assert store.frame(key).to_arrow().column("n").to_pylist() == frame["n"].tolist()
+        store.delete_many(list(frames))
+        until(lambda: sum(store.node.nodes[name].statistics().chunks for name in NAMES) == 0)
 
 
 def test_who_deletes_or_reads_one_key_hears_nothing_of_another_that_cannot_be_had(processes, tmp_path):

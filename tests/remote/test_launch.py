@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.until import until
 
 from eau2.errors import Corrupt, InvalidOption, StoreBusy
 from eau2.remote import launch
+from eau2.remote.deployment import Deployment
 
 pytest.importorskip("ray")
 
@@ -83,6 +85,15 @@ class TestCluster:
             launch.up(data_directory="elsewhere")
         with pytest.raises(InvalidOption, match="keeps 2 copies, not 1"):
             launch.up(replicas=1)
+        with pytest.raises(InvalidOption, match=r"runs with flush='process', not 'power' .*`eau2 down` first"):
+            launch.up(flush="power")
+        assert launch.find() == cluster
+
+    def test_the_files_of_ray_are_found_whatever_is_temporary_now(self, cluster, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", "/var/tmp")
+        assert launch.find() == cluster
+        assert launch.find().folder == cluster.folder
+        assert launch.up() == (cluster, [])
 
     def test_down_leaves_no_process_and_no_file_also_of_what_is_frozen(self, cluster):
         os.kill(cluster.raylet("node-1"), signal.SIGSTOP)
@@ -130,6 +141,12 @@ def test_who_starts_or_ends_it_is_alone(empty_home):
             launch.down()
         other.communicate()
     assert launch.down() == 0
+
+
+def test_a_data_directory_is_the_same_wherever_ray_was_started():
+    with pytest.raises(InvalidOption, match="absolute, not 'data'"):
+        Deployment("eau2", "data")
+    assert Deployment("eau2", "~/data").data_directory == "~/data"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "-x", "x" * 41, "ü"])

@@ -1,5 +1,6 @@
 """Queries run on the nodes that have the chunks, and what they leave there: nothing."""
 
+import errno
 import os
 import signal
 import threading
@@ -23,7 +24,17 @@ import eau2.remote.pieces
 from eau2.distributed.engine import DistributedEngine
 from eau2.distributed.fragment import CannotCut
 from eau2.distributed.runner import Runner
-from eau2.errors import Corrupt, NodeUnavailable, QueryError, StoreClosed, UnknownColumn, UnknownTable
+from eau2.errors import (
+    Corrupt,
+    DiskFull,
+    NodeUnavailable,
+    QueryError,
+    StoreClosed,
+    UnknownColumn,
+    UnknownTable,
+    failed_call,
+)
+from eau2.remote.shelf import Shelf
 
 NAMES = ["node-0", "node-1", "node-2", "node-3"]
 ROWS, CHUNKS = 20_000, 8
@@ -262,9 +273,42 @@ def test_pieces_of_other_machines_are_brought_in_parts(cluster, store, monkeypat
     nothing_is_kept(cluster.folder)
 
 
+@pytest.mark.slow
+def test_pieces_that_come_slowly_are_waited_for_while_their_node_lives(cluster, store, monkeypatch):
+    """Also where a call for a part of one is lost."""
+    monkeypatch.setattr(eau2.remote.pieces, "_opened", lambda path: None)
+    monkeypatch.setattr(eau2.remote.pieces, "PART_BYTES", 100_000)
+    monkeypatch.setattr(eau2.remote.pieces, "GONE_SECONDS", 0.3)
+    for name in NAMES:
+        monkeypatch.setattr(cluster.running[name].server._queries, "piece", slowly(cluster.running[name]))
+    call, lost = store.transport.call, []
+
+    def losing(name, method, arguments, seconds):
+        if method == "piece" and not lost:
+            lost.append(name)
+            return call("nobody", method, arguments, seconds)
+        return call(name, method, arguments, seconds)
+
+    monkeypatch.setattr(store.transport, "call", losing)
+    frame = store.sql("select * from t where k < 90")
+    assert frame.to_arrow()["id"].to_pylist()[:3] == [0, 1, 2]
+    assert lost
+    assert "on the nodes that have the chunks" in str(frame.explain())
+
+
+def slowly(node):
+    piece = node.server._queries.piece
+
+    def slow(*given):
+        time.sleep(0.5)
+        return piece(*given)
+
+    return slow
+
+
 def test_a_piece_that_is_damaged_on_its_way_is_not_an_answer(store, monkeypatch):
     monkeypatch.setattr(eau2.remote.pieces, "_opened", lambda path: None)
-    monkeypatch.setattr(eau2.remote.pieces, "_part", lambda piece, pending: bytes(len(pending.result())))
+    monkeypatch.setattr(eau2.remote.pieces, "_part", lambda *asked: bytes(len(asked[-1].result())))
     frame = store.sql("select * from t where k < 90")
     assert frame.to_arrow()["id"].to_pylist()[:3] == [0, 1, 2]  # it ran here in the end
     assert "at the caller: the query, whole" in str(frame.explain())
@@ -304,6 +348,20 @@ def test_a_chunk_of_which_all_copies_are_damaged_is_an_error_that_names_it(clust
             file.seek(5000)
             file.write(b"damage")
     with pytest.raises(Corrupt, match=f"'t'.*{chunk_id}"):
+        store.sql(GROUPS).to_arrow()
+    nothing_is_kept(cluster.folder)
+
+
+def test_a_node_that_has_no_room_for_its_part_is_named(cluster, store, monkeypatch):
+    keep = Shelf.keep
+
+    def full(shelf, *given):
+        if shelf._node.name == "node-2":
+            raise failed_call(OSError(errno.ENOSPC, "No space left on device"), "/spill")
+        return keep(shelf, *given)
+
+    monkeypatch.setattr(Shelf, "keep", full)
+    with pytest.raises(DiskFull, match="node-2: /spill"):
         store.sql(GROUPS).to_arrow()
     nothing_is_kept(cluster.folder)
 

@@ -13,8 +13,9 @@ import pytest
 from tests.on_ray.processes import coordinator_process, node_process
 from tests.until import until
 
-from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
+from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption, StoreUnusable, VersionsDiffer
 from eau2.remote import launch
+from eau2.remote.address import own_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -171,8 +172,11 @@ def test_a_driver_that_handles_sigterm_has_the_time_that_it_needs(opener):
 
 
 def test_what_is_not_deployed_is_said_to_be_absent(ray_cluster):
+    import eau2
+
+    ray_cluster.opener("first")
     with pytest.raises(ClusterUnavailable, match=r"has no cluster 'absent': it has .*`eau2 deploy` puts one there"):
-        ray_cluster.opener("first").func(ray_cluster.home, f"ray:{ray_cluster.machines.address}/absent")
+        eau2.open(f"ray:{ray_cluster.machines.address}/absent")
 
 
 def test_clusters_of_one_ray_cluster_do_not_see_each_other(ray_cluster):
@@ -192,3 +196,39 @@ def test_what_a_cluster_is_made_with_is_not_changed_by_opening_or_deploying_it(r
     ray_cluster.opener("first")
     with ray_cluster.connected("first") as there, pytest.raises(InvalidOption, match="deployed with replicas=2, not 3"):
         there.deploy(Deployment("first", f"{ray_cluster.home}/first", replicas=3))
+
+
+def test_what_never_came_to_be_may_be_deployed_otherwise(ray_cluster):
+    from eau2.remote.deployment import Deployment
+
+    data = f"{ray_cluster.home}/third"
+    with (
+        ray_cluster.connected("third") as there,
+        pytest.raises(InvalidOption, match="replicas=4 is more than the machines that Ray has: node-0, node-1, node-2"),
+    ):
+        there.deploy(Deployment("third", data, replicas=4), timeout_seconds=0.5)
+    with (
+        ray_cluster.connected("third") as there,
+        pytest.raises(ClusterUnavailable, match=r"not whole after 3 s: /proc/nowhere/node-0 cannot"),
+    ):
+        there.deploy(Deployment("third", "/proc/nowhere"), timeout_seconds=3.0)
+    with ray_cluster.connected("third") as there:
+        there.deploy(Deployment("third", data))
+        assert [node.state for node in there.nodes()] == ["live"] * 3
+        with pytest.raises(InvalidOption, match="deployed with replicas=2, not 3"):
+            there.deployed["third"] = Deployment("third", data).options()
+            there.deploy(Deployment("third", data, replicas=3))
+
+
+def test_a_machine_with_another_eau2_or_another_machines_data_gets_no_node(ray_cluster):
+    from eau2.remote.deployment import Placed
+    from eau2.remote.ray import CoordinatorProcess
+
+    process = CoordinatorProcess.__new__(CoordinatorProcess)
+    process._placed = {"a": Placed("node-a", "/data", version="0.0.1")}
+    with pytest.raises(VersionsDiffer, match=r"eau2 is 0\.0\.1 there, and "):
+        process._require_own(process._placed["a"], "a", {"a": {}})
+    ours = Placed("node-a", "/data", version=own_version())
+    with pytest.raises(StoreUnusable, match=r"/data has the node 'node-a', as a has .*--labels=eau2-machine=NAME"):
+        process._require_own(ours, "b", {"a": {}, "b": {}})
+    process._require_own(ours, "a", {"a": {}})

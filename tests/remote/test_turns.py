@@ -49,6 +49,17 @@ def test_nobody_has_more_threads_than_his_share(make_turns):
     until(lambda: len(begun) == 6)
 
 
+def test_idle_threads_are_enough_for_no_more_than_they_are(make_turns):
+    """Also where work of another comes before they have woken."""
+    turns, begun, go_on = make_turns(4, 2), [], threading.Event()
+    turns.add("first", [lambda: begun.append("first")])
+    until(lambda: begun)
+    for whose in ("a", "b", "c"):
+        turns.add(whose, [lambda whose=whose: (begun.append(whose), go_on.wait(SECONDS_MAX))])
+    until(lambda: len(begun) == 4)
+    go_on.set()
+
+
 def test_what_is_dropped_is_not_begun(make_turns):
     turns, done, begun, go_on = make_turns(1, 1), [], threading.Event(), threading.Event()
     turns.add("a", [lambda: (begun.set(), go_on.wait(SECONDS_MAX)), lambda: done.append("a")])

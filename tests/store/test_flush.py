@@ -94,3 +94,29 @@ def test_ctrl_c_while_a_commit_is_flushed_has_written_it_once(directory, flushed
     assert node.get("a").version == 1
     assert put(node, "a") == 2
     node.close()
+
+
+@pytest.mark.parametrize("again", ["written", "linked"])
+def test_a_chunk_that_another_wrote_and_did_not_flush_is_flushed_for_who_asks_for_it(
+    directory, frames, monkeypatch, again
+):
+    (chunk,) = frames.some_chunks(1)
+    quick, careful = DirectoryNode(directory), DirectoryNode(directory, flush="power")
+    frames.put(quick, "a", [chunk])
+    (path,) = directory.rglob("*.arrow")
+    flushed, fsync = [], os.fsync
+
+    def noted(file):
+        flushed.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    if again == "written":
+        frames.put(careful, "b", [chunk])
+    else:
+        (data,) = careful.map([chunk.id])
+        manifest = careful.get("a").payload
+        careful.write([Write("b", Kind.FRAME, manifest, chunks=(careful.stage_again(chunk.id, data),))])
+    assert {path.stat().st_ino, path.parent.stat().st_ino} <= set(flushed)
+    quick.close()
+    careful.close()

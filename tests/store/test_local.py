@@ -23,7 +23,7 @@ def test_a_store_is_made_with_its_parents_and_found_again(tmp_path):
     again.close()
     again.close()
     assert json.loads((path / MARKER).read_text()) == {"format": 1, "id": nodes.id}
-    assert sorted(entry.name for entry in path.iterdir()) == [MARKER, "node-0"]
+    assert sorted(entry.name for entry in path.iterdir()) == [MARKER, "filled", "node-0"]
     with pytest.raises(StoreUnusable):
         again.at("node-1")
 
@@ -104,3 +104,21 @@ def test_processes_that_create_one_store_at_once_all_succeed(tmp_path, frames):
         nodes = LocalNodes(tmp_path / str(number))
         assert nodes.at("node-0").keys() == ["k0", "k1", "k2"]
         nodes.close()
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_a_node_that_is_gone_is_no_new_one(tmp_path, how):
+    nodes = LocalNodes(tmp_path)
+    nodes.at("node-0").write([Write("k", Kind.BYTES, b"v")])
+    nodes.close()
+    (tmp_path / "node-0").rename(tmp_path.with_name("elsewhere"))
+    if how == "empty":
+        (tmp_path / "node-0").mkdir()
+    with pytest.raises(Corrupt, match=r"node-0 is missing, or empty.*is its disk mounted"):
+        LocalNodes(tmp_path)
+    if how == "empty":
+        (tmp_path / "node-0").rmdir()
+    tmp_path.with_name("elsewhere").rename(tmp_path / "node-0")
+    again = LocalNodes(tmp_path)
+    assert again.at("node-0").get("k").payload == b"v"
+    again.close()

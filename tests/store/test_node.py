@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import apsw
 import pytest
 from tests.until import SECONDS_MAX, until
 
-from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreClosed, VersionConflict
+from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
 from eau2.store import changes, generation
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
@@ -305,6 +306,9 @@ def test_a_write_interrupted_while_it_waits_is_not_written_later_and_leaves_no_f
         def release(self):
             raise RuntimeError("cannot release un-acquired lock")
 
+        def _is_owned(self):
+            return False
+
     chunks = frames.some_chunks(2)
     with monkeypatch.context() as patch:
         patch.setattr(node._writer, "_lock", Held())
@@ -532,3 +536,48 @@ def test_closed_by_the_handler_of_a_signal_a_write_ends_as_it_does_when_another_
     assert put(node, "a", b"1") == 1
     with pytest.raises(StoreClosed):
         put(node, "a", b"2")
+
+
+def test_who_interrupts_its_own_read_or_write_is_told_so_and_breaks_neither(node):
+    refused, done, number = [], [], 0
+
+    def beat(*_):
+        for use in (lambda: put(node, "heart", b"x"), lambda: node.get("heart"), lambda: node.keys()):
+            try:
+                done.append(use())
+            except StoreBusy as error:
+                refused.append(str(error))
+
+    before = signal.signal(signal.SIGALRM, beat)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+    try:
+        end = time.monotonic() + SECONDS_MAX
+        while (not refused or len(done) < 100) and time.monotonic() < end:
+            number += 1
+            payload = b"%d" % number
+            assert len(node.write([Write(f"k{each}", Kind.BYTES, payload) for each in range(6)])) == 6
+            for _ in range(20):
+                assert node.get("k5").payload == payload
+            assert {entry.payload for entry in node.get_many([f"k{each}" for each in range(6)]).values()} == {payload}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert refused
+    assert "amid a read or a write" in refused[0]
+    assert node.check().faults == ()
+
+
+def test_a_signals_handler_may_close_amid_a_read(node):
+    put(node, "a", b"x")
+
+    def close(*_):
+        node.close()
+
+    before = signal.signal(signal.SIGALRM, close)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(StoreClosed):
+            while True:
+                node.get("a")
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -118,6 +118,52 @@ def test_writing_until_the_disk_is_full_keeps_every_acknowledged_value(tmp_path,
     assert run(frames, namespace, EDGE, tmp_path) == "right\n"
 
 
+AFTER_DELETES = """
+import os, subprocess, sys
+from conftest import *
+from eau2.errors import DiskFull
+place, size = sys.argv[1], int(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", place], check=True)
+
+def put_until_full(first):
+    for number in range(first, 200_000):
+        try: node.write([Write(f"k{number}", Kind.BYTES, os.urandom(size))])
+        except DiskFull: return number
+    raise SystemExit("never full")
+
+def fill():
+    with open(place + "/filler", "ab", buffering=0) as filler:
+        try:
+            while filler.write(bytes(4096)): pass
+        except OSError: pass
+
+node = DirectoryNode(place + "/n")
+count = put_until_full(0)
+fill()  # others have the last room
+deleted = range(0, count // 20)
+for number in deleted:
+    assert node.write([Write(f"k{number}", Kind.DELETED)])[0] > 0
+fill()
+there = put_until_full(count)
+assert there - count >= len(deleted) // 2, (count, there - count)
+for number in range(count, there, 2):  # and then there is room for deletes still
+    assert node.write([Write(f"k{number}", Kind.DELETED)])[0] > 0
+assert len(node.keys()) == count - len(deleted) + (there - count) // 2
+assert node.check().faults == ()
+node.close()
+again = DirectoryNode(place + "/n")
+assert len(again.keys()) == count - len(deleted) + (there - count) // 2
+again.close()
+print("right")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3_000, 50_000])
+def test_what_deletes_leave_free_can_be_used_though_the_disk_is_full(tmp_path, frames, namespace, size):
+    assert run(frames, namespace, AFTER_DELETES, tmp_path, size) == "right\n"
+
+
 READ_ONLY = """
 import subprocess, sys
 from conftest import *

@@ -64,3 +64,9 @@ def test_bounds_of_text_hold_and_stay_short(values):
 
 def test_long_text_that_nothing_is_above_has_no_bounds():
     assert range_of(["\U0010ffff" * 100]) == (0, None, None)
+
+
+def test_text_that_is_not_utf_8_has_no_bounds():
+    bad = pa.array([b"a", b"\xff", None]).view(pa.string())
+    found = column_range(pa.chunked_array([bad]))
+    assert (found.nulls, found.least, found.most) == (1, None, None)

@@ -58,6 +58,7 @@ def _before(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `eau2` and exit with the code that EXIT_CODES in eau2.cli.exits has for what happened."""
+    _have_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = _run(programs.translated(given))
     try:
@@ -67,6 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code in INTERRUPTED or (arguments is None and "eau2.remote.ray" in sys.modules):
         os._exit(code)  # all is closed and removed by now; Python would still wait for the engine's threads, or for Ray
     sys.exit(code)
+
+
+def _have_streams() -> None:
+    """Have what was closed by who started us lead nowhere: else the next file that is opened would be it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _run(given: list[str]) -> int:

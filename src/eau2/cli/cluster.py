@@ -1,7 +1,7 @@
 """up, down, deploy and nodes: a cluster on this machine, or on the machines of a Ray cluster."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -23,6 +23,10 @@ NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="Of the 
 ReplicasOption = Annotated[
     int | None, typer.Option("--replicas", metavar="N", help="Copies of each key and chunk.  [default: 2]")
 ]
+FlushOption = Annotated[
+    Literal["process", "power"] | None,
+    typer.Option("--flush", help="power: what is acknowledged survives a loss of power, too.  [default: process]"),
+]
 
 
 def up(
@@ -34,6 +38,7 @@ def up(
         str | None, typer.Option("--data-dir", metavar="DIR", help="What is stored.  [default: in EAU2_HOME]")
     ] = None,
     replicas: ReplicasOption = None,
+    flush: FlushOption = None,
     name: NameOption = launch.NAME,
 ) -> None:
     """Start a cluster of several nodes on this machine.
@@ -41,12 +46,13 @@ def up(
     It listens to this machine only. What was stored in it before is there. When it runs, what is missing is started.
     """
     require_ray()
-    cluster, started = launch.up(name, machines=nodes, data_directory=data_dir, replicas=replicas)
+    cluster, started = launch.up(name, machines=nodes, data_directory=data_dir, replicas=replicas, flush=flush)
     from eau2.remote.deploying import RayCluster  # Ray takes half a second to import
 
     with RayCluster(Address(cluster.address, name, cluster.environment())) as there:
         memory = memory_of_machine() // 2 // len(cluster.machines)
-        there.deploy(Deployment(name, str(cluster.data_directory), cluster.replicas, memory_bytes=memory))
+        data = str(cluster.data_directory)
+        there.deploy(Deployment(name, data, cluster.replicas, cluster.flush, memory_bytes=memory))
     store = SCHEME if name == launch.NAME else f"{SCHEME}{name}"
     document = {
         "store": store,
@@ -97,6 +103,7 @@ def deploy(
         str, typer.Option("--data-dir", metavar="DIR", help="On each machine.  [default: in EAU2_HOME there]")
     ] = "",
     replicas: ReplicasOption = None,
+    flush: FlushOption = None,
     name: NameOption = launch.NAME,
 ) -> None:
     """Put a cluster on the machines of a Ray cluster, a node on each.
@@ -108,8 +115,9 @@ def deploy(
 
     found = address_of(f"{SCHEME}{address}/{name}" if address else f"{SCHEME}{name}")
     with RayCluster(found) as there:
-        known = there.deployed.get(name, {}).get("replicas", 2)
-        there.deploy(Deployment(name, data_dir, known if replicas is None else replicas))
+        known = there.deployed.get(name, {})
+        copies = known.get("replicas", 2) if replicas is None else replicas
+        there.deploy(Deployment(name, data_dir, copies, flush or known.get("flush", "process")))
         nodes = there.nodes()
     call.answer(
         {"address": found.head, "name": name, "nodes": [dataclasses.asdict(node) for node in nodes]},

@@ -241,6 +241,7 @@ def sql(
 def _show_rows(frame: "Frame", rows_max: int) -> None:
     """Print the first rows of the answer, and how many there are: all of it is computed, little is held."""
     from eau2.cli.description import rows_shown  # with Arrow's kernels: `eau2 keys` does without
+    from eau2.cli.rows import table_of
 
     schema, kept, rows, begun = frame.schema, [], 0, time.monotonic()
     for batch in frame.batches():
@@ -249,7 +250,7 @@ def _show_rows(frame: "Frame", rows_max: int) -> None:
         rows += batch.num_rows
     seconds = time.monotonic() - begun
     console = screen()
-    first = pa.Table.from_batches(kept, schema)
+    first = table_of(kept, schema)
     *table, note = rows_shown(console, first, rows)
     assert isinstance(note, Text)
     note.append(f"; {seconds_text(seconds)}")

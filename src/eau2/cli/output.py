@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from eau2.cli.rows import as_json, plain
+from eau2.cli.rows import as_json, plain, table_of
 from eau2.errors import DiskFull, InvalidOption, LoadError, is_disk_full
 from eau2.ingest.whole import WholeFile
 
@@ -115,6 +115,7 @@ def _csv(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int
 
 
 def _json(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    _require_own_names(schema)
     rows = 0
     file.write(b"[")
     for batch in batches:
@@ -127,11 +128,21 @@ def _json(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> in
 
 
 def _ndjson(file: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    _require_own_names(schema)
     rows = 0
     for batch in batches:
         file.write(b"".join(_encoded(row) + b"\n" for row in as_json(batch)))
         rows += batch.num_rows
     return rows
+
+
+def _require_own_names(schema: pa.Schema) -> None:
+    names: list[str] = schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidOption(
+            f"two columns are named {twice!r}, and an object has one", hint="give them aliases, with as"
+        )
 
 
 def _encoded(row: dict[str, object]) -> bytes:
@@ -162,10 +173,10 @@ def _larger(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
     for batch in batches:
         waiting.append(batch)
         if sum(part.num_rows for part in waiting) >= _BATCH_ROWS_MIN:
-            yield pa.Table.from_batches(waiting, schema)
+            yield table_of(waiting, schema)
             waiting = []
     if waiting:
-        yield pa.Table.from_batches(waiting, schema)
+        yield table_of(waiting, schema)
 
 
 _WRITERS: dict[str, Writer] = {"csv": _csv, "json": _json, "ndjson": _ndjson, "parquet": _parquet, "arrow": _arrow}

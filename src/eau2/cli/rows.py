@@ -15,7 +15,7 @@ from eau2.cli.screen import rows_table
 from eau2.values.schema import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -34,9 +34,19 @@ def plain(table: pa.Table, *, flat: bool = False) -> pa.Table:
     return table
 
 
+def table_of(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Return the rows of an answer. Of a column that the plan says may be null, a batch may say that it is not."""
+    several = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
+    return pa.Table.from_batches(several, schema)
+
+
 def _plain(column: pa.ChunkedArray, *, flat: bool) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if flat and isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    if flat and pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     kind = column.type
     if pa.types.is_duration(kind):
         return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), _UNITS_A_SECOND[kind.unit])

@@ -12,7 +12,7 @@ from eau2.cli.diagnosis import Finding, examine
 from eau2.cli.exits import NEGATIVE, printable
 from eau2.cli.screen import counted, facts, seconds_text, size_text
 from eau2.cli.versions import versions
-from eau2.store.nodes import NodeCheck
+from eau2.store.nodes import Fault, NodeCheck
 
 FAULTS_SHOWN_MAX = 50
 
@@ -37,10 +37,16 @@ def _checked(call: Call, found: NodeCheck, seconds: float) -> RenderableType:
     if not found.faults:
         return head.append("all right", style="bold green")
     head.append(counted(len(found.faults), "fault"), style="bold red")
-    lines = [Text.assemble(("  ✗ ", "red"), printable(fault.what)) for fault in found.faults[:FAULTS_SHOWN_MAX]]
+    lines = [Text.assemble(("  ✗ ", "red"), _fault(fault)) for fault in found.faults[:FAULTS_SHOWN_MAX]]
     if len(found.faults) > FAULTS_SHOWN_MAX:
         lines.append(Text(f"  ... and {len(found.faults) - FAULTS_SHOWN_MAX:,} more; --json has all"))
     return Group(head, *lines)
+
+
+def _fault(fault: Fault) -> str:
+    where = [repr(fault.key)] if fault.key else []
+    where += [printable(fault.file)] if fault.file and fault.file not in fault.what else []
+    return f"{', '.join(where)}: {printable(fault.what)}" if where else printable(fault.what)
 
 
 def doctor(call: Call) -> None:

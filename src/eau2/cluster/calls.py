@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from eau2.cluster import runtime
 from eau2.cluster.client import Client
-from eau2.cluster.keys import DECISION
-from eau2.cluster.member import without_epoch
+from eau2.cluster.keys import DECISION, without_epoch
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.shared import SharedLock, ThreadLock
 from eau2.errors import DiskFull, failed_call

@@ -153,6 +153,7 @@ class Client:
         outcomes: dict[str, Outcome] = {}
         records: list[Record] = []
         decided: bool | None = False
+        again = True
         try:
             for home in homes:
                 its = set(parts[home])
@@ -166,12 +167,15 @@ class Client:
                 decided = await self.decide(view, batch, encode_records(records))
             except Eau2Error as error:
                 raise OutcomeUnknown(f"write: nobody said whether it was decided: {error}") from error
+        except Eau2Error as error:
+            again = isinstance(error, NodeUnavailable)  # of another view it may not be true
+            raise
         finally:
             if decided is None:  # cut short
                 with contextlib.suppress(Eau2Error, Unreachable, NotServing, WrongEpoch):
                     decided = not await self.undo(batch)
             if decided is False:  # what is not known is found out by those who have reserved it
-                await self._let_go(view, batch, homes)
+                await self._let_go(view, batch, homes, again=again)
         if not decided:
             return None
         await self._do(view, batch, homes)
@@ -251,10 +255,10 @@ class Client:
         if homes:
             await self._runtime.peer(homes[0]).write(view.epoch, self._request(view), [Write(key, Kind.DELETED)])
 
-    async def _let_go(self, view: View, batch: str, homes: Sequence[str]) -> None:
+    async def _let_go(self, view: View, batch: str, homes: Sequence[str], *, again: bool = False) -> None:
         """Best effort: who does not hear of it finds out."""
         await self._runtime.together(
-            [self._runtime.peer(home).finish(view.epoch, batch, decided=False) for home in homes]
+            [self._runtime.peer(home).finish(view.epoch, batch, decided=False, again=again) for home in homes]
         )
 
     # -- asking -------------------------------------------------------------------------------------------------------

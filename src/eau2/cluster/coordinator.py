@@ -64,6 +64,12 @@ class Coordinator:
     async def view(self) -> View:
         return self._view
 
+    def readmit(self, name: str, incarnation: str) -> View:
+        """Have `name`, which has left, join with nothing, as a new member would; return the view."""
+        self._heard[name] = _Heard(incarnation, self._runtime.now())
+        self._change(name, State.JOINING)
+        return self._view
+
     async def renew(self, name: str, incarnation: str, epoch: int, *, whole: bool) -> View:
         """As `Coordination.renew`."""
         now = self._runtime.now()
@@ -75,11 +81,10 @@ class Coordinator:
             self._heard[name] = _Heard(incarnation, now)
             self._change(name, State.JOINING)
             return self._view
-        if (
-            heard.incarnation not in ("", incarnation) and state != State.IDLE
-        ):  # started anew: what it knew and did not write down is gone
+        anew = epoch == 0 if heard.incarnation == "" else heard.incarnation != incarnation
+        if anew and state != State.IDLE:  # what it knew and did not write down is gone
             self._heard[name] = _Heard(incarnation, now)
-            self._change(name, State.JOINING)
+            self._view = self._view.having(name, State.JOINING)  # a later epoch, also when it was joining
             return self._view
         heard.incarnation = incarnation
         heard.at = now

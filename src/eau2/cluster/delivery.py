@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
-from eau2.errors import NodeUnavailable
+from eau2.errors import DiskFull, NodeUnavailable
 from eau2.store.nodes import Kind, Record
 from eau2.values.key import held_key, hold_key
 from eau2.values.manifest import Manifest
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from eau2.cluster.peer import Done
     from eau2.cluster.view import View
     from eau2.store.nodes import Staged
+
+    _Call = tuple[str, Callable[[], Awaitable[None]]]  # the node, and what it is to do
 
 _AGAIN_SECONDS = 0.02  # between tries to reach a writer that does not answer
 
@@ -85,16 +87,30 @@ class Delivery:
 
     async def replicate(self, flight: Flight, done: Done) -> None:
         """Have every other writer have the records of `flight`."""
+        await self._everywhere(flight, self._copying(flight, done, self._by_writer(flight.changes.records)))
+
+    async def adopt(self, sure: Flight, flight: Flight, done: Done) -> None:
+        """Have those who are relied on have the records of `sure`, then the other writers those of `flight`, which are
+        the same, as far as their disks have room: of what they lack repair makes copies later, as of all they lack."""
+        view = self._member.view
+        relied: dict[str, list[Record]] = defaultdict(list)
+        others: dict[str, list[Record]] = defaultdict(list)
+        for node, records in self._by_writer(flight.changes.records).items():
+            for record in records:
+                (relied if view.relies_on(node, record.key) else others)[node].append(record)
+        await self._everywhere(sure, self._copying(sure, done, relied))
+        await self._everywhere(flight, self._copying(flight, done, others), short_of_room=True)
+
+    def _copying(self, flight: Flight, done: Done, parts: Mapping[str, Sequence[Record]]) -> list[_Call]:
         changed = flight.changes.records
-        member = self._member
-        calls = []
-        for node, records in self._by_writer(changed).items():
+        calls: list[_Call] = []
+        for node, records in parts.items():
             theirs = {record.key for record in records}
             # What a request comes to is of no use without what it wrote: whoever has one of them has the other.
             of_theirs = tuple(one for one in done if all(key in theirs or key not in changed for key in one[1]))
-            send = member.at(node).replicate
+            send = self._member.at(node).replicate
             calls.append((node, partial(send, flight.epoch, self._sender, flight.number, tuple(records), of_theirs)))
-        await self._everywhere(flight, calls)
+        return calls
 
     def _by_writer(self, records: Mapping[str, Record]) -> dict[str, list[Record]]:
         parts: dict[str, list[Record]] = defaultdict(list)
@@ -104,8 +120,9 @@ class Delivery:
                     parts[node].append(record)
         return parts
 
-    async def revoke(self, flight: Flight) -> None:
-        """Undo `flight`: have all its writers have what is here, and let go of the chunks of its frames."""
+    async def revoke(self, flight: Flight, *, again: bool = False) -> None:
+        """Undo `flight`: have all its writers have what is here, and let go of the chunks of its frames, unless they
+        are wanted `again`."""
         changed = flight.changes.records
         here = self._member.node.records(list(changed))
         parts = self._by_writer({key: here.get(key, Record(key, 0, Kind.DELETED)) for key in changed})
@@ -115,6 +132,8 @@ class Delivery:
             for node, before in parts.items()
         ]
         await self._everywhere(flight, calls)
+        if again:
+            return
         unused = [
             (key, changed[key].rank)
             for key in flight.changes.chunks
@@ -153,8 +172,9 @@ class Delivery:
         epoch = member.view.epoch
         await member.runtime.together([member.at(node).release(epoch, gone) for node in member.view.present])
 
-    async def _everywhere(self, flight: Flight, calls: Sequence[tuple[str, Callable[[], Awaitable[None]]]]) -> None:
-        """Make all calls, again until each has succeeded. Raises what one of them refused, or WrongEpoch."""
+    async def _everywhere(self, flight: Flight, calls: Sequence[_Call], *, short_of_room: bool = False) -> None:
+        """Make all calls, again until each has succeeded, or met a full disk where that may be (`short_of_room`).
+        Raises what one of them refused, or WrongEpoch."""
         member = self._member
         left = list(calls)
         while left:
@@ -162,14 +182,14 @@ class Delivery:
             if member.view.epoch != flight.epoch:
                 raise WrongEpoch(member.view)
             refused: BaseException | None = None
-            again: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+            again: list[_Call] = []
             for (node, call), answer in zip(left, answers, strict=True):
                 if isinstance(answer, WrongEpoch) and answer.view.epoch > flight.epoch:
                     member.enter(answer.view)
                     raise WrongEpoch(member.view)
                 if isinstance(answer, (Unreachable, WrongEpoch, NotServing)):
                     again.append((node, call))
-                elif isinstance(answer, BaseException):
+                elif isinstance(answer, BaseException) and not (short_of_room and isinstance(answer, DiskFull)):
                     refused = answer
             if refused is not None:
                 raise refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from eau2.store.nodes import Kind, Record
+from eau2.store.nodes import VERSION_MASK, Entry, Kind, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,3 +74,8 @@ def decode_records(data: bytes) -> list[Record]:
         records.append(Record(key, rank, kind, data[place : place + size]))
         place += size
     return records
+
+
+def without_epoch(entry: Entry) -> Entry:
+    """Return `entry` with the version that users see."""
+    return Entry(entry.version & VERSION_MASK, entry.kind, entry.payload)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from eau2.cluster.client import Client
 from eau2.cluster.delivery import unavailable
-from eau2.cluster.keys import DECISION, RESERVED, VIEW, decisions_on, decode_records, first_records, reservations_on
+from eau2.cluster.keys import (
+    DECISION,
+    RESERVED,
+    VIEW,
+    decisions_on,
+    decode_records,
+    first_records,
+    reservations_on,
+    without_epoch,
+)
 from eau2.cluster.order import Order
-from eau2.cluster.peer import DecisionForgotten, NotServing, Unreachable, Unsettled, WrongEpoch
+from eau2.cluster.peer import NO_BATCH, Batch, DecisionForgotten, NotServing, Unreachable, Unsettled, WrongEpoch
 from eau2.cluster.settling import settle
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
-from eau2.store.nodes import RANK_BITS, VERSION_MASK, Entry, Kind, Record
+from eau2.store.nodes import RANK_BITS, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
 from eau2.values.key import held_key
 
@@ -31,17 +40,6 @@ if TYPE_CHECKING:
 
 _DONE_MAX = 4000  # requests whose outcome is remembered, for those whose answer was lost
 _UNSETTLED_MAX = 4000  # records that may not be done everywhere; what has long been settled is reported in vain
-
-
-class _Batch(NamedTuple):
-    """What one `replicate` brought."""
-
-    number: int
-    records: tuple[Record, ...]
-    done: Done
-
-
-_NO_BATCH = _Batch(0, (), ())
 
 
 class Member:
@@ -78,7 +76,7 @@ class Member:
         self._entering = threading.Lock()
         self.leased = leased
         self._lease_until = float("-inf") if leased else float("inf")
-        self._latest: dict[str, _Batch] = {}  # the last one of each sender in this epoch
+        self._latest: dict[str, Batch] = {}  # the last one of each sender in this epoch
         self._revoked: set[tuple[str, int]] = set()  # batches of this epoch
         self._unsettled: OrderedDict[tuple[str, int], Record] = OrderedDict()
         self.in_doubt: frozenset[str] = frozenset()  # keys of batches of which nobody that is here knows the decision
@@ -139,10 +137,15 @@ class Member:
 
     async def renew(self, lease_seconds: float) -> None:
         """Ask the coordinator for another lease, which counts from now, and for the view. Unreachable."""
-        asked, epoch = self.runtime.now(), self.view.epoch
-        whole = self.whole == epoch
-        view = await self.runtime.coordinator().renew(self.name, self.incarnation, epoch, whole=whole)
+        asked, whole = self.runtime.now(), self.whole == self.view.epoch
+        view = await self.runtime.coordinator().renew(self.name, self.incarnation, self.renewing, whole=whole)
         self.renewed(view, asked + lease_seconds)
+
+    @property
+    def renewing(self) -> int:
+        """The epoch to renew the lease in: 0 where this member was started anew in it. A coordinator that was started
+        anew too may not know; and of requests of this epoch nobody could be sure any more that they were not done."""
+        return 0 if self._since == self.view.epoch else self.view.epoch
 
     def renewed(self, view: View, until: float) -> None:
         """Take in the coordinator's answer: `view`, and a lease until `until`. Other threads may call this while the
@@ -243,8 +246,8 @@ class Member:
         outcomes, records = await self.order.reserve(epoch, batch, writes)
         return outcomes, tuple(records)
 
-    async def finish(self, epoch: int, batch: str, *, decided: bool) -> None:
-        await self.order.finish(epoch, batch, decided=decided)
+    async def finish(self, epoch: int, batch: str, *, decided: bool, again: bool = False) -> None:
+        await self.order.finish(epoch, batch, decided=decided, again=again)
 
     # -- what other members ask ---------------------------------------------------------------------------------------
 
@@ -261,17 +264,17 @@ class Member:
         if (sender, number) in self._revoked:
             return
         self.node.store(records)
-        latest = self._latest.get(sender, _NO_BATCH)
+        latest = self._latest.get(sender, NO_BATCH)
         if number > latest.number:
             self.remember(latest.done)  # its sender goes on when every writer has it
-            self._latest[sender] = _Batch(number, tuple(records), done)
+            self._latest[sender] = Batch(number, tuple(records), done)
 
     async def revoke(self, epoch: int, sender: str, number: int, before: Sequence[Record]) -> None:
         self.same_epoch(epoch)
         self._revoked.add((sender, number))
         self.node.erase([record.key for record in before if record.rank == 0])
         self.node.store([record for record in before if record.rank], force=True)
-        if self._latest.get(sender, _NO_BATCH).number == number:
+        if self._latest.get(sender, NO_BATCH).number == number:
             del self._latest[sender]
 
     async def collect(self, view: View, by: str) -> Unsettled:
@@ -391,9 +394,5 @@ class Member:
                 except DecisionForgotten:  # all have settled since that was decided, and so will this member
                     self.order.give_up(batch)
                     return
-                await self.order.finish(self.view.epoch, batch, decided=not undone)
-
-
-def without_epoch(entry: Entry) -> Entry:
-    """Return `entry` with the version that users see."""
-    return Entry(entry.version & VERSION_MASK, entry.kind, entry.payload)
+                # Its writer may be slow, and try again.
+                await self.order.finish(self.view.epoch, batch, decided=not undone, again=True)

@@ -108,7 +108,8 @@ class Order:
         try:
             changes = Changes({record.key: record for record in records})
             self._note(changes)
-            await self.delivery.replicate(Flight(view.epoch, next(self._numbers), changes), done)
+            sure, rest = (Flight(view.epoch, next(self._numbers), changes) for _ in range(2))
+            await self.delivery.adopt(sure, rest, done)
             self._member.node.store(list(records))
             self._note(NOTHING)  # what a killed process left in flight is undone once all is adopted that is to be
         finally:
@@ -159,7 +160,7 @@ class Order:
         self._reserved = _Reserved(batch, self._flight, outcomes, self._member.runtime.now() + patience)
         return self._reserved
 
-    async def finish(self, epoch: int, batch: str, *, decided: bool) -> None:
+    async def finish(self, epoch: int, batch: str, *, decided: bool, again: bool = False) -> None:
         """As `Peer.finish`."""
         self._member.same_epoch(epoch)
         found = self._reserved
@@ -176,7 +177,7 @@ class Order:
                 self._member.node.store(list(found.flight.changes.records.values()))
                 await self._landed(found.flight)
             else:
-                await self._even_out()
+                await self._even_out(again=again)
         finally:
             found.ending = False
         if self._reserved is found:
@@ -345,8 +346,8 @@ class Order:
         left = NOTHING if self._flight is None or self._flight.changes is changes else self._flight.changes
         self._lock.note((*changes.records, *holds, *left.records, *left.holds))
 
-    async def _even_out(self) -> None:
-        """Undo what is in flight: have all its writers have what is here."""
+    async def _even_out(self, *, again: bool = False) -> None:
+        """Undo what is in flight: have all its writers have what is here. `again`: see `Peer.finish`."""
         flight = self._flight
         if flight is None or flight.epoch != self._member.view.epoch:
             self._flight = None
@@ -355,6 +356,6 @@ class Order:
         changed = flight.changes.records
         for key, record in changed.items():
             self._burned[key] = record.rank & VERSION_MASK
-        await self.delivery.revoke(flight)
+        await self.delivery.revoke(flight, again=again)
         self._flight = None
         self._lock.note(())

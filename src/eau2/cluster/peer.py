@@ -75,6 +75,17 @@ class Unsettled(NamedTuple):
     batches: tuple[tuple[str, tuple[str, ...]], ...]  # that may not be done everywhere: where that is decided, and keys
 
 
+class Batch(NamedTuple):
+    """What one `Peer.replicate` brought."""
+
+    number: int
+    records: tuple[Record, ...]
+    done: Done
+
+
+NO_BATCH = Batch(0, (), ())
+
+
 class Peer(Protocol):
     """A member of the cluster, as the others and the clients see it."""
 
@@ -117,8 +128,9 @@ class Peer(Protocol):
         do them. Nobody reads these keys, or writes any, until `finish`, or until the batch is known to be
         undone."""
 
-    async def finish(self, epoch: int, batch: str, *, decided: bool) -> None:
-        """Second half: do what was reserved, or let go of it."""
+    async def finish(self, epoch: int, batch: str, *, decided: bool, again: bool = False) -> None:
+        """Second half: do what was reserved, or let go of it. `again`: but not of the chunks of its frames, as the same
+        is tried once more; repair lets go of them later."""
 
     async def listing(self, epoch: int, first: str, after: str, limit: int) -> list[tuple[str, int, int]]:
         """Return (key, rank, kind) of at most `limit` keys above `after` that the member has, in their order, whose
@@ -154,8 +166,9 @@ class Coordination(Protocol):
     async def renew(self, name: str, incarnation: str, epoch: int, *, whole: bool) -> View:
         """Extend the lease of member `name`, which is in `epoch`; return the view there is now.
 
-        `incarnation` differs each time the member is started. `whole`: as of `epoch`, a member that joins has all that
-        it will be a home of, and a live one has seen that all keys that it orders have all their copies.
+        `incarnation` differs each time the member is started; `epoch` is 0 as long as it is that in which it was.
+        `whole`: as of `epoch`, a member that joins has all that it will be a home of, and a live one has seen that all
+        keys that it orders have all their copies.
         """
 
     async def suspect(self, name: str) -> View:

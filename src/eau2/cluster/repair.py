@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from eau2.cluster.keys import DECISION, reservations_on
 from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch, every_record
 from eau2.cluster.view import State
-from eau2.errors import Eau2Error
+from eau2.errors import DiskFull, Eau2Error
 from eau2.store.nodes import RANK_BITS, Kind, Record, Write
 from eau2.values.key import held_key, hold_key
 from eau2.values.manifest import Manifest
@@ -80,6 +81,7 @@ class Repair:
         self._grace_seconds = grace_seconds
         self._numbers = itertools.count()  # of requests
         self._whole_since: tuple[int, float] = (0, 0.0)  # the epoch, and when nothing was missing any more
+        self._is_full = False  # this disk had no room for something of what is to be here
         self.progress = Progress()
 
     async def step(self) -> bool:
@@ -102,11 +104,12 @@ class Repair:
     # -- a member that joins ------------------------------------------------------------------------------------------
 
     async def _catch_up(self, view: View) -> bool:
+        self._is_full = False
         for first in view.live:
             after: str | None = ""
             while after is not None:
                 after = await self._catch_up_page(view, first, after)
-        return True
+        return not self._is_full
 
     async def _catch_up_page(self, view: View, first: str, after: str) -> str | None:
         """Have, of one page of the keys that `first` orders, those that are to be here. Return where to go on."""
@@ -125,8 +128,12 @@ class Repair:
         member.node.erase([key for key in surplus if not view.is_lost(key)], seen=ours)
         async for records in every_record(member.at(first), view.epoch, wanted):
             member.same_epoch(view.epoch)
-            member.node.store(records, seen=ours)
-            await self._count(records)
+            try:
+                member.node.store(records, seen=ours)
+            except DiskFull:  # a later page may say what is to be erased
+                self._is_full = True
+            else:
+                await self._count(records)
         return end
 
     def _is_new(self, view: View, rank: int | None) -> bool:
@@ -155,10 +162,12 @@ class Repair:
         missing = sum(map(len, work.short.values()))
         for key in sorted(work.short, key=lambda key: (len(view.keepers(key)) - len(work.short[key]), key)):
             (record,) = await member.records(view.epoch, [key]) or (None,)
-            if record is not None:
-                for node in work.short[key]:
+            if record is None:
+                continue
+            for node in work.short[key]:
+                with suppress(DiskFull):  # the other nodes are to have theirs
                     await member.at(node).replicate(view.epoch, member.name, 0, [record], ())
-                await self._count([record] * len(work.short[key]))
+                    await self._count([record])
         missing += await self._repair_chunks(view, frames)
         self.progress.missing = missing
         if missing or any(view.is_lost(key) for key in frames):
@@ -202,7 +211,8 @@ class Repair:
                 break
             after = rows[-1][0]
         for key, rank in ours.items():
-            if node in view.keepers(key) and theirs.get(key, -1) < rank and not key.startswith(DECISION):
+            matters = key in theirs or not key.startswith(DECISION)  # of those no more copies are wanted
+            if node in view.keepers(key) and theirs.get(key, -1) < rank and matters:
                 work.short[key].append(node)
         for key in theirs:
             if key not in ours or node not in view.writers(key):
@@ -234,8 +244,9 @@ class Repair:
         for node, ids in sorted(wanted.items()):
             sources = {one: tuple(sorted(other for other in view.present if one in has[other])) for one in sorted(ids)}
             hold = Record(name, record.rank, Kind.HOLD, "\n".join(sorted(has.get(node, set()))).encode())
-            self.progress.bytes += await copy_chunks(member, view, node, hold, sources)
-            self.progress.chunks += len(ids)
+            with suppress(DiskFull):
+                self.progress.bytes += await copy_chunks(member, view, node, hold, sources)
+                self.progress.chunks += len(ids)
         return sum(map(len, wanted.values()))
 
     async def _drop(self, view: View, work: _Work) -> None:

@@ -27,8 +27,11 @@ _PAGE = 1000
 
 async def settle(member: Member, view: View) -> None:
     """Settle the epoch of `view` for the keys that `member` orders in it. NotServing when somebody does not answer."""
-    found = await _collect(member, view)
-    member.sure_from = 1 + max(each.since for each in found)
+    said = await _collect(member, view)
+    found = list(said.values())
+    # Who fell is not asked what was done as long as others know; else one that returns at once would make it unknown.
+    counted = [each.since for name, each in said.items() if view.may_lose or name not in view.fell]
+    member.sure_from = 1 + max(counted, default=0)
     adopted: dict[str, Record] = {}
     for each in found:
         member.remember(each.done)
@@ -56,13 +59,13 @@ def _others(member: Member, view: View) -> list[str]:
     return [name for name in view.present if name != member.name]
 
 
-async def _collect(member: Member, view: View) -> list[Unsettled]:
+async def _collect(member: Member, view: View) -> dict[str, Unsettled]:
     others = _others(member, view)
     answers = await member.runtime.together([member.at(name).collect(view, member.name) for name in others])
-    found = [await member.collect(view, member.name)]
+    found = {member.name: await member.collect(view, member.name)}
     for name, answer in zip(others, answers, strict=True):
         if isinstance(answer, Unsettled):
-            found.append(answer)
+            found[name] = answer
             continue
         if isinstance(answer, WrongEpoch):
             member.enter(answer.view)

@@ -105,6 +105,10 @@ class View:
         """Return the homes that `key` had when it last had all its copies."""
         return self._based.homes_of_key(key, self.replicas)
 
+    def relies_on(self, name: str, key: str) -> bool:
+        """Whether `name` is taken to have all that was acknowledged of `key`, as long as it does not fall."""
+        return name in self.base_homes(key) and name not in self.fell
+
     def is_lost(self, key: str) -> bool:
         """Whether all that could know the last write of `key` fell, and some are not back."""
         if not self.may_lose:

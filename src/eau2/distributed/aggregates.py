@@ -27,6 +27,7 @@ _MERGED: dict[str, Callable[[Expr], Expr]] = {
     "bit_or": f.bit_or,
     "bit_xor": f.bit_xor,
 }
+_DIGITS_MAX = 32  # of an average of decimals
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,11 @@ def _columns(function: str) -> tuple[str, ...]:
 
 
 def _divides(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_float64(type_) or pa.types.is_decimal128(type_))
+    """Whether an average of `type_` is a sum by a count. Of decimals, where a sum has room for a million of them and
+    for the four digits more that the average has: else it would come around without a word."""
+    if pa.types.is_decimal128(type_):
+        return bool(type_.precision <= _DIGITS_MAX)
+    return bool(pa.types.is_float64(type_))
 
 
 def _average(total: str, count: str, type_: pa.DataType) -> Expr:

@@ -18,7 +18,7 @@ from eau2.distributed.fragment import CannotCut
 from eau2.distributed.hashing import can_hash
 from eau2.distributed.joins import Join, not_in
 from eau2.distributed.parts import Part, Scan, Stage, Where
-from eau2.distributed.substrait import field_of, inputs_of, kind_of, width, with_inputs
+from eau2.distributed.substrait import field_of, inputs_of, is_volatile, kind_of, width, with_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -251,7 +251,8 @@ class Cut:
         below = body["input"]
         sort = substrait.map_subqueries(below, self._scalar) if kind_of(below)[0] == "sort" else None
         part = self.place(sort["sort"]["input"] if sort else below)
-        if part.where is not Where.ONE and (limit := _rows_needed(body)) is not None:
+        limit = None if sort and is_volatile(sort["sort"]["sorts"]) else _rows_needed(body)
+        if part.where is not Where.ONE and limit is not None:
             first = with_inputs(sort, [part.rel]) if sort else part.rel
             count = {"literal": {"i64": str(limit)}}
             first = {"fetch": {"common": body.get("common", {}), "input": first, "countExpr": count}}
@@ -274,13 +275,15 @@ class Cut:
 
     def _scalar(self, rel: Rel) -> Rel:
         """Return the relation that reads the answer of the subquery `rel`, wherever it is asked for."""
-        return self._broadcast(self.stage(self.place(rel))).rel
+        output = self.stage(self.place(rel))
+        output.is_scalar = True
+        return self._broadcast(output).rel
 
     def _together(self, part: Part, keys: Sequence[Expression]) -> Part:
         """Return `part` with rows of equal `keys` in one partition, or all in one place."""
         if _are_together(part, keys):
             return part
-        if not keys:
+        if not keys or any(map(is_volatile, keys)):  # a row has one value where it is sent to, another where it is used
             return self.gather(part)
         read = self._one_or_partitions(self.stage(part, keys))
         places = [field_of(key) for key in keys]

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from eau2.distributed.fragment import CannotCut
 from eau2.distributed.parts import Scan, Where
+from eau2.distributed.substrait import VOLATILE
 from eau2.query.recipe import plan_node
 from eau2.query.source import Source
 from eau2.store.nodes import MappedFrame
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from eau2.distributed.cut import Cut
     from eau2.distributed.parts import Output
     from eau2.query.recipe import Recipe
-
-_VOLATILE = ("random(", "uuid(")
 
 
 class Gathered(Source):
@@ -73,7 +72,7 @@ def _passing(cut: Cut, source: Absent, needed: Needed) -> tuple[Output, list[int
         if part.where is not Where.NODES:
             return None
         output = cut.stage(part, in_order=part.in_order)
-    except CannotCut:
+    except (CannotCut, RecursionError):
         return None
     output.move = "gather"
     return output, [source.schema.get_field_index(name) for name in frame.schema().names]
@@ -103,6 +102,7 @@ def needs(recipe: Recipe) -> dict[Source, Needed]:
     """Return what the optimized plan of `recipe` reads of each of its sources."""
     plan = recipe.planned.optimized_logical_plan()
     found = {source: Needed() for _, source in recipe.reads}
+    tells_time = recipe.tells_time()  # it is planned again over what has come: by then other rows may pass
     by_name: dict[str, set[Source]] = {}
     for name, source in recipe.reads:
         by_name.setdefault(name, set()).add(source)
@@ -117,7 +117,7 @@ def needs(recipe: Recipe) -> dict[Source, Needed]:
         (source,) = by_name[node.table_name()]
         needed = found[source]
         needed.scans += 1
-        needed.filter = above if needed.scans == 1 else None
+        needed.filter = above if needed.scans == 1 and not tells_time else None
         if needed.columns is not None:
             needed.columns |= {name for _, name in node.projection()}
     return found
@@ -131,7 +131,7 @@ def _scans(plan: LogicalPlan, above: LogicalPlan | None) -> Iterator[tuple[Any, 
         yield node, above
         return
     text = plan.display()
-    is_filter = kind == "Filter" and not any(word in text for word in _VOLATILE)
+    is_filter = kind == "Filter" and not any(f"{name}(" in text for name in VOLATILE)
     for each in plan.inputs():
         yield from _scans(each, plan if is_filter else None)
 

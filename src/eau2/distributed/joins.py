@@ -12,6 +12,7 @@ from eau2.distributed.substrait import (
     field_of,
     fields,
     inputs_of,
+    is_volatile,
     kind_of,
     shifted,
     width,
@@ -124,7 +125,7 @@ def _key_pair(condition: Expression, boundary: int) -> tuple[Expression, Express
     function = condition.get("scalarFunction", {})
     if function.get("functionReference") not in _EQUAL or len(function.get("arguments", ())) != 2:
         return None
-    if "subquery" in str(condition):
+    if "subquery" in str(condition) or is_volatile(condition):
         return None
     one, other = (argument["value"] for argument in function["arguments"])
     sides = [{column >= boundary for column in fields(each)} for each in (one, other)]

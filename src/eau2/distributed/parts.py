@@ -84,6 +84,7 @@ class Output:
     columns: int = 0  # of the part; what it was hashed by may follow
     keys: tuple[int, ...] = ()  # that it was hashed by
     in_order: bool = False
+    is_scalar: bool = False  # of a subquery: what asks for it may run in several stages, so it stays to the end
     move: str = ""  # how it is read: gather, broadcast, exchange; stay: where it is
     moved_rows: int = 0  # that were read where they had not been made
     moved_bytes: int = 0

@@ -18,6 +18,7 @@ from eau2.distributed.parts import Part, Where
 from eau2.distributed.stages import Estimated, Running, described
 from eau2.distributed.substrait import Dialect, consumed, reads, register
 from eau2.errors import QueryError
+from eau2.query.pruning import are_enough
 from eau2.query.recipe import plan_node
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ if TYPE_CHECKING:
     from eau2.query.source import Source
 
 _NUMBERED = re.compile(r"__\w+_\d+")  # names that the engine gives, each time others
-
-# What Substrait leaves out without a word, as the engine's plans show it.
-_LOST = {
-    "IGNORE NULLS": "IGNORE NULLS",
-    r"WindowAggr:.*FILTER \(WHERE": "a window with a filter",
-    r"WindowAggr:.*\(DISTINCT ": "a window over distinct values",
-    r"RANGE BETWEEN (?!UNBOUNDED PRECEDING AND (?:CURRENT ROW|UNBOUNDED FOLLOWING)"
-    r"|CURRENT ROW AND (?:CURRENT ROW|UNBOUNDED FOLLOWING))": "a window over a range of values",
-}
 
 
 class Query:
@@ -83,7 +75,7 @@ class Query:
         schema = self._recipe.planned.schema()
         try:
             batches = self._answer()
-        except CannotCut as why:
+        except (CannotCut, RecursionError) as why:  # it is nested deeper than Python goes
             batches = self._gathered(str(why))
         return (_conformed(batch, schema) for batch in batches)
 
@@ -107,9 +99,6 @@ class Query:
         return Explanation(tuple(steps), self._at_caller, nodes, runs.partitions, ran, self._uncut)
 
     def _placed(self, runs: Estimated) -> tuple[Cut, Part]:
-        for pattern, name in _LOST.items():
-            if re.search(pattern, self._text):
-                raise CannotCut(f"Substrait does not say {name}")
         tables: dict[str, tuple[Absent, Sequence[int]]] = {}
         for name, source in self._recipe.reads:
             assert isinstance(source, Absent)
@@ -130,6 +119,8 @@ class Query:
         try:
             return dialect.relation(self._recipe.planned)
         except CannotCut:
+            if self._recipe.tells_time():
+                raise  # the chunks to read were chosen by the time that this plan has
             others: dict[Source, Source] = {
                 source: _without(source, needed, dialect) for source, needed in self._needs().items()
             }
@@ -144,9 +135,14 @@ class Query:
         return gathered.needs(self._recipe)  # type: ignore[return-value]  # all that it reads are
 
     def _again(self, sources: Mapping[Source, Source]) -> Recipe:
-        """Return the recipe over other sources, which has the same plan."""
+        """Return the recipe over other sources, which has the same plan, but for the time that it tells."""
         recipe = self._local.over(self._recipe, sources)
-        if _NUMBERED.sub("", self._text) != _NUMBERED.sub("", self._local.plan_text(recipe)):
+        if recipe.tells_time():
+            one, other = ([each.columns for each in gathered.needs(of).values()] for of in (self._recipe, recipe))
+            is_same = one == other
+        else:
+            is_same = _NUMBERED.sub("", self._text) == _NUMBERED.sub("", self._local.plan_text(recipe))
+        if not is_same:
             raise QueryError("the engine planned one query in two ways")
         return recipe
 
@@ -155,7 +151,7 @@ class Query:
             cut, part = self._placed(self._estimated)
             if part.where is not Where.ONE:
                 cut.stage(part, in_order=part.in_order).move = "gather"
-        except CannotCut as why:
+        except (CannotCut, RecursionError) as why:
             self._stages(self._estimated, str(why))
 
     def _answer(self) -> Iterator[pa.RecordBatch]:
@@ -190,7 +186,13 @@ class Query:
             source: gathered.Gathered(source, columns, self._running.read(output))
             for source, (output, columns) in self._stages(self._running, why).items()
         }
-        return self._local.stream(self._again(sources))
+        again = self._again(sources)
+        if again.tells_time():
+            again = self._local.fixed(again)
+            if not are_enough(self._chunks, self._recipe, again.planned):
+                self._chunks = {source: range(len(source.manifest.chunk_rows)) for source in self._chunks}
+                return self._gathered(why)
+        return self._local.stream(again)
 
 
 def _without(source: Absent, needed: gathered.Needed, dialect: Dialect) -> Absent:

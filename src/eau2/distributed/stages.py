@@ -53,7 +53,8 @@ class Running(Estimated):
         pieces = self.workers.run(fragments)
         output = Output(stage.schema, sum(each.rows for each in pieces), sum(each.bytes for each in pieces), pieces)
         for name in set(reads(stage.rel)) & set(cut.inputs):
-            self._free(cut.inputs[name])
+            if not cut.inputs[name].is_scalar:
+                self._free(cut.inputs[name])
         return self._noted(stage, cut, output)
 
     def read(self, output: Output) -> list[pa.RecordBatch]:

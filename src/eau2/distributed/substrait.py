@@ -7,6 +7,7 @@ can be put together; `Dialect.encode` numbers them again. Columns have numbers e
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,6 +31,21 @@ _RELS = ("input", "left", "right")
 _URN = 4294967295  # that the engine gives to its own functions
 _ONE_SIDED = ("LEFT_SEMI", "LEFT_ANTI", "RIGHT_SEMI", "RIGHT_ANTI")
 
+# What Substrait leaves out without a word, as the engine's plans show it.
+_LOST = {
+    "IGNORE NULLS": "IGNORE NULLS",
+    r"WindowAggr:.*FILTER \(WHERE": "a window with a filter",
+    r"WindowAggr:.*\(DISTINCT ": "a window over distinct values",
+    r"RANGE BETWEEN (?!UNBOUNDED PRECEDING AND (?:CURRENT ROW|UNBOUNDED FOLLOWING)"
+    r"|CURRENT ROW AND (?:CURRENT ROW|UNBOUNDED FOLLOWING))": "a window over a range of values",
+    # Times with a zone have UTC there. That is as good where they are only compared; and a column keeps its own.
+    r'Timestamp\([^()"]*"(?!UTC"|\+00:00")': "the zone that a time is cast to",
+    r'(?<![=<>] )Timestamp\w+\([-\d]+, Some\("(?!UTC"|\+00:00")': "the zone of a time",
+}
+
+
+VOLATILE = ("random", "uuid")  # functions that say something else each time they are asked
+
 
 class Dialect:
     """Turns plans into dictionaries and back, over tables without rows. For one query; not thread-safe."""
@@ -40,8 +56,13 @@ class Dialect:
 
     def relation(self, frame: DataFrame) -> Rel:
         """Return the optimized plan of `frame`. CannotCut when it cannot be said in Substrait."""
+        optimized = frame.optimized_logical_plan()
+        text = optimized.display_indent()
+        for pattern, what in _LOST.items():
+            if re.search(pattern, text):
+                raise CannotCut(f"Substrait does not say {what}")
         try:
-            plan = json.loads(Producer.to_substrait_plan(frame.optimized_logical_plan(), self.session).to_json())
+            plan = json.loads(Producer.to_substrait_plan(optimized, self.session).to_json())
         except BaseException as error:  # the engine panics in places
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
@@ -63,9 +84,11 @@ class Dialect:
     def has(self, type_: pa.DataType) -> bool:
         """Whether columns of `type_` can be said in Substrait."""
         try:
-            self.table(f"type {type_}", numbered([type_]))
+            self.table("type", numbered([type_]))
         except CannotCut:
             return False
+        finally:
+            self.session.deregister_table("type")
         return True
 
     def encode(self, rel: Rel) -> bytes:
@@ -261,6 +284,11 @@ def shifted(expression: Expression, by: int) -> Expression:
             part = node["directReference"]["structField"]
             part["field"] = int(part.get("field", 0)) + by
     return copied
+
+
+def is_volatile(expression: Expression) -> bool:
+    """Whether `expression` may come to something else for the same row when it is asked again."""
+    return any(each["functionReference"] in VOLATILE for each in _calls(expression))
 
 
 def conjuncts(expression: Expression) -> list[Expression]:

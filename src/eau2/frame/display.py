@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WIDTH_MAX = 120  # characters of a line
 CELL_WIDTH_MAX = 32
 COLUMNS_MAX = 24  # in a notebook
+HTML_CELL_MAX = 400  # characters
 NODES_MAX = 16  # of which is said what each reads
 
 
@@ -74,7 +75,7 @@ def text_table(rows: pa.Table, schema: pa.Schema) -> str:
     if not len(schema):
         return ""
     columns = [
-        [field.name, type_text(field.type), *(cell(value) for value in rows.column(index).to_pylist())]
+        [field.name, type_text(field.type), *(cell(value) for value in python_values(rows.column(index)))]
         for index, field in enumerate(schema)
     ]
     right = [is_number(field.type) for field in schema]
@@ -104,12 +105,14 @@ def html_table(rows: pa.Table, schema: pa.Schema, caption: str) -> str:
     head = "".join(
         f"<th>{html.escape(field.name)}<br><small>{html.escape(type_text(field.type))}</small></th>" for field in fields
     )
-    body = []
+    body, values = [], [python_values(column) for column in rows.columns[:COLUMNS_MAX]]
     for number in range(rows.num_rows):
         cells = []
         for index, field in enumerate(fields):
             align = "right" if is_number(field.type) else "left"
-            cells.append(f'<td style="text-align:{align}">{html.escape(cell(rows.column(index)[number].as_py()))}</td>')
+            text = cell(values[index][number])
+            text = text if len(text) <= HTML_CELL_MAX else f"{text[: HTML_CELL_MAX - 1]}…"
+            cells.append(f'<td style="text-align:{align}">{html.escape(text)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     more = len(schema) - len(fields)
     note = f"<p><small>and {counted(more, 'column')} more</small></p>" if more > 0 else ""
@@ -117,6 +120,23 @@ def html_table(rows: pa.Table, schema: pa.Schema, caption: str) -> str:
         f"<div><p>{html.escape(caption)}</p><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>{note}</div>"
     )
+
+
+def python_values(column: pa.ChunkedArray) -> list[object]:
+    """Return the values of `column`; what Python has no value for as text: years of five digits, zones it lacks."""
+    try:
+        found: list[object] = column.to_pylist()
+        return found
+    except (OverflowError, ValueError):  # ArrowInvalid is one
+        return [_text_of(value) for value in column]
+
+
+def _text_of(value: pa.Scalar) -> object:
+    try:
+        found: object = value.as_py()
+        return found
+    except (OverflowError, ValueError):
+        return f"<{getattr(value, 'value', value.type)} as {value.type}>"
 
 
 def schema_text(schema: pa.Schema) -> str:
@@ -148,4 +168,6 @@ def cell(value: object) -> str:
 def line(text: str) -> str:
     """Return `text` on one line of at most CELL_WIDTH_MAX characters."""
     flat = " ".join(text.split()) if any(mark in text for mark in "\n\r\t") else text
+    if not flat.isprintable():  # such as what steers a terminal
+        flat = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in flat[: CELL_WIDTH_MAX + 1])
     return flat if len(flat) <= CELL_WIDTH_MAX else flat[: CELL_WIDTH_MAX - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -186,11 +187,7 @@ class Frame(Operations):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         if self._source is not None:
             return self.to_arrow().__arrow_c_stream__(requested_schema)
-        batches = self.batches()
-        first = next(batches, None)  # its schema is the answer's, to the last flag
-        schema = self.schema if first is None else first.schema
-        found = (batch for part in (() if first is None else (first,), batches) for batch in part)
-        return pa.RecordBatchReader.from_batches(schema, found).__arrow_c_stream__(requested_schema)
+        return pa.RecordBatchReader.from_batches(*read_batches(self)).__arrow_c_stream__(requested_schema)
 
     def __arrow_c_schema__(self) -> object:
         return self.schema.__arrow_c_schema__()
@@ -388,3 +385,11 @@ class Frame(Operations):
     def _rest(self, shown: pa.Table) -> str:
         more = self.rows - shown.num_rows
         return f"\nand {display.counted(more, 'row')} more" if more > 0 else ""
+
+
+def read_batches(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Return the schema of the rows of `frame`, and the rows as `batches` gives them. Runs its query."""
+    batches = frame.batches()
+    first = next(batches, None)  # its schema is the answer's, to the last flag
+    schema = frame.schema if first is None else first.schema
+    return schema, itertools.chain(() if first is None else (first,), batches)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import KeyMissing, WrongKind
-from eau2.frame.frame import Frame
+from eau2.frame.frame import Frame, read_batches
 from eau2.frame.opened import OpenSources
 from eau2.ingest.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, write_pieces
-from eau2.ingest.intake import batches_of
+from eau2.ingest.intake import batches_of, cast_batches
 from eau2.ingest.writer import FrameWriter
 from eau2.query.engine_errors import check_query
 from eau2.store.nodes import Kind, Write
@@ -40,7 +40,11 @@ class FrameTables:
         self._opened.drop_stale(node)
         if isinstance(value, Frame) and value.source is not None and schema is None and not home:
             return _share(node, value.source)
-        found, batches = batches_of(value, None if schema is None else arrow_schema(schema))
+        wanted = None if schema is None else arrow_schema(schema)
+        if isinstance(value, Frame):  # not as a foreign table: a C stream would make text of the errors of its query
+            found, batches = cast_batches(*read_batches(value), wanted)
+        else:
+            found, batches = batches_of(value, wanted)
         return _stage(node, key, found, batches, home)
 
     def stage_file(self, node: Node, key: str, path: str | os.PathLike[str]) -> StagedFrame:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from eau2.errors import LoadError
+from eau2.values.quotes import Quotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 2 << 20  # the overhead of a block is then 2 percent; several blocks are in memory, each six times
 LINE_BYTES_MAX = 256 << 20  # one line is in memory several times
 RECORD_BYTES_MAX = 16 << 20  # a quoted value with line ends; beyond, a quote is taken for a stray one
-_LF, _QUOTE = 10, 34
 _WINDOW = 64 << 10
 
 
@@ -71,76 +70,49 @@ def _too_long(name: str) -> LoadError:
 
 
 def records_of(
-    file: BinaryIO, *, name: str, byte_range: tuple[int, int] | None = None, size: int = BLOCK_BYTES
+    file: BinaryIO, *, name: str, delimiter: str, byte_range: tuple[int, int] | None = None, size: int = BLOCK_BYTES
 ) -> Iterator[pa.Buffer]:
-    """Yield the records of a CSV file as `lines_of` yields lines: a line end between quotes does not end a record."""
-    cut = _Quotes()
+    """Yield the records of a CSV file as `lines_of` yields lines: a line end between quotes does not end a record.
+
+    `file` stands where the records begin, and `byte_range` counts from there. What is before the range is read too, at
+    some GB/s: whether a line end in it is between quotes cannot be told otherwise.
+    """
+    quotes = Quotes(delimiter)
+    start, end = byte_range or (0, None)
+    passed = sum(len(chunk) for chunk, _ in _chunks(file, quotes, start, size))
     parts: list[bytes] = []
     held = 0
-    for chunk in _chunks(file, byte_range, size):
-        end = cut(chunk)
-        if not end:
+    for chunk, cut in _chunks(file, quotes, None if end is None else end - passed, size):
+        if not cut:
             parts.append(chunk)
             held += len(chunk)
             if held > LINE_BYTES_MAX:
                 raise _too_long(name)
             continue
-        yield pa.py_buffer(b"".join([*parts, chunk[:end]]) if parts else chunk[:end])
-        parts = [chunk[end:]] if end < len(chunk) else []
-        held = len(chunk) - end
+        yield pa.py_buffer(b"".join([*parts, chunk[:cut]]) if parts else chunk[:cut])
+        parts = [chunk[cut:]] if cut < len(chunk) else []
+        held = len(chunk) - cut
     if parts:
         yield pa.py_buffer(b"".join(parts))
 
 
-class _Quotes:
-    """Finds the last line end that is not between quotes, chunk after chunk."""
-
-    def __init__(self) -> None:
-        self._open = False  # whether the next chunk starts between quotes
-        self._waited = 0  # bytes without an end
-
-    def __call__(self, chunk: bytes) -> int:
-        end = chunk.rfind(b"\n") + 1
-        if end and (chunk.count(b'"', 0, end) + self._open) % 2 == 0:
-            return self._done(chunk, end)
-        return self._search(chunk)
-
-    def _search(self, chunk: bytes) -> int:
-        data = np.frombuffer(chunk, np.uint8)
-        inside = (np.cumsum(data == _QUOTE) + self._open) % 2 == 1
-        ends = np.flatnonzero((data == _LF) & ~inside)
-        if ends.size:
-            return self._done(chunk, int(ends[-1]) + 1)
-        self._waited += len(chunk)
-        if self._waited > RECORD_BYTES_MAX and (end := chunk.rfind(b"\n") + 1):
-            return self._done(chunk, end)
-        self._open = bool((chunk.count(b'"') + self._open) % 2)
-        return 0
-
-    def _done(self, chunk: bytes, end: int) -> int:
-        self._waited = 0
-        self._open = bool(chunk.count(b'"', end) % 2)
-        return end
-
-
-def _chunks(file: BinaryIO, byte_range: tuple[int, int] | None, size: int) -> Iterator[bytes]:
-    """Yield the bytes from the first line start at or after the range's start to the end of its last line."""
-    start, end = byte_range or (0, None)
-    position = _line_start(file, start) if start else 0
-    last = b"\n"
-    while end is None or position < end:
-        chunk = file.read(size if end is None else min(size, end - position))
+def _chunks(file: BinaryIO, quotes: Quotes, count: int | None, size: int) -> Iterator[tuple[bytes, int]]:
+    """Yield `count` bytes (None: all) and the rest of their last line; each chunk with where its last record ends."""
+    waited = 0  # bytes without an end
+    while True:
+        wanted = size if count is None else min(size, count)
+        # At the end of the count: the record that starts before it ends beyond it.
+        chunk = file.read(wanted) if wanted > 0 else b"" if quotes.at_line_start else file.readline(size)
         if not chunk:
             return
-        position += len(chunk)
-        last = chunk[-1:]
-        yield chunk
-    while last != b"\n":  # the line that starts in the range ends beyond it
-        chunk = file.readline(size)
-        if not chunk:
-            return
-        last = chunk[-1:]
-        yield chunk
+        count = None if count is None else count - len(chunk)
+        cut = quotes.last_end(chunk)
+        waited = len(chunk) - cut if cut else waited + len(chunk)
+        if waited > RECORD_BYTES_MAX and quotes.open and (line_end := chunk.rfind(b"\n", cut) + 1):
+            cut, waited = line_end, len(chunk) - line_end
+            quotes.restart()
+            quotes.last_end(chunk[cut:])
+        yield chunk, cut
 
 
 def _line_start(file: BinaryIO, start: int) -> int:

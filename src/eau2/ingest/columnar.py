@@ -15,7 +15,9 @@ from eau2.ingest.formats import unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROWS_PER_BATCH = 128 << 10
+ROWS_PER_BATCH_MAX = 128 << 10
+BATCH_BYTES = 8 << 20  # of Parquet, about: a row group may be of any size
+READ_BYTES = 1 << 20  # without a limit whole columns of a row group are read at once
 
 
 @contextmanager
@@ -35,8 +37,10 @@ def open_table(path: str, format_: str) -> Iterator[tuple[pa.Schema, Iterator[pa
 
 
 def _parquet(file: pa.NativeFile) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    table = pq.ParquetFile(file)
-    return table.schema_arrow, table.iter_batches(ROWS_PER_BATCH)
+    table = pq.ParquetFile(file, buffer_size=READ_BYTES)
+    groups = [table.metadata.row_group(index) for index in range(table.num_row_groups)]
+    row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return table.schema_arrow, table.iter_batches(min(ROWS_PER_BATCH_MAX, BATCH_BYTES // max(1, row_bytes) + 1))
 
 
 def _arrow(file: pa.NativeFile) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

@@ -14,8 +14,9 @@ import pyarrow as pa
 from pyarrow import csv
 
 from eau2.errors import InvalidOption, LoadError
-from eau2.values.delimited import Delimited
+from eau2.values.delimited import Delimited, is_readable
 from eau2.values.ndjson import Ndjson
+from eau2.values.quotes import Quotes, first_record, line_ends
 from eau2.values.schema import SOR_TYPES, Wanted, type_name
 from eau2.values.sor import LINES_FOR_INFERENCE, Sor
 
@@ -35,6 +36,8 @@ TEXT_FORMATS = ("sor", "csv", "tsv", "ndjson")
 HEAD_BYTES = 1 << 20  # what CSV and NDJSON types are inferred from
 HEAD_BYTES_MAX = 64 << 20  # what the first 500 lines of SoR may take
 ARRAY_BYTES_MAX = 256 << 20  # a .json file that is one array is read whole
+_BOM = b"\xef\xbb\xbf"
+_NO_NAMES = "for a file without a line of names give a list of names, or of (name, type)"
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\x1f\x8b": "gzip"}
 
 
@@ -56,7 +59,7 @@ class Text:
     schema: pa.Schema
     body: int = 0  # bytes before the first line of data
     lines_before: int = 0  # lines in them
-    quoted: bool = False
+    delimiter: str = ""  # where quoted values may hold line ends
 
 
 def format_of(path: str, given: str | None) -> tuple[str, bool]:
@@ -148,44 +151,41 @@ def _ndjson(head: bytes, options: Options) -> Text:
 
 def _delimited(head: bytes, path: str, format_: str, options: Options) -> Text:
     delimiter = "\t" if format_ == "tsv" else ","
-    body, lines_before, header = _header(head, delimiter)
     wanted = options.wanted
     if wanted.headless:
         assert wanted.names is not None
-        names, given, body, lines_before = wanted.names, wanted.types or (None,) * len(wanted.names), 0, 0
+        names, given = wanted.names, wanted.types or (None,) * len(wanted.names)
+        body, lines_before = len(_BOM) if head.startswith(_BOM) else 0, 0
     else:
+        body, lines_before, header = _header(head, delimiter, path)
         names, given = tuple(header), _given(header, wanted, path)
+    odd = next((type_ for type_ in given if type_ is not None and not is_readable(type_)), None)
+    if odd is not None:
+        raise InvalidOption(f"a {format_} column cannot be {type_name(odd)}", hint="load it as STRING; cast with SQL")
     lines = Delimited(names, given, delimiter, options.widen, options.null)
-    schema = lines.infer(_whole_records(head, body))
-    return Text(lines, schema, body, lines_before, quoted=True)
+    schema = lines.infer(_whole_records(head[body:], delimiter) if len(head) >= HEAD_BYTES else head[body:])
+    return Text(lines, schema, body, lines_before, delimiter)
 
 
-def _whole_records(head: bytes, body: int) -> bytes:
-    """The records of `head` from `body` on, without the last, which may be cut (unless it is the only one)."""
-    records = head[body:]
-    if len(head) < HEAD_BYTES:
-        return records
-    end = len(records)
-    while (end := records.rfind(b"\n", 0, end)) >= 0:
-        if records.count(b'"', 0, end) % 2 == 0:
-            return records[: end + 1]
-    return records
+def _whole_records(records: bytes, delimiter: str) -> bytes:
+    """`records` without the last, which is cut; all when it is the only one."""
+    return records[: Quotes(delimiter).last_end(records)] or records
 
 
-def _header(head: bytes, delimiter: str) -> tuple[int, int, Sequence[str]]:
+def _header(head: bytes, delimiter: str, path: str) -> tuple[int, int, Sequence[str]]:
     """Return where the record of names ends, how many lines that is, and the names."""
-    end = 0
-    while end < len(head):
-        end = head.find(b"\n", end) + 1 or len(head)
-        record = head[:end]
-        if record.strip(b"\r\n") and record.count(b'"') % 2 == 0:
-            break
-    record = head[:end]
-    if not record.strip(b"\r\n"):
-        return end, record.count(b"\n"), []
+    start = len(_BOM) if head.startswith(_BOM) else 0  # it is not part of the first name, whose quote may follow it
+    size, record = first_record(head[start:], delimiter)
+    end = start + size
+    if not record:
+        return end, line_ends(head[:end]), []
     parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    names = csv.read_csv(pa.BufferReader(record), parse_options=parse).schema.names
-    return end, record.count(b"\n"), names
+    try:
+        names = csv.read_csv(pa.BufferReader(record + b"\n"), parse_options=parse).schema.names
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        reason = "it is not valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise LoadError(f"line 1 of {path} names no columns: {reason}", file=path, line=1, hint=_NO_NAMES) from error
+    return end, line_ends(head[:end]), names
 
 
 def _given(header: Sequence[str], wanted: Wanted, path: str) -> tuple[pa.DataType | None, ...]:
@@ -208,7 +208,7 @@ def _given(header: Sequence[str], wanted: Wanted, path: str) -> tuple[pa.DataTyp
                 file=path,
                 line=1,
                 column=index + 1,
-                hint="for a file without a line of names give a list of names, or of (name, type)",
+                hint=_NO_NAMES,
             )
     types = dict(zip(wanted.names, wanted.types, strict=True))
     return tuple(types.get(name) for name in header)
@@ -230,7 +230,12 @@ def array_as_lines(file: BinaryIO, path: str) -> BinaryIO:
         )
     try:
         items = json.loads(data)
+    except RecursionError as error:
+        raise LoadError(f"{path} is nested too deeply", file=path) from error
     except ValueError as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 0
         raise LoadError(f"{path} is no JSON: {error}", file=path, line=line) from error
-    return io.BytesIO(b"".join(json.dumps(item, ensure_ascii=False).encode() + b"\n" for item in items))
+    # Half a surrogate pair is no text: its line is then said to be bad.
+    return io.BytesIO(
+        b"".join(json.dumps(item, ensure_ascii=False).encode(errors="surrogatepass") + b"\n" for item in items)
+    )

@@ -22,7 +22,11 @@ def batches_of(value: object, schema: pa.Schema | None = None) -> Batches:
     `__arrow_c_stream__`; iterable of record batches; iterable of rows (mappings or sequences), which needs `schema`.
     With `schema`, tables are cast to it. InvalidValue says what is wrong, and with which batch, row or column.
     """
-    found, batches = _batches_of(value, schema)
+    return cast_batches(*_batches_of(value, schema), schema)
+
+
+def cast_batches(found: pa.Schema, batches: Iterator[pa.RecordBatch], schema: pa.Schema | None) -> Batches:
+    """Return `batches`, whose schema is `found`, cast to `schema` if there is one."""
     if schema is None or found.equals(schema, check_metadata=False):
         return found, batches
     return schema, _cast(batches, schema)
@@ -106,7 +110,18 @@ def _stream(value: object) -> Batches:
         reader = value if isinstance(value, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidValue(f"{type(value).__name__}.__arrow_c_stream__ gives no table: {_text(error)}") from error
-    return reader.schema, iter(reader)
+    return reader.schema, _read(reader, type(value).__name__)
+
+
+def _read(reader: pa.RecordBatchReader, name: str) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError) as error:
+            raise InvalidValue(f"{name} gives no more rows: {_text(error)}") from error
+        yield batch
 
 
 def _iterable(value: Iterable[object], schema: pa.Schema | None) -> Batches:

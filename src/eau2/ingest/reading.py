@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 OnError = Literal["report", "null", "fail"]
+_DAMAGE = OSError, EOFError, zlib.error  # the last two: of compressed text
 BLOCKS_AHEAD = 2  # parsed and waiting, besides one a thread
 REREAD_BYTES = 64 << 20  # a widening this early (or in the first half) starts again at once; later, all are found first
 
@@ -62,6 +67,9 @@ def read(
     InvalidOption for options that do not go together.
     """
     name = os.fspath(path)
+    with contextlib.suppress(FileNotFoundError):
+        if rejects is not None and os.path.samefile(name, rejects):
+            raise InvalidOption(f"rejects= would replace {name}, which is to be read", hint="name another file")
     if on_error not in ("report", "null", "fail"):
         raise InvalidOption(f"on_error= cannot be {on_error!r}", hint='use "report", "null" or "fail"')
     if threads is not None and threads < 1:
@@ -154,7 +162,13 @@ class Reading:
 
     def open_text(self) -> BinaryIO:
         file = open_text(self.path, compressed=self.compressed)
-        return array_as_lines(file, self.path) if self.format == "ndjson" and self.options.byte_range is None else file
+        if self.format != "ndjson" or self.options.byte_range is not None:
+            return file
+        try:
+            return array_as_lines(file, self.path)
+        except _DAMAGE as error:
+            file.close()
+            raise _unreadable_text(self.path, error) from error
 
     def report(
         self, account: _Account, schema: pa.Schema, key: str, widened: list[Widened], started: float
@@ -178,9 +192,16 @@ class Reading:
 
     def _size(self) -> int:
         try:
-            return os.stat(self.path).st_size
+            found = os.stat(self.path)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # what a directory is, opening it says
+            raise LoadError(
+                f"{self.path} is a pipe or a device, and a file is read more than once",
+                file=self.path,
+                hint="store it in a file first",
+            )
+        return found.st_size
 
     def _run_table(
         self, write: Callable[[pa.Schema, Iterator[pa.RecordBatch]], Result], bar: Bar, key: str, started: float
@@ -212,7 +233,7 @@ class _Texts:
         with reading.open_text() as file:
             try:
                 self._text: Text = understand(file, reading.path, reading.format, reading.options)
-            except (OSError, EOFError) as error:
+            except _DAMAGE as error:
                 raise _unreadable_text(reading.path, error) from error
         self._schema = self._text.schema  # grows
         self._widened: list[Widened] = []
@@ -264,13 +285,13 @@ class _Texts:
     def _blocks(self, file: BinaryIO) -> Iterator[pa.Buffer]:
         byte_range, body = self._reading.options.byte_range, self._text.body
         if byte_range is not None:
-            byte_range = max(byte_range[0], body), max(byte_range[1], body)
-        else:
-            file.read(body)
-        cut = records_of if self._text.quoted else lines_of
+            byte_range = max(0, byte_range[0] - body), max(0, byte_range[1] - body)
+        delimiter = self._text.delimiter
+        cut = partial(records_of, delimiter=delimiter) if delimiter else lines_of
         try:
+            file.read(body)
             yield from cut(file, name=self._reading.path, byte_range=byte_range, size=self._reading.block_bytes)
-        except (OSError, EOFError) as error:
+        except _DAMAGE as error:
             raise _unreadable_text(self._reading.path, error) from error
 
     def _take(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Node, Staged
 
 WORKERS_MAX = 4  # each holds a chunk, and memory is bandwidth-bound before that
+SMALL_BATCHES_MAX = 1000  # are joined: a batch of a row takes over a kilobyte that its size in bytes does not say
 MEASURED_BESIDE_BYTES = 4 << 20  # a single chunk from here on is measured by other threads while it is written
 
 
@@ -52,6 +53,7 @@ class FrameWriter:
         self._workers = workers or min(WORKERS_MAX, os.cpu_count() or 1)
         self._pending: list[pa.RecordBatch] = []  # rows of the chunk that is not full yet
         self._pending_bytes = 0
+        self._joined = 0  # of the pending batches, those that need no joining
         self._pool: ThreadPoolExecutor | None = None  # made for the second chunk: most frames have one
         self._running: deque[Future[tuple[ChunkEntry, Staged]]] = deque()
         self._done: list[tuple[ChunkEntry, Staged]] = []
@@ -74,6 +76,10 @@ class FrameWriter:
                 self._submit()
             self._pending.append(piece)
             self._pending_bytes += size
+            if len(self._pending) - self._joined >= SMALL_BATCHES_MAX:
+                small = pa.Table.from_batches(self._pending[self._joined :], self._plain_schema)
+                self._pending[self._joined :] = one_batch(small).to_batches()
+                self._joined = len(self._pending)
 
     def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return `batch` without views: a slice of a view keeps, and counts, all the text of the whole."""
@@ -118,7 +124,7 @@ class FrameWriter:
     def _submit(self, *, last: bool = False) -> None:
         batches, size = self._pending, self._pending_bytes
         homes = self._node.assigned(self._key, next(self._chunks), self._home)
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._pending_bytes, self._joined = [], 0, 0
         if last and self._pool is None:
             self._done.append(self._stage(batches, homes, beside=size >= MEASURED_BESIDE_BYTES))
             return

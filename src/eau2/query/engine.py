@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
@@ -124,6 +124,10 @@ class Engine:
         frame = self._ready().plain.create_dataframe_from_logical_plan(plan)
         return Recipe(lambda planning: frame, (), frame)
 
+    def fixed(self, recipe: Recipe) -> Recipe:
+        """The recipe of the plan that `recipe` has, also of the time that it tells."""
+        return self._typed(lambda: self.planned(recipe.planned.optimized_logical_plan()))
+
     # -- answers ------------------------------------------------------------------------------------------------------
 
     def schema(self, recipe: Recipe) -> pa.Schema:
@@ -209,10 +213,10 @@ class Engine:
             _refuse_fork()
             return self._sessions
 
-    def _start(self, recipe: Recipe) -> tuple[DataFrame, bool]:
+    def _start(self, recipe: Recipe, *, whole: bool = False) -> tuple[DataFrame, bool]:
         """Verify what `recipe` reads; return its query over only the chunks that it needs, and if it is row-wise."""
         sessions = self._ready()
-        chosen = self._typed(lambda: self._prune(recipe))
+        chosen = {} if whole else self._typed(lambda: self._prune(recipe))
         read = skipped = row_bytes = 0
         for source in dict.fromkeys(source for _, source in recipe.reads):
             chunks = chosen.get(source)
@@ -223,10 +227,15 @@ class Engine:
             skipped += 0 if chunks is None else len(source.buffers) - len(chunks)
             if source.was_renewed and chunks is None:  # the table that was made of it may be of what was damaged
                 chosen[source] = list(range(len(source.buffers)))
+        frame = self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
+        if chosen and recipe.tells_time():
+            # What it tells is later than what its chunks were chosen by, and stays so however it is planned from here.
+            frame = self.fixed(replace(recipe, planned=frame)).planned
+            if not self._typed(lambda: self._are_enough(chosen, recipe, frame)):
+                return self._start(recipe, whole=True)
         with self._lock:
             for index, more in enumerate((1, read, skipped)):
                 self._counts[index] += more
-        frame = self._typed(lambda: recipe.build(sessions.planning(chosen))) if chosen else recipe.planned
         row_wise = _is_row_wise(frame)
         session = sessions.running(row_bytes, in_order=row_wise)
         if session is not sessions.plain:
@@ -237,6 +246,11 @@ class Engine:
         from eau2.query.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
 
         return chunks_to_read(recipe)
+
+    def _are_enough(self, chosen: Mapping[Source, Sequence[int]], recipe: Recipe, frame: DataFrame) -> bool:
+        from eau2.query.pruning import are_enough
+
+        return are_enough(chosen, recipe, frame)
 
     def _retried(self, frame: DataFrame, run: Callable[[DataFrame], Answer]) -> Answer:
         """Return `run(frame)`; when a hash join uses up the memory, once more with joins that sort, and spill."""

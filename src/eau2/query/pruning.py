@@ -8,6 +8,7 @@ understood counts as true, and so does an unknown bound: a chunk is skipped only
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from eau2.query.recipe import plan_node
 from eau2.values.key import prefix_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
+    from datafusion import DataFrame
     from datafusion.plan import LogicalPlan
 
     from eau2.query.recipe import Recipe
@@ -58,7 +60,10 @@ def chunks_to_read(recipe: Recipe) -> dict[Source, list[int]]:
         source = sources.get(name)
         if source is None or name in doubtful or len(source.manifest.chunk_rows) <= 1:
             continue
-        may = None if predicate is None else _Ranges(source).may_hold(predicate)
+        try:
+            may = None if predicate is None else _Ranges(source).may_hold(predicate)
+        except RecursionError:  # hundreds of conditions, each nested in the one before
+            may = None
         # A table that is read twice: what either needs.
         kept[source] = kept.get(source, np.zeros(len(source.manifest.chunk_rows), bool)) | (
             True if may is None else may
@@ -77,6 +82,14 @@ def _scans(plan: LogicalPlan, predicate: Expr | None) -> Iterator[tuple[str, Exp
     below = _expression(node.predicate()) if kind == "Filter" else None
     for each in plan.inputs():
         yield from _scans(each, below)
+
+
+def are_enough(chunks: Mapping[Source, Sequence[int]], recipe: Recipe, planned: DataFrame) -> bool:
+    """Whether `recipe` has to read only `chunks` as `planned`, which is built of it at a later time. The chunks of a
+    source that is not in it are all there."""
+    needed = chunks_to_read(replace(recipe, planned=planned))
+    every = {source: range(len(source.manifest.chunk_rows)) for source in chunks}
+    return all(set(needed.get(source, every[source])) <= set(some) for source, some in chunks.items())
 
 
 class _Ranges:
@@ -178,7 +191,7 @@ class _Ranges:
 
     def _counts(self, subject: Expr) -> npt.NDArray[np.int64] | None:
         index = self._index(subject)
-        return None if index < 0 else self._numbers(f"nulls:{index}")
+        return None if index < 0 or _hides_nulls(self._schema.types[index]) else self._numbers(f"nulls:{index}")
 
     def _numbers(self, name: str) -> npt.NDArray[np.int64]:
         return np.asarray(self._table.column(name).to_numpy(), np.int64)
@@ -251,6 +264,13 @@ def _keeps_order(type_: pa.DataType, target: pa.DataType) -> bool:
     if types.is_timestamp(type_):
         return bool(types.is_timestamp(target) and (target.tz is None) == (type_.tz is None))
     return type_ in _TEXT and target in _TEXT
+
+
+def _hides_nulls(type_: pa.DataType) -> bool:
+    """Whether Arrow, and so the manifest, does not count all nulls of `type_`: not those in what values refer to."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return _hides_nulls(type_.storage_type)
+    return any(is_(type_) for is_ in (pa.types.is_dictionary, pa.types.is_run_end_encoded, pa.types.is_union))
 
 
 def _is_literal(expression: Expr) -> bool:

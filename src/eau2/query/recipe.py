@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 STEPS_MAX = 1000  # one after the other: each nests the plan deeper, and at 8000 the engine overflows its stack
+
+_TIME = re.compile(r"\b(?:now|current_date|current_time)\(\)")  # by whatever names they were called
 
 
 class Planning(Protocol):
@@ -38,6 +41,10 @@ class Recipe:
     planned: DataFrame  # built over all chunks
     steps: tuple[Step, ...] = ()
     depth: int = 0  # of the steps, also through the recipes that they take
+
+    def tells_time(self) -> bool:
+        """Whether it asks what time it is: a plan of it has the time at which it was built. 10 us."""
+        return _TIME.search(self.planned.logical_plan().display_indent()) is not None
 
     def build(self, planning: Planning) -> DataFrame:
         """Return the query built with `planning`."""

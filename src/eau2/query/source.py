@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import tempfile
 from bisect import bisect_right
 from functools import cached_property
 from itertools import accumulate
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from eau2.errors import Corrupt, Eau2Error, StoreClosed
+from eau2.store.mapping import in_file
 from eau2.store.nodes import MappedFrame
 from eau2.values.chunk import decode, encode, one_batch
 from eau2.values.manifest import ChunkEntry, Manifest
@@ -178,10 +177,6 @@ def unnamed(schema: pa.Schema, tables: Iterable[pa.Table], *, folder: str | None
         entries.append(ChunkEntry(chunk.id, chunk.rows, chunk.size, (), ranges))
         if folder is None:
             buffers.append(pa.py_buffer(b"".join(chunk.pieces)))
-            continue
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for piece in chunk.pieces:
-                file.write(piece)
-            file.flush()
-            buffers.append(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        else:
+            buffers.append(in_file(chunk.pieces, folder).buffer())
     return Source("", 0, Manifest.of(schema, entries), MappedFrame(buffers), None)

@@ -16,18 +16,28 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eau2.errors import ClusterUnavailable, InvalidOption, PartMissing, VersionsDiffer
 from eau2.remote import launch
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Value = TypeVar("Value")
+
 SCHEME = "ray:"
+ANSWER_SECONDS = 20.0  # 0.5 s here
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 10.0  # milliseconds here
 _TOKEN_HINT = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
+_TOKEN_WORDS = (b"authentication token", b"RAY_AUTH_TOKEN")  # of Ray, when it ends a process for want of one
 _IMPORT_SECONDS = 60.0  # of Ray, before: 0.6 s here, more where others work
 _FORM = re.compile(r"ray:(?:(?P<head>[^/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+)(?:/(?P<there>[\w-]+))?|(?P<here>[\w-]*))")
 _CURRENT = "ray/ray_current_cluster"  # where `ray start` writes the address of its head
@@ -81,8 +91,9 @@ def look(address: Address) -> dict[str, dict[str, Any]]:
     host, _, port = address.head.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        why = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:  # that: it cannot be the name of a machine
+        reason = getattr(error, "strerror", "") or error
+        why = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {reason}"
         raise ClusterUnavailable(
             f"{address.head} {why}", hint="is Ray running there? `eau2 up` starts a cluster on this machine"
         ) from error
@@ -90,9 +101,18 @@ def look(address: Address) -> dict[str, dict[str, Any]]:
     _require_same("Ray", version("ray"), found["ray_version"], address)
     _require_same("Python", platform.python_version(), found["python_version"], address)
     clusters: dict[str, dict[str, Any]] = found["clusters"]
-    if address.name in clusters:
-        _require_same("eau2", own_version(), clusters[address.name]["eau2"], address)
+    require_same_eau2(clusters, address)
     return clusters
+
+
+def require_same_eau2(clusters: dict[str, dict[str, Any]], address: Address) -> None:
+    """Raise VersionsDiffer unless the one of `clusters` at `address`, if there is one, has our eau2."""
+    theirs = clusters.get(address.name, {}).get("eau2", own_version())
+    if theirs != own_version():
+        raise VersionsDiffer(
+            f"eau2 is {own_version()} here, and {theirs} at {address.head}, in the cluster {address.name!r}",
+            hint="all machines need the same version, and Ray started anew with it: `eau2 down`, then `eau2 up`",
+        )
 
 
 def _looked(address: Address) -> dict[str, Any]:
@@ -103,13 +123,12 @@ def _looked(address: Address) -> dict[str, Any]:
     )
     command = [sys.executable, "-m", "eau2.remote.ray", json.dumps({"address": address.head})]
     environment = os.environ | address.environment
-    token = environment.get("RAY_AUTH_TOKEN_PATH")
-    if token is not None and not os.path.exists(token):  # Ray ends the process that asks
-        raise ClusterUnavailable(f"there is no token at {token}", hint=_TOKEN_HINT)
-    null = subprocess.DEVNULL
-    with subprocess.Popen(
-        command, env=environment, stdin=null, stdout=subprocess.PIPE, stderr=null, bufsize=0
-    ) as asking:
+    _require_token(environment.get("RAY_AUTH_TOKEN_PATH"))
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, env=environment, stdin=null, stdout=pipe, stderr=said, bufsize=0) as asking,
+    ):
         try:
             began = select.poll()
             began.register(asking.stdout)  # type: ignore[arg-type]  # a pipe
@@ -117,6 +136,10 @@ def _looked(address: Address) -> dict[str, Any]:
             answer, _ = asking.communicate(timeout=_LOOK_SECONDS)
             found: dict[str, Any] = json.loads(answer.rsplit(b"\n", 2)[-2])
         except (subprocess.TimeoutExpired, ValueError, IndexError):
+            said.seek(0)
+            trouble = said.read()
+            if any(word in trouble for word in _TOKEN_WORDS):
+                raise ClusterUnavailable(f"{address.head} wants a token, and there is none", hint=_TOKEN_HINT) from None
             raise silent from None
         finally:
             asking.kill()
@@ -125,6 +148,20 @@ def _looked(address: Address) -> dict[str, Any]:
     if "ray_version" not in found:
         raise silent
     return found
+
+
+def _require_token(path: str | None) -> None:
+    """Raise ClusterUnavailable unless the token at `path` can be read: Ray would end the process that asks."""
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            if file.read().strip():
+                return
+        why = "it is empty"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise ClusterUnavailable(f"there is no token at {path}: {why}", hint=_TOKEN_HINT)
 
 
 def _require_same(what: str, ours: str, theirs: str, address: Address) -> None:
@@ -149,3 +186,24 @@ def own_version() -> str:
         return version("eau2")
     except PackageNotFoundError:  # run from its sources
         return "unknown"
+
+
+def in_time(address: Address, ask: Callable[[], Value]) -> Value:
+    """Return what `ask` does, in a thread of its own, as it may hang: on a raylet that is frozen, for one."""
+    done: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(ask())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="eau2-connecting", daemon=True).start()
+    try:
+        return done.result(ANSWER_SECONDS)
+    except Exception as error:
+        why = "does not answer" if isinstance(error, TimeoutError) else f"refuses: {error}"
+        raise ClusterUnavailable(
+            f"the Ray cluster at {address.head} {why}",
+            hint="does a raylet run on this machine, and is neither it nor the head stopped or overloaded?",
+        ) from error

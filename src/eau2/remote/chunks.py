@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from eau2.errors import Corrupt, StoreUnusable, failed_call
-from eau2.store.chunks import ChunkFiles, NoSuchChunk, boot_id, stamp_of
-from eau2.store.mapping import Mapping, Mappings
+from eau2.errors import Corrupt
+from eau2.store.chunks import ChunkFiles, NoSuchChunk, boot_id
+from eau2.store.mapping import Mapping, Mappings, in_file
 from eau2.values.chunk import identify
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class ChunkCache:
     def _kept(self, chunk_id: str, data: pa.Buffer) -> Mapping:
         if identify(data) != chunk_id:
             raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
-        mapping = _in_file(data)
+        mapping = in_file([data], tempfile.gettempdir())
         with self._lock:
             self._chunks[chunk_id] = mapping
             self.bytes += mapping.size
@@ -109,19 +109,6 @@ class ChunkCache:
         with self._lock:
             self._chunks.clear()
             self.bytes = 0
-
-
-def _in_file(data: pa.Buffer) -> Mapping:
-    """Return `data` mapped from a file of its own, which goes with the mapping. DiskFull, StoreUnusable."""
-    try:
-        with tempfile.TemporaryFile(prefix="eau2-chunk-") as file:
-            file.write(data)
-            file.flush()
-            return Mapping(file.fileno(), stamp_of(os.fstat(file.fileno())))
-    except StoreUnusable:
-        raise
-    except OSError as error:
-        raise failed_call(error, tempfile.gettempdir()) from error
 
 
 class FarChunk:

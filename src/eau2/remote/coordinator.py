@@ -12,6 +12,7 @@ what is known of it only in part was never used: the coordinator goes on when al
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from eau2.remote.transport import Answer, Arguments, Transport
 
+_logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 _REACH_SECONDS = 1.0  # between two calls of each node
 _UNREACHED_SECONDS = 10.0
@@ -135,17 +137,25 @@ class CoordinatorServer:
         view = coordinator.current
         if store not in ("", self._store):
             raise of_another_store(Identity(name, store), self._store)
-        if view.state(name) == State.LEFT and name in dict(view.members):
+        left = view.state(name) == State.LEFT and name in dict(view.members)
+        if left and store:
             raise StoreUnusable(
-                f"{name!r} has left this store for good", hint="start a new node, with an empty directory of its own"
+                f"{name!r} has left this store for good",
+                hint="what its directory has is not needed: start it with an empty one, as a new node",
             )
         if not store:
-            if name in view.base:
+            if name in view.base and not left:
                 raise StoreUnusable(
                     f"the data directory of {name!r} is empty, and has copies of this store",
-                    hint="put back the directory that was there, or start the node under a new name",
+                    hint="put back the directory that was there; or, if it is lost, `eau2 drain` the node first",
                 )
-            view = await coordinator.renew(name, incarnation, 0, whole=False)
+            if name in view.base:  # given up: it is that until the others have all their copies
+                raise Unreachable(COORDINATOR)
+            view = (
+                coordinator.readmit(name, incarnation)
+                if left
+                else await coordinator.renew(name, incarnation, 0, whole=False)
+            )
         return self._store, view
 
     async def found(self, names: Sequence[str], replicas: int) -> View:
@@ -253,6 +263,6 @@ class CoordinatorServer:
         for name, answer in zip(asked, answers, strict=True):
             if isinstance(answer, tuple):
                 found[name] = answer
-            elif not isinstance(answer, (Unreachable, Eau2Error)):
-                raise answer
+            elif not isinstance(answer, (Unreachable, Eau2Error)):  # of another version, maybe: not to be the end of us
+                _logger.error("%s does not answer as it should", name, exc_info=answer)
         return found

@@ -13,8 +13,8 @@ from eau2.cluster.view import State
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
 from eau2.remote.address import Address, address_of
 from eau2.remote.driver import RemoteNodes, drain_node
-from eau2.remote.ray import RayTransport, connect, machines, start, stop
-from eau2.remote.transport import COORDINATOR
+from eau2.remote.ray import RayTransport, connect, machines, start, stop, undeploy
+from eau2.remote.transport import COORDINATOR, WAITS_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WHOLE_SECONDS = 60.0
 _ASK_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
+_WAITING = "waiting for "
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,31 +88,63 @@ class RayCluster:
     def deploy(self, deployment: Deployment, *, timeout_seconds: float = WHOLE_SECONDS) -> None:
         """Have the cluster on every machine that Ray has now, and on those that join; return when it is whole.
 
-        Where its data is there already, it goes on from that. Deploying again what is deployed changes nothing.
-        InvalidOption when it is deployed otherwise, or replicas is more than there are machines; ClusterUnavailable
-        when it is not whole in time, with the reason.
+        Where its data is there already, it goes on from that. Deploying again what is deployed changes nothing; what
+        never came to be may be deployed otherwise. InvalidOption when it is deployed otherwise, or Ray has fewer
+        machines than replicas in all that time; ClusterUnavailable when it is not whole in time, with the reason.
         """
-        known = self.deployed.get(deployment.name)
-        for option, given in deployment.options().items():
-            if known is not None and known[option] != given:
-                raise InvalidOption(f"{deployment.name!r} is deployed with {option}={known[option]!r}, not {given!r}")
-        if known is None:
-            start(self.address, deployment)
         deadline = time.monotonic() + timeout_seconds
+        known = self.deployed.get(deployment.name)
+        if known is not None and self._differs(known, deployment):
+            undeploy(self.address, deployment.name)
+            known = None
+        if known is None:
+            self._await_machines(deployment.replicas, deadline)
+            start(self.address, deployment)
+        elif deployment.memory_bytes:
+            self._asked([COORDINATOR], "share", deployment.memory_bytes)
         while (why := self._missing(deployment)) and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
         if why:
             raise ClusterUnavailable(
                 f"the cluster {deployment.name!r} is not whole after {timeout_seconds:g} s: {why}",
-                hint="`eau2 nodes` shows what becomes of it",
+                hint=WAITS_HINT if why.startswith(_WAITING) else "`eau2 nodes` shows what becomes of it",
             )
+
+    def _differs(self, known: Mapping[str, object], deployment: Deployment) -> bool:
+        """Return whether what is deployed is other than `deployment`, and never came to be. InvalidOption when it
+        did."""
+        other = {name: given for name, given in deployment.options().items() if known[name] != given}
+        if not other:
+            return False
+        status: ClusterStatus | None = self._asked([COORDINATOR], "status").get(COORDINATOR)
+        placed: Mapping[str, Placed] | None = self._asked([COORDINATOR], "placed").get(COORDINATOR)
+        if status is not None and status.view is None and placed is not None:
+            said: dict[str, NodeStatus] = self._asked({node.name for node in placed.values() if node.name}, "status")
+            if not any(one.store for one in said.values()):
+                return True
+        option, given = next(iter(other.items()))
+        raise InvalidOption(f"{deployment.name!r} is deployed with {option}={known[option]!r}, not {given!r}")
+
+    def _await_machines(self, replicas: int, deadline: float) -> None:
+        """Wait until Ray has as many machines as there are to be copies: workers come after their head. InvalidOption
+        when it has not."""
+        while len(found := set(self.machines())) < replicas:
+            if time.monotonic() > deadline:
+                raise InvalidOption(
+                    f"replicas={replicas} is more than the machines that Ray has: {', '.join(sorted(found))}",
+                    hint="start Ray on others, or give --replicas",
+                )
+            time.sleep(_LOOK_SECONDS)
 
     def _missing(self, deployment: Deployment) -> str:
         """Return what is to come before the cluster is whole; "" when it is."""
         placed: Mapping[str, Placed] | None = self._asked([COORDINATOR], "placed").get(COORDINATOR)
         if placed is None:
             return "the coordinator does not answer"
-        for machine in self.machines():
+        machines = self.machines()
+        for machine in machines:
+            if machines.count(machine) > 1:
+                return f"{machine} is the label, or address, of two machines: give each --labels=eau2-machine=NAME"
             if machine not in placed or placed[machine].refused:
                 return f"{machine}: {placed[machine].refused if machine in placed else 'no node yet'}"
         status: ClusterStatus | None = self._asked([COORDINATOR], "status").get(COORDINATOR)
@@ -124,11 +157,18 @@ class RayCluster:
             return refused[0]
         if status.view is None:
             self._asked([COORDINATOR], "found", names, deployment.replicas)
-            return f"waiting for {', '.join(status.awaited) or 'the coordinator'}"
+            return f"{_WAITING}{', '.join(status.awaited) or 'the coordinator'}"
+        if status.view.replicas != deployment.replicas:
+            start(self.address, replace(deployment, replicas=status.view.replicas))
+            raise InvalidOption(
+                f"the data of {deployment.name!r} that is there keeps {status.view.replicas} copies, not "
+                f"{deployment.replicas}",
+                hint="deploy it so",
+            )
         return _short_of_whole(status.view)
 
     def machines(self) -> list[str]:
-        """Return the machines that Ray has now, by label or address."""
+        """Return the machines that Ray has now, by label or address; one that it has twice comes twice."""
         return machines(self.address)
 
     # -- looking at it ------------------------------------------------------------------------------------------------
@@ -139,7 +179,7 @@ class RayCluster:
         status: ClusterStatus = self._required("status")
         states = dict(status.view.members) if status.view else {}
         machines = {node.name: machine for machine, node in placed.items() if node.name}
-        names = sorted({*states, *machines})
+        names = sorted({*states, *machines, *status.awaited})
         said: dict[str, NodeStatus] = self._asked(names, "status")
         counts: dict[str, NodeStatistics] = self._asked(said, "statistics")
         found = []
@@ -147,6 +187,8 @@ class RayCluster:
             state = states[name].name.lower() if name in states else "absent"
             trouble = said[name].refused if name in said else "does not answer"
             trouble = "" if state == "left" else trouble
+            if name in status.awaited:
+                trouble = f"the cluster waits for it ({WAITS_HINT})"
             listing = NodeListing(name, machines.get(name, ""), state, trouble=trouble)
             if name in counts:
                 count = counts[name]

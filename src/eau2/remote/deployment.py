@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eau2.errors import InvalidOption
 from eau2.remote import launch
+from eau2.remote.address import own_version
 from eau2.remote.identity import read_identity
 
 if TYPE_CHECKING:
@@ -26,6 +28,14 @@ class Deployment:
     flush: Flush = "process"
     memory_bytes: int = 0  # that queries may hold on each node; 0: half of its machine
 
+    def __post_init__(self) -> None:
+        """InvalidOption."""
+        if self.data_directory and not os.path.isabs(os.path.expanduser(self.data_directory)):
+            raise InvalidOption(
+                f"the data directory is the same on every machine, and so absolute, not {self.data_directory!r}",
+                hint="begin it with / or ~",
+            )
+
     def options(self) -> dict[str, object]:
         """Return what is given when it is deployed, besides its name, and stays as it is: memory may be other the next
         time."""
@@ -37,7 +47,7 @@ class Deployment:
         identity = read_identity(directory)
         # An address is no name: a machine may get that of another, which comes back under a third.
         name = identity.name if identity else label or f"{socket.gethostname()}-{secrets.token_hex(2)}"
-        return Placed(name, os.fspath(directory))
+        return Placed(name, os.fspath(directory), version=own_version())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +57,4 @@ class Placed:
     name: str
     directory: str
     refused: str = ""
+    version: str = ""  # of eau2 there

@@ -20,7 +20,7 @@ from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, StoreUnusable
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
 from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
-from eau2.remote.transport import COORDINATOR, ThreadRuntime
+from eau2.remote.transport import COORDINATOR, WAITS_HINT, ThreadRuntime
 from eau2.remote.watch import Watch
 from eau2.store.nodes import MappedFrame
 from eau2.store.open_nodes import add_open, remove_open
@@ -121,7 +121,7 @@ def drain_node(transport: Transport, name: str, *, seconds: float = 600.0) -> Vi
 
 def _ready(runtime: ThreadRuntime, seconds: float) -> ClusterStatus:
     """Return the status of a cluster that can be used. NodeUnavailable when it is none in that time."""
-    deadline, why = runtime.now() + seconds, f"its {COORDINATOR} does not answer"
+    deadline, why, hint = runtime.now() + seconds, f"its {COORDINATOR} does not answer", ""
     coordinator: Any = runtime.coordinator()
     while True:
         with contextlib.suppress(Unreachable):
@@ -129,9 +129,9 @@ def _ready(runtime: ThreadRuntime, seconds: float) -> ClusterStatus:
             if status.view is not None:
                 return status
             waiting = f"waits for {', '.join(status.awaited)}" if status.awaited else "knows of no store yet"
-            why = f"its {COORDINATOR} {waiting}"
+            why, hint = f"its {COORDINATOR} {waiting}", WAITS_HINT if status.awaited else ""
         if runtime.now() >= deadline:
-            raise NodeUnavailable(f"the cluster was not ready within {seconds:g} seconds: {why}")
+            raise NodeUnavailable(f"the cluster was not ready within {seconds:g} seconds: {why}", hint=hint)
         time.sleep(_AGAIN_SECONDS)
 
 

@@ -22,6 +22,8 @@ from eau2.remote.raylets import LocalCluster, own_directory, write_own
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from eau2.store.database import Flush
+
 NAME = "eau2"
 MACHINES_MAX = 64
 _MACHINES, _REPLICAS = 4, 2
@@ -48,12 +50,13 @@ def up(
     machines: int | None = None,
     data_directory: str | os.PathLike[str] | None = None,
     replicas: int | None = None,
+    flush: Flush | None = None,
 ) -> tuple[LocalCluster, list[str]]:
     """Have the cluster `name` run; return it, and what had to be started: nothing when it was running.
 
     By default it is as it was the last time; at first it has four machines and keeps two copies. It may get more
-    machines, and nothing else of it can be changed. Raylets that have died are started; when the head has, all is ended
-    and started. InvalidOption, StoreBusy, ClusterUnavailable.
+    machines, and another `flush` when it does not run; nothing else of it can be changed. Raylets that have died are
+    started; when the head has, all is ended and started. InvalidOption, StoreBusy, ClusterUnavailable.
     """
     directory = _directory(name)
     with _locked(directory):
@@ -61,6 +64,9 @@ def up(
         wanted = _wanted(known, directory, machines, data_directory, replicas)
         if wanted.address and not wanted.runs:
             wanted = replace(wanted, address="")
+        if wanted.address and flush not in (None, wanted.flush):
+            raise InvalidOption(f"{name!r} runs with flush={wanted.flush!r}, not {flush!r}", hint="`eau2 down` first")
+        wanted = replace(wanted, flush=flush or wanted.flush)
         if not wanted.address:
             wanted.end()  # what an `up` that was killed has left
             own_directory(wanted.folder)

@@ -47,6 +47,7 @@ _OVERDUE_SECONDS = 0.5
 _TEND_SECONDS = 0.5  # between looks of the repair while something is missing
 _LOOK_SECONDS = 300.0  # between looks when nothing was
 _LOOK_SHARE = 20  # a look that took long is not taken again for that many times as long
+_FORGOTTEN_SECONDS = 600.0
 _LOOK_AGAIN_SECONDS = 0.5  # for a write of which nobody told, as whoever wrote was cut short
 _FAILURES = (Eau2Error, NotServing, Unreachable, WrongEpoch, FileNotFoundError)
 
@@ -84,6 +85,7 @@ class Membership:
         self._refused = ""
         self._beat = self._runtime.now()
         self._work: dict[str, asyncio.Future[Answer]] = {}  # by the name that who asked gave it
+        self._asked: dict[str, float] = {}  # when they last did
         self._waiting: set[asyncio.Future[None]] = set()  # for a write
         self._loop, self._leases = LoopThread("eau2-member"), LoopThread("eau2-lease")
         known = node.records([VIEW]).get(VIEW)
@@ -168,7 +170,14 @@ class Membership:
         if token not in self._work:
             self._work[token] = asyncio.wrap_future(begin())
         done, _ = await asyncio.wait([self._work[token]], timeout=seconds)
-        return self._work.pop(token).result() if done else None
+        self._asked[token] = now = self._runtime.now()
+        for other in [name for name, at in self._asked.items() if now - at > _FORGOTTEN_SECONDS]:  # who asked has ended
+            if self._work[other].done():
+                del self._work[other], self._asked[other]
+        if not done:
+            return None
+        del self._asked[token]
+        return self._work.pop(token).result()
 
     async def changed(self, since: int, seconds: float) -> tuple[int, int]:
         """Return the node's generation and epoch as soon as there was a write after `since`, or when `seconds` are
@@ -228,7 +237,7 @@ class Membership:
     async def _renew(self, member: Member) -> None:
         asked, epoch = self._runtime.now(), member.view.epoch
         whole = member.whole == epoch
-        view = await self._runtime.coordinator().renew(self.name, self._incarnation, epoch, whole=whole)
+        view = await self._runtime.coordinator().renew(self.name, self._incarnation, member.renewing, whole=whole)
         until = asked + self._lease_seconds
         if view.epoch == epoch:
             member.renewed(view, until)

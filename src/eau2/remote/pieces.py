@@ -7,7 +7,7 @@ Its name is unguessable: who can open it is on that machine, and maps it; who ca
 from __future__ import annotations
 
 import os
-import tempfile
+import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from eau2.cluster.peer import Unreachable
 from eau2.distributed.fragment import NodeLost
-from eau2.errors import Corrupt, Eau2Error, failed_call
+from eau2.errors import Corrupt
 from eau2.remote.jobs import GONE_SECONDS
+from eau2.remote.transport import answer_of, view_without
 from eau2.remote.work import PART_BYTES
 from eau2.store.chunks import stamp_of
-from eau2.store.mapping import Mapping
+from eau2.store.mapping import Mapping, in_file
 from eau2.values.chunk import decode_stream, identify
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 INLINE_BYTES_MAX = 16 << 10
 _AHEAD = 3  # parts that are asked for before the one that is waited for has come
+# For one part: many are under way at once, for several fragments and queries, and a slow link has them one after the
+# other. That its node is gone is known long before. To ask sooner again would make the link slower still.
+_SLOW_SECONDS = 60.0
+_AGAIN_SECONDS = 0.1
 
 
 class Kept(NamedTuple):
@@ -73,38 +78,39 @@ def _opened(path: str) -> int | None:
 
 
 def _brought(piece: Piece, transport: Transport, folder: str) -> Mapping:
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix="eau2-piece-") as file:
-            for part in _parts(piece, transport):
-                file.write(part)
-            file.flush()
-            mapping = Mapping(file.fileno(), stamp_of(os.fstat(file.fileno())))
-    except Eau2Error:
-        raise
-    except OSError as error:
-        raise failed_call(error, folder) from error
+    mapping = in_file(_parts(piece, transport), folder)
     if identify(mapping.buffer()) != piece.handle.id:
         raise Corrupt(f"what {piece.node} has made for a query was damaged on its way", hint="try again")
     return mapping
 
 
 def _parts(piece: Piece, transport: Transport) -> Iterator[pa.Buffer]:
-    kept: Kept = piece.handle
-    coming: deque[Pending] = deque()
-    for start in range(0, kept.size, PART_BYTES):
-        arguments = (kept.query, kept.number, start, PART_BYTES)
-        coming.append(transport.call(piece.node, "piece", (arguments, {}), GONE_SECONDS))
+    coming: deque[tuple[int, Pending]] = deque()
+    for start in range(0, piece.handle.size, PART_BYTES):
+        coming.append((start, _asked(piece, transport, start)))
         if len(coming) > _AHEAD:
-            yield _part(piece, coming.popleft())
+            yield _part(piece, transport, *coming.popleft())
     while coming:
-        yield _part(piece, coming.popleft())
+        yield _part(piece, transport, *coming.popleft())
 
 
-def _part(piece: Piece, pending: Pending) -> pa.Buffer:
-    try:
-        part: pa.Buffer = pending.result()
-    except Unreachable:
-        raise NodeLost(piece.node) from None
-    except FileNotFoundError:  # it was started anew, or has given up the query
-        raise NodeLost(piece.node, f"{piece.node} has lost what it had made for a query") from None
-    return part
+def _asked(piece: Piece, transport: Transport, start: int) -> Pending:
+    arguments = (piece.handle.query, piece.handle.number, start, PART_BYTES)
+    return transport.call(piece.node, "piece", (arguments, {}), _SLOW_SECONDS)
+
+
+def _part(piece: Piece, transport: Transport, start: int, pending: Pending) -> pa.Buffer:
+    """Return the part that begins at `start`, for which `pending` was asked; again where that was lost."""
+    patience = time.monotonic() + GONE_SECONDS
+    while True:
+        try:
+            part: pa.Buffer = answer_of(transport, piece.node, pending)
+        except Unreachable:
+            if view_without(transport, piece.node) is not None or time.monotonic() >= patience:
+                raise NodeLost(piece.node) from None
+        except FileNotFoundError:  # it was started anew, or has given up the query
+            raise NodeLost(piece.node, f"{piece.node} has lost what it had made for a query") from None
+        else:
+            return part
+        time.sleep(_AGAIN_SECONDS)
+        pending = _asked(piece, transport, start)

@@ -131,7 +131,12 @@ class NodeQuery:
     def _run(self, number: int, fragment: Fragment) -> None:
         try:
             ran = Ran(number, tuple(self._runner.run(fragment, self._calls)))
-        except (Eau2Error, CannotCut) as error:
+        except CannotCut as why:
+            ran = Ran(number, (), why)
+        except Eau2Error as error:
+            names_none = not isinstance(error, QueryError) and fragment.node not in error.message
+            if names_none:  # who can mend it, mends it there
+                error.message = f"{fragment.node}: {error.message}"
             ran = Ran(number, (), error)
         except BaseException as error:  # of the engine or of ours: the caller is to know in any case
             ran = Ran(number, (), QueryError(f"a part of the query failed on {fragment.node}: {error!r}"))

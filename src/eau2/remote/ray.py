@@ -5,10 +5,9 @@ Run as a program it does for others what may hang or abort a process: it looks a
 
 from __future__ import annotations
 
-import asyncio
 import atexit
+import contextlib
 import functools
-import importlib
 import json
 import logging
 import os
@@ -16,9 +15,9 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import weakref
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -29,28 +28,27 @@ from ray._private.parameter import RayParams
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
 
 from eau2.cluster.peer import Unreachable
-from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
-from eau2.remote.address import Address, look, own_version
+from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption, StoreUnusable, VersionsDiffer
+from eau2.remote.address import ANSWER_SECONDS, Address, in_time, look, own_version, require_same_eau2
 from eau2.remote.coordinator import CoordinatorServer
 from eau2.remote.deployment import Deployment, Placed
-from eau2.remote.membership import NodeStatus
+from eau2.remote.process import Process, ServingNode
 from eau2.remote.raylets import LABEL
-from eau2.remote.server import NodeServer
 from eau2.remote.transport import COORDINATOR, Arriving
 from eau2.remote.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from eau2.remote.transport import Answer, Arguments, Pending
 
 Value = TypeVar("Value")
 
 _LOOK_SECONDS = 3
-_CONNECT_SECONDS = 20.0  # 0.5 s here
 _LEAVE_SECONDS = 2.0
 _PLACE_SECONDS = 1.0
 _STOP_SECONDS = 3.0
+_FREED_SECONDS = 0.05
 _NODE_ID = "ray.io/node-id"  # a label that each has
 _A_LITTLE = 0.0001  # of the resource that each machine has as its address
 ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}  # without that machine nothing goes on anyhow
@@ -63,7 +61,8 @@ _GONE = (ray.exceptions.RayError, CancelledError)  # the process, or what is bet
 # -- connecting --------------------------------------------------------------------------------------------------------
 
 _connecting = threading.Lock()
-_connected = False  # by us
+_connected: tuple[str, ...] = ()  # by us: the head, as we were told and as Ray calls it
+_before: dict[str, str | None] = {}  # what the variables were that we have set to connect
 _used: weakref.WeakSet[RayTransport] = weakref.WeakSet()  # not closed yet
 _PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "9999999"}  # or Ray ends a process whose head is gone
 
@@ -76,35 +75,50 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
     """
     global _connected
     with _connecting:
-        if _connected and not _used and ray.is_initialized() and ray.get_runtime_context().gcs_address != address.head:
-            if not _left(_CONNECT_SECONDS):
-                raise ClusterUnavailable("the Ray cluster of before does not let go", hint="use another process")
-            _connected = False
+        idle = _connected and not _used and ray.is_initialized() and address.head not in _connected
+        if idle and not _left(ANSWER_SECONDS):
+            raise ClusterUnavailable("the Ray cluster of before does not let go", hint="use another process")
         if ray.is_initialized():
             connected = ray.get_runtime_context().gcs_address
-            if connected != address.head:
+            if address.head != connected and address.head not in _connected:
                 raise InvalidOption(
                     f"this process is connected to the Ray cluster at {connected}, not to that at {address.head}",
                     hint="Ray has one connection a process: use another, or call ray.shutdown() first",
                 )
-            return _in_time(address, functools.partial(_clusters, connected))
+            clusters = in_time(address, functools.partial(_clusters, connected))
+            require_same_eau2(clusters, address)
+            return clusters
+        _forget()
         clusters = look(address)
+        _before.update({name: os.environ.get(name) for name in address.environment})
         os.environ.update(address.environment | _PATIENCE)
         Config.initialize("")  # Ray has read its variables when it was imported, maybe long before
         AuthenticationTokenLoader.instance().reset_cache()
-        ray_constants.ENABLE_RAY_CLUSTER &= "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in address.environment
+        ray_constants.ENABLE_RAY_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
         worker.listen_error_messages = lambda *_: None  # it prints news of Ray's on standard output, which is ours
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
         try:
-            _in_time(address, lambda: ray.init(address.head, **quiet))
+            in_time(address, lambda: ray.init(address.head, **quiet))
         finally:
             os.environ.pop(*_PATIENCE)  # not for a cluster that is started from here
         atexit.register(_leave)
         if threading.current_thread() is threading.main_thread():  # no other may say what signals do
             # Ray would abort the process three seconds after SIGTERM, also one that has a handler and ends well.
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-        _connected = True
+        _connected = address.head, ray.get_runtime_context().gcs_address
         return clusters
+
+
+def _forget() -> None:
+    """Have the environment as it was before we connected, if we did: the next cluster may have another token."""
+    global _connected
+    _connected = ()
+    for name, value in _before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _before.clear()
 
 
 def _left(seconds: float) -> bool:
@@ -121,27 +135,6 @@ def _leave() -> None:
         print("eau2: the Ray cluster does not answer; the process ends without taking leave of it", file=sys.stderr)
         sys.stdout.flush()
         os._exit(1)
-
-
-def _in_time(address: Address, ask: Callable[[], Value]) -> Value:
-    """Return what `ask` does, in a thread of its own, as it may hang: on a raylet that is frozen, for one."""
-    done: Future[Value] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(ask())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="eau2-connecting", daemon=True).start()
-    try:
-        return done.result(_CONNECT_SECONDS)
-    except Exception as error:
-        why = "does not answer" if isinstance(error, TimeoutError) else f"refuses: {error}"
-        raise ClusterUnavailable(
-            f"the Ray cluster at {address.head} {why}",
-            hint="does a raylet run on this machine, and is neither it nor the head stopped or overloaded?",
-        ) from error
 
 
 # -- how calls travel --------------------------------------------------------------------------------------------------
@@ -203,53 +196,10 @@ def _namespace(cluster: str) -> str:
 # -- processes, and where they are -------------------------------------------------------------------------------------
 
 
-class Process:
-    """What an actor is to others: one who answers. When it ends Ray starts it anew, as long as its machine is there;
-    what counts is on a disk."""
+class NodeProcess(ServingNode):
+    """A node that is an actor."""
 
-    def __init__(self) -> None:
-        self._server: NodeServer | CoordinatorServer | None = None
-
-    async def ask(self, method: str, arguments: Arguments) -> Answer:
-        """Have `method` done."""
-        if self._server is None:
-            return None, Unreachable("a node that is not ready")
-        try:
-            return await asyncio.wrap_future(self._server.ask(method, arguments))
-        except asyncio.CancelledError:  # it was stopped meanwhile
-            return None, Unreachable("a node that has ended")
-
-    async def stop(self) -> None:
-        """End what it does, and leave its files as they are to be."""
-        if self._server is not None:
-            self._server.stop()
-
-
-class NodeProcess(Process):
-    """A node. Its directory may be in use when it begins, by a process that was given up and has not ended: it tries
-    until it gets it, as Ray does not start an actor anew that raises here."""
-
-    def __init__(self, deployment: Deployment, placed: Placed) -> None:
-        super().__init__()
-        self._refused = ""
-        threading.Thread(target=self._begin, args=(deployment, placed), name="eau2-beginning", daemon=True).start()
-
-    def _begin(self, deployment: Deployment, placed: Placed) -> None:
-        transport, memory_bytes = RayTransport(deployment.name), deployment.memory_bytes or None
-        while self._server is None:
-            try:
-                self._server = NodeServer(
-                    placed.directory, transport, name=placed.name, flush=deployment.flush, memory_bytes=memory_bytes
-                )
-            except Exception as error:
-                self._refused = str(error) if isinstance(error, Eau2Error) else traceback.format_exc()
-                time.sleep(_PLACE_SECONDS)
-        importlib.import_module("eau2.distributed.runner")  # 0.3 s that the first query need not wait
-
-    async def ask(self, method: str, arguments: Arguments) -> Answer:
-        if self._server is None and method == "status":
-            return NodeStatus("", "", 0, serves=False, refused=self._refused), None
-        return await super().ask(method, arguments)
+    transport = RayTransport
 
 
 class CoordinatorProcess(Process):
@@ -267,6 +217,9 @@ class CoordinatorProcess(Process):
     async def ask(self, method: str, arguments: Arguments) -> Answer:
         if method == "placed":
             return self._placed, None
+        if method == "share":  # of memory, for nodes that come: those that are there keep theirs
+            self._deployment = replace(self._deployment, memory_bytes=arguments[0][0])
+            return None, None
         return await super().ask(method, arguments)
 
     def _place(self) -> None:
@@ -278,18 +231,36 @@ class CoordinatorProcess(Process):
             time.sleep(_PLACE_SECONDS)
 
     def _look(self) -> None:
-        space = _namespace(self._deployment.name)
-        known = {one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == space}
+        known = _actors(self._deployment.name)
         machines = {_machine(node): node for node in ray.nodes() if node["Alive"]}
         new = [name for name in machines if name not in self._placed or self._placed[name].name not in known]
         asked = {name: self._ask_who_is_there(machines[name]) for name in new}
         for name, answer in asked.items():
             try:
-                placed: Placed = ray.get(answer, timeout=_CONNECT_SECONDS)
+                placed: Placed = ray.get(answer, timeout=ANSWER_SECONDS)
+                self._require_own(placed, name, machines)
                 self._start_node(placed, machines[name])
             except (Eau2Error, ray.exceptions.RayError) as error:
-                placed = Placed("", "", str(error))
+                placed = Placed("", "", str(getattr(error, "cause", None) or error))  # without Ray's traceback
             self._placed = {**self._placed, name: placed}
+
+    def _require_own(self, placed: Placed, machine: str, machines: dict[str, Any]) -> None:
+        """Raise unless `machine` has our eau2, and a node of its own. The node of a machine that is gone moves here."""
+        if placed.version != own_version():
+            raise VersionsDiffer(
+                f"eau2 is {placed.version} there, and {own_version()} on the head's machine",
+                hint="install the same on all machines, and start Ray there anew",
+            )
+        others = [other for other, its in self._placed.items() if its.name == placed.name and other != machine]
+        for other in others:
+            if other in machines:
+                raise StoreUnusable(
+                    f"{placed.directory} has the node {placed.name!r}, as {other} has",
+                    hint="give each machine a data directory of its own, and --labels=eau2-machine=NAME",
+                )
+            with contextlib.suppress(ValueError):  # its process is bound to the address of before
+                ray.kill(ray.get_actor(placed.name, namespace=_namespace(self._deployment.name)))
+            self._placed = {one: its for one, its in self._placed.items() if one != other}
 
     def _ask_who_is_there(self, node: dict[str, Any]) -> Any:
         there = {_NODE_ID: node["NodeID"]}
@@ -323,8 +294,8 @@ def _machine(node: dict[str, Any]) -> str:
 
 
 def machines(address: Address) -> list[str]:
-    """Return the machines that Ray has."""
-    return sorted({_machine(node) for node in _in_time(address, ray.nodes) if node["Alive"]})
+    """Return the machines that Ray has; one that it has twice comes twice."""
+    return sorted(_machine(node) for node in in_time(address, ray.nodes) if node["Alive"])
 
 
 def start(address: Address, deployment: Deployment) -> None:
@@ -335,7 +306,27 @@ def start(address: Address, deployment: Deployment) -> None:
         GcsClient(address=address.head).internal_kv_put(name, value, True, _SPACE, timeout=_LOOK_SECONDS)
         actor(CoordinatorProcess, COORDINATOR, deployment.name, **ON_HEAD).remote(deployment)
 
-    _in_time(address, do)
+    in_time(address, do)
+
+
+def undeploy(address: Address, cluster: str) -> None:
+    """End what there is of a cluster that never came to be."""
+
+    def do() -> None:
+        there = _actors(cluster)
+        for name in there:
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(name, namespace=_namespace(cluster)))
+        while there and not there.isdisjoint(_actors(cluster)):  # their names are free some milliseconds later
+            time.sleep(_FREED_SECONDS)
+
+    in_time(address, do)
+
+
+def _actors(cluster: str) -> set[str]:
+    """Return the names of the processes of a cluster."""
+    there = ray.util.list_named_actors(all_namespaces=True)
+    return {one["name"] for one in there if one["namespace"] == _namespace(cluster)}
 
 
 def stop(names: Sequence[str], cluster: str) -> None:

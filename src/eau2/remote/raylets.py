@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ from eau2.remote.identity import remove_semaphores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from eau2.store.database import Flush
 
 LABEL = "eau2-machine"  # of a raylet: the same whenever it is started, as Ray's own ids are not
 OBJECT_STORE_BYTES = 200 << 20  # of a raylet; what does not fit is spilled
@@ -46,6 +48,11 @@ _LOG_CHARACTERS_MAX = 2000
 _HEALTH_CHECKS = {"initial_delay_ms": "0", "period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "3"}
 
 
+def _temporary() -> str:
+    temporary = tempfile.gettempdir()
+    return temporary if len(temporary) <= _TEMPORARY_CHARACTERS_MAX else "/tmp"
+
+
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
     """A Ray cluster on this machine, as its file says."""
@@ -54,6 +61,8 @@ class LocalCluster:
     machines: tuple[str, ...]  # the first has the head
     data_directory: Path
     replicas: int
+    flush: Flush = "process"
+    temporary: str = field(default_factory=_temporary)  # where Ray's files are, below
     address: str = ""  # of the head; "" while it is being started
 
     @property
@@ -66,10 +75,8 @@ class LocalCluster:
 
     @property
     def folder(self) -> Path:
-        """Ray's files. The same each time, so that nothing has to be remembered to find them."""
-        temporary = tempfile.gettempdir()
-        temporary = temporary if len(temporary) <= _TEMPORARY_CHARACTERS_MAX else "/tmp"
-        return Path(temporary) / f"eau2-{hashlib.sha256(bytes(self.directory)).hexdigest()[:12]}"
+        """Ray's files."""
+        return Path(self.temporary) / f"eau2-{hashlib.sha256(bytes(self.directory)).hexdigest()[:12]}"
 
     # -- what runs ----------------------------------------------------------------------------------------------------
 
@@ -236,6 +243,8 @@ class LocalCluster:
             "machines": self.machines,
             "data_directory": str(self.data_directory),
             "replicas": self.replicas,
+            "flush": self.flush,
+            "temporary": self.temporary,
             "address": self.address,
         }
         write_own(self.directory / _STATE, json.dumps(document))
@@ -246,8 +255,8 @@ class LocalCluster:
         path = directory / _STATE
         try:
             found = json.loads(path.read_bytes())
-            machines, data = tuple(found["machines"]), Path(found["data_directory"])
-            return cls(directory, machines, data, found["replicas"], found["address"])
+            found |= {"directory": directory, "machines": tuple(found["machines"])}
+            return cls(**found | {"data_directory": Path(found["data_directory"])})
         except FileNotFoundError:
             return None
         except OSError as error:

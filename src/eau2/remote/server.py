@@ -6,6 +6,7 @@ whole chunks is done by a pool of threads, and so is in nobody's way.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from eau2.store.nodes import NodeStatistics, Staged
 
 _POOL_THREADS = 8
+_FORGET_SECONDS = 10.0
 _STOP_SECONDS = 0.3  # for each of the threads; the node itself takes at most 0.9
 _OF_MEMBER = frozenset(
     ["get", "names", "write", "hold", "release", "replicate", "revoke", "collect", "reserve", "finish"]
@@ -105,6 +107,7 @@ class NodeServer:
         }
         self._jobs = Work(name, kinds)
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="eau2-node")
+        self._membership.submit(self._forgetting())
 
     def __repr__(self) -> str:
         return f"<NodeServer {self.name} {self._owned.path}: {self._membership}>"
@@ -134,6 +137,13 @@ class NodeServer:
         """Have `method` done, however long it takes: see `Membership.work`."""
         return await self._membership.work(token, lambda: self.ask(method, (given, {})), seconds)
 
+    async def _forgetting(self) -> None:
+        """See now and then which drivers have ended without a word: what is kept for them takes room."""
+        while not self._stopped:
+            await asyncio.sleep(_FORGET_SECONDS)
+            with contextlib.suppress(RuntimeError):  # it was stopped just now
+                self._pool.submit(self._discard_overdue)
+
     def _answer(self, method: str, given: tuple[Any, ...], named: dict[str, Any]) -> Answer:
         try:
             if method in JOB_CALLS:
@@ -160,6 +170,7 @@ class NodeServer:
 
     def _do_stage(self, client: str, chunk_id: str, pieces: Sequence[pa.Buffer]) -> Staged:
         """Write a chunk where nobody sees it yet, for driver `client`."""
+        self._discard_overdue()  # first: it may be what the disk has no room beside
         size = sum(piece.size for piece in pieces)
         return self._noted(client, self._node.stage(Chunk(chunk_id, 0, size, tuple(pieces))))
 
@@ -169,7 +180,6 @@ class NodeServer:
         return self._noted(client, self._node.stage_again(chunk_id, data))
 
     def _noted(self, client: str, staged: Staged) -> Staged:
-        self._discard_overdue()
         self._lending.staged(client, time.monotonic(), staged)
         return replace(staged, node=self.name)
 
@@ -200,7 +210,6 @@ class NodeServer:
             except (FileNotFoundError, Corrupt) as error:
                 failures[chunk_id] = error
         self._lending.lend(client, time.monotonic(), lease, found)
-        self._discard_overdue()
         return [failures.get(chunk_id) for chunk_id in chunk_ids]
 
     def _do_read(self, client: str, lease: str, chunk_id: str) -> pa.Buffer:

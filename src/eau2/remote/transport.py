@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 COORDINATOR = "coordinator"
+WAITS_HINT = "start it; or, if it never comes back, `eau2 drain NODE` gives up what only it has"
 ANSWER_SECONDS = 2.0  # what is not answered by then is asked again: every request may come twice
 CHUNK_SECONDS = 20.0  # for what reads or writes some chunks
 POLL_SECONDS = 5.0  # for which a node is asked at once whether there was a write
@@ -79,9 +80,10 @@ class Arriving:
 
     def result(self) -> Any:
         try:
-            return opened(self._future.result(max(0.0, self._deadline - time.monotonic())))
+            answer = self._future.result(max(0.0, self._deadline - time.monotonic()))
         except (TimeoutError, concurrent.futures.CancelledError):
             raise Unreachable(self._name) from None
+        return opened(answer)  # it may raise a TimeoutError of there
 
     def arrives(self, seconds: float) -> bool:
         left = max(0.0, self._deadline - time.monotonic())

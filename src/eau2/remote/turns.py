@@ -36,8 +36,9 @@ class Turns:
             if not work or self._closed:
                 return
             self._waiting.setdefault(whose, deque()).extend(work)
-            wanted = min(self._count - self._threads, min(len(work), self._share) - self._idle)
-            for _ in range(wanted):
+            # Of all that waits: threads that are idle may not have seen yet what was added before.
+            begins = sum(min(len(each), self._share - self._running[of]) for of, each in self._waiting.items())
+            for _ in range(min(self._count - self._threads, begins - self._idle)):
                 threading.Thread(target=self._run, name=f"{self._name}_{self._threads}", daemon=True).start()
                 self._threads += 1
             self._changed.notify_all()

@@ -134,7 +134,7 @@ class Watch:
             now = self._runtime.now()
             if self._returned or now - heard > _HEARD_SECONDS:
                 heard = now
-                await self._tell(live)
+                await self._tell(self._client.view.present)
             await asyncio.sleep(_BEAT_SECONDS)
         thread.stop(0.0)
 
@@ -180,9 +180,9 @@ class Watch:
         with contextlib.suppress(Unreachable, Eau2Error):
             self.learn(await self._runtime.coordinator().view())
 
-    async def _tell(self, live: tuple[str, ...]) -> None:
+    async def _tell(self, present: tuple[str, ...]) -> None:
         """Tell nodes that this driver lives, and what it gives back."""
-        returned: dict[str, list[str]] = {name: [] for name in live}
+        returned: dict[str, list[str]] = {name: [] for name in present}
         while self._returned:
             node, lease = self._returned.popleft()
             if node in returned:

@@ -170,9 +170,11 @@ class _Job:
         found: Future[Answer] = Future()
         with self._changed:
             self._heard_at = time.monotonic()
-            self._give_up_poll()  # it came again, because it was taken for lost
-            if number == self._answered[0]:
-                found.set_result((self._answered[1], None))
+            if number > self._answered[0]:
+                self._give_up_poll()  # it came again, because it was taken for lost
+            if number <= self._answered[0]:  # or it is a copy that comes late: for an older one nobody waits
+                said = self._answered[1] if number == self._answered[0] else ()
+                found.set_result((said, None))
                 return found
             self._poll = number, self._heard_at + seconds, room, found
             self._answer()

@@ -145,9 +145,11 @@ class ChunkFiles:
         there, new = self.stat(staged.id), stamp_of(os.stat(staged.path))
         if there is not None and there[0] == new[0]:  # a link to it; unlinking changes ctime, nothing else
             os.unlink(staged.path)
+            self._flush_there(path)
             return self._renewed(staged.id, there, known)
         if there is not None and self.mark(there) == known:
             os.unlink(staged.path)
+            self._flush_there(path)
             return there[1], known
         if new[2] != WRITTEN_NS:
             self._hash(staged.path, staged.id)
@@ -174,6 +176,12 @@ class ChunkFiles:
         found = file_id(path)
         if found != chunk_id:
             raise StoreUnusable(f"{path} was changed before it was stored", hint="see what else writes there")
+
+    def _flush_there(self, path: str) -> None:
+        """Whoever wrote the file may not have flushed it."""
+        if self._durable:
+            flush_file(path)
+            flush_file(os.path.dirname(path))
 
     def _flush(self, directory: str) -> None:
         if self._durable:

@@ -28,6 +28,7 @@ import apsw.sqlite_extra
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable, failed_call
 from eau2.store.interrupts import heed
 from eau2.store.log import require_commits
+from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +68,8 @@ pragma user_version = {USER_VERSION};
 """
 
 _vfs_lock = threading.Lock()
-_opening = threading.Lock()  # guards the folders: device and inode, in which the connections of this process are
-_folders: weakref.WeakKeyDictionary[apsw.Connection, tuple[int, int]] = weakref.WeakKeyDictionary()
+_opening = threading.Lock()  # guards the folders: device and inode, in which connections are, and whose those are
+_folders: weakref.WeakKeyDictionary[apsw.Connection, tuple[tuple[int, int], int]] = weakref.WeakKeyDictionary()
 os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 
 
@@ -114,7 +115,7 @@ class CopyingBack:
         if pages < _SHORT_LOG_PAGES:
             self._next = _SHORT_LOG_PAGES
         elif pages >= self._next:
-            least = _SHORT_LOG_PAGES if self._room() < _SHORT_DISK_BYTES else _LOG_PAGES
+            least = _SHORT_LOG_PAGES if _room(self._path) < _SHORT_DISK_BYTES else _LOG_PAGES
             if pages < least:
                 self._next = min(pages + _SHORT_LOG_PAGES, least)
             else:
@@ -134,14 +135,33 @@ class CopyingBack:
                 self._patience.seconds = _SNAPSHOT_SECONDS_MAX
                 # Cut short by a full disk, copying would have taken the last room, and deletes have none.
                 needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(self._path).st_size
-                if needed <= 0 or needed <= self._room():
+                if needed <= 0 or needed <= _room(self._path):
                     connection.wal_checkpoint(mode=mode)
             finally:
                 self._patience.seconds = seconds
 
-    def _room(self) -> int:
-        found = os.statvfs(self._path)
-        return found.f_bavail * found.f_frsize
+
+def _room(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def require_fit(connection: apsw.Connection, path: Path, *, log_bytes: int | None = None) -> None:
+    """Raise DiskFull unless what is written, in the transaction under way too, has its place in the file as it is; or,
+    when `log_bytes` are yet to be added to the log, on the disk beside them."""
+    needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(path).st_size
+    if needed > (0 if log_bytes is None else max(0, _room(path) - log_bytes)):
+        raise meaning(apsw.FullError(), path)
+
+
+def opened_log(path: Path) -> int:
+    """Return a descriptor of the log of the database at `path`, which a connection has open; its name is flushed."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+        return os.open(f"{path}-wal", os.O_RDONLY)
+    finally:
+        os.close(directory)
 
 
 def create(path: Path) -> None:
@@ -188,14 +208,22 @@ def connect(path: Path, *, read_only: bool = False, patience: Patience) -> apsw.
 
 
 def _first_looking(path: Path, read_only: bool) -> apsw.Connection:
-    """As `_open`. The first connection of a process looks at what killed ones left, before SQLite does."""
+    """As `_open`. The first connection of a process looks at what killed ones left, before SQLite does.
+
+    StoreClosed in a forked child of one that had it open: SQLite would take the locks of the parent for the child's,
+    and the parent's close would remove the log that the child writes.
+    """
     status = os.stat(path.parent)
-    folder = status.st_dev, status.st_ino
+    folder, process = (status.st_dev, status.st_ino), os.getpid()
     with _opening:
-        if all(_folders.get(other) != folder for other in apsw.connections()):
+        known = [_folders[other] for other in apsw.connections() if other in _folders]
+        open_by = {opener for where, opener in known if where == folder}
+        if open_by - {process}:
+            raise closed(forked=True)
+        if not open_by:
             require_commits(path)
         connection = _open(path, read_only)
-        _folders[connection] = folder
+        _folders[connection] = folder, process
     return connection
 
 

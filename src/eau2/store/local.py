@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable, is_disk_full
+from eau2.store.chunks import flush_file
 from eau2.store.node import DirectoryNode
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MARKER = "eau2.json"
 _NODE = "node-0"
+_FILLED = "filled"  # an empty file: the node has been made, and is not to be made anew where it has gone
 _MAKING = ".eau2.json."  # a marker that is being written; what a killed creator leaves
 _IGNORED = ("lost+found",)  # a file system of its own has it
 
@@ -38,11 +40,25 @@ class LocalNodes:
         self.path = Path(os.path.abspath(path))
         try:
             self.id = self._known() or self._made()
+            self._require_node()
             self._node = DirectoryNode(self.path / _NODE, flush=flush, name=_NODE)
+            if not (self.path / _FILLED).exists():
+                with contextlib.suppress(OSError):  # one that cannot be written need not be marked
+                    (self.path / _FILLED).touch()
         except OSError as error:
             if isinstance(error, Eau2Error):
                 raise
             raise _cannot_open(error, self.path) from error
+
+    def _require_node(self) -> None:
+        node = self.path / _NODE
+        there = (node / "entries.db").exists() or (node / "generation").exists()
+        alone = not any(self.path.glob("node-[1-9]*"))  # else others may have copies, and it is made anew from those
+        if (self.path / _FILLED).exists() and alone and not there:
+            raise Corrupt(
+                f"{node} is missing, or empty, which has what was stored",
+                hint=f"is its disk mounted? put it back; or remove {self.path / _FILLED} to begin anew",
+            )
 
     def members(self) -> tuple[str, ...]:
         return (_NODE,)
@@ -93,7 +109,9 @@ class LocalNodes:
         try:
             new.write_text(json.dumps({"format": FORMAT, "id": str(uuid.uuid4())}) + "\n")
             with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process was first, and tidied up
+                flush_file(new)
                 os.link(new, self.path / MARKER)
+            flush_file(self.path)
         finally:
             for name in os.listdir(self.path):
                 if name.startswith(_MAKING) and (name == new.name or (self.path / MARKER).exists()):

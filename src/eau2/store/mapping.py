@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import tempfile
 import threading
 import weakref
 from contextlib import contextmanager
@@ -19,12 +20,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from eau2.errors import Corrupt, StoreUnusable
+from eau2.errors import Corrupt, Eau2Error, StoreUnusable, failed_call
 from eau2.store.chunks import file_id, stamp_of
 from eau2.values.chunk import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from eau2.store.chunks import ChunkFiles, Stamp
 
@@ -73,6 +74,21 @@ class Mapping:
             os.close(end)
             os.close(sink)
         return True
+
+
+def in_file(pieces: Iterable[pa.Buffer], folder: str) -> Mapping:
+    """Return `pieces` mapped as one, from a file without a name in `folder` that goes with the mapping. DiskFull,
+    StoreUnusable and others of the folder; and what `pieces` raises."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix="eau2-") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            return Mapping(file.fileno(), stamp_of(os.fstat(file.fileno())))
+    except Eau2Error:
+        raise
+    except OSError as error:
+        raise failed_call(error, folder) from error
 
 
 class Mappings:

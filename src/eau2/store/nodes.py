@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from eau2.errors import KeyExists, KeyMissing, StoreClosed, VersionConflict
+from eau2.errors import KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from threading import RLock
 
     import pyarrow as pa
 
@@ -339,8 +340,22 @@ def refusal(key: str, expect: int, found: int | None) -> Eau2Error | None:
     )
 
 
+def amid_another(lock: RLock) -> StoreBusy | None:
+    """Return the error for a thread that has `lock`, if this one has it: it is a signal's handler, or a finalizer, that
+    interrupts a read or a write of its own thread, and must not meddle with it. 40 ns."""
+    if not lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks
+        return None
+    return StoreBusy(
+        "this thread is amid a read or a write, which a signal's handler or a finalizer has interrupted",
+        hint="note there what is to be done, and do it after",
+    )
+
+
 def closed(*, forked: bool = False) -> StoreClosed:
     """Return the error for a node that is used after close(), or in a child of the process that opened it."""
     if forked:
-        return StoreClosed("the store was opened before this process was forked", hint="open it again in the child")
+        return StoreClosed(
+            "the store was open in the process that this one was forked from",
+            hint="close it before the fork and open it in both, or start children with spawn or forkserver",
+        )
     return StoreClosed("the store is closed", hint="open it again")

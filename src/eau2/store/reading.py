@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from eau2.store.database import DAMAGE, WHOLE, connect, lost, meaning
-from eau2.store.nodes import Entry, closed
+from eau2.store.nodes import Entry, amid_another, closed
 from eau2.values.key import FIRST, prefix_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from eau2.errors import Eau2Error
     from eau2.store.database import Patience, Row
     from eau2.store.generation import Generation
 
@@ -41,7 +42,8 @@ class Reader:
         self._generation = generation
         self._counters = generation.counters
         self._reconnect: Callable[[], apsw.Connection] = lambda: connect(path, read_only=read_only, patience=patience)
-        self._lock = threading.Lock()  # guards everything below, and the connection
+        # Guards everything below, and the connection. A signal's handler may close amid a read of its own thread.
+        self._lock = threading.RLock()
         self._connection = self._reconnect()
         self._run: Callable[..., Any] = self._connection.cursor().execute
         self._immutable = read_only  # such a connection may not see later writes: it is opened again after any
@@ -56,6 +58,8 @@ class Reader:
     def get(self, key: str) -> Entry | None:
         """Return what is under `key`."""
         try:
+            if (error := amid_another(self._lock)) is not None:
+                raise error
             with self._lock:
                 self.gets += 1
                 self._used = True
@@ -67,14 +71,14 @@ class Reader:
                     row = self._with_large(key, row)
         except DAMAGE as error:
             self._begin_anew()
-            raise meaning(error, self.path, key) from error
+            raise self._meaning(error, key) from error
         return None if row is None else new_entry(Entry, row)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Return what is under those of `keys` that have a value, in their order, all of one moment."""
         if not keys:
             return {}
-        with self._lock:
+        with self._alone():
             self.gets += len(keys)
             run = self._begin()
             damage: Exception | None = None
@@ -88,7 +92,7 @@ class Reader:
         if damage is not None:
             for key in keys:
                 self.get(key)  # one of them says which it is
-            raise meaning(damage, self.path) from damage
+            raise self._meaning(damage) from damage
         found = {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[2] is not None}
         if len(found) < len(keys):
             for key, row in zip(keys, rows, strict=True):
@@ -107,31 +111,32 @@ class Reader:
 
     def chunk_rows(self, chunk_ids: Sequence[str]) -> list[tuple[int, int, str] | None]:
         """Return (size, references, stamp) of each chunk, None where there is no row: all of one moment."""
-        with self._lock:
+        with self._alone():
             run = self._begin()
             try:
                 return [run(_CHUNK, (chunk_id,)).get for chunk_id in chunk_ids]
             except DAMAGE as error:
                 self._end()
-                raise meaning(error, self.path) from error
+                raise self._meaning(error) from error
             finally:
                 self._end_unless_kept()
 
     def rows(self, query: str, bindings: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query of this package."""
-        with self._lock:
+        with self._alone():
             run = self._begin()
             try:
                 found: list[Any] = run(query, bindings).fetchall()
                 return found
             except DAMAGE as error:
                 self._end()
-                raise meaning(error, self.path) from error
+                raise self._meaning(error) from error
             finally:
                 self._end_unless_kept()
 
     def close(self) -> None:
         """End the transaction, the connection and the idle thread. A last connection takes the log into the file."""
+        amid = amid_another(self._lock) is not None
         with self._lock:
             if self._closed:
                 return
@@ -141,16 +146,25 @@ class Reader:
             self._counters = _NO_COUNTERS
             self._connection.close()
             idle = self._idle
-        if idle is not None:
+        if idle is not None and not amid:  # else it waits for the lock, and sees then that it is over
             idle.join(1.0)
 
     def abandon(self) -> list[object]:
         """In a forked child: forget all without touching it. Return what must never be freed here."""
         left: list[object] = [self._connection, self._run]
-        self._lock = threading.Lock()  # the parent's may have been held at the fork
+        self._lock = threading.RLock()  # the parent's may have been held at the fork
         self._run = _refuse_forked
         self._kept, self._counters, self._closed = _NONE, _NO_COUNTERS, True
         return left
+
+    def _alone(self) -> threading.RLock:
+        """Return the lock, which is not this thread's yet. StoreBusy."""
+        if (error := amid_another(self._lock)) is not None:
+            raise error
+        return self._lock
+
+    def _meaning(self, error: Exception, key: str = "") -> Eau2Error:
+        return closed() if self._closed else meaning(error, self.path, key)
 
     # -- private, all under the lock ----------------------------------------------------------------------------------
 

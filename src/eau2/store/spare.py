@@ -30,6 +30,7 @@ class Spare:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "spare"
         self.is_short = False  # there was no room for all of it
+        self._lent = False
 
     @property
     def bytes(self) -> int:
@@ -40,7 +41,9 @@ class Spare:
             return 0
 
     def make(self) -> None:
-        """Have it, as far as there is room. 20 us when it is there."""
+        """Have it, as far as there is room, unless it is lent. 20 us when it is there."""
+        if self._lent:  # what is written with it is not copied back yet, which may need some of it
+            return
         with contextlib.suppress(OSError):
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -60,9 +63,11 @@ class Spare:
         except DiskFull:
             if not self.bytes:
                 raise
+        self._lent = True
+        try:
             with contextlib.suppress(OSError):
                 os.truncate(self._path, 0)
-        try:
             return work()
         finally:
+            self._lent = False
             take_back()

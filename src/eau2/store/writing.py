@@ -20,8 +20,8 @@ import apsw
 from eau2.errors import DiskFull, Eau2Error, OutcomeUnknown, StoreBusy, StoreClosed, failed_call
 from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning
-from eau2.store.nodes import Kind, closed
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning, opened_log, require_fit
+from eau2.store.nodes import Kind, amid_another, closed
 from eau2.values.key import MARK
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+_LARGE_BYTES = 16 << 10  # less is not worth the look
+
 
 class _Request:
     """The writes of one caller, how they are applied, and what became of them."""
@@ -57,22 +59,17 @@ class _Request:
         self.alone = alone or (bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes))
 
     @property
+    def bytes(self) -> int:
+        """How large the payloads are."""
+        return len(self.writes[0].payload) if len(self.writes) == 1 else sum(len(one.payload) for one in self.writes)
+
+    @property
     def makes_room(self) -> bool:
         """Whether it is only to delete, or to undo, or says of a cluster's own what is to be deleted."""
         return self.undoes or all(
             write.kind == Kind.DELETED or (write.kind == Kind.BYTES and write.key.startswith(MARK))
             for write in self.writes
         )
-
-
-def _opened_log(path: Path) -> int:
-    """Return a descriptor of the log of the database at `path`, which a connection has open; its name is flushed."""
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-        return os.open(f"{path}-wal", os.O_RDONLY)
-    finally:
-        os.close(directory)
 
 
 class Writer:
@@ -93,7 +90,7 @@ class Writer:
         self._connection.set_wal_hook(self._copying_back)
         self.changes = Changes(self._connection, files)
         self._run = self.changes.run
-        self._log = -1 if flush == "process" else _opened_log(path)
+        self._log = -1 if flush == "process" else opened_log(path)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
         self.left_over = False  # files may be there that no row names, and that we could not remove
@@ -112,6 +109,9 @@ class Writer:
         unless `alone`; see `Node.write`. The staged chunks of one whose outcome is 0 or an error are removed. On a full
         disk what deletes, or `undoes` what failed, has the spare room."""
         request = _Request(writes, apply or self.changes.write, alone, undoes)
+        if (amid := amid_another(self._lock)) is not None:
+            self._fail(request, amid)
+            raise amid
         try:
             self._queue.append(request)  # the lock's holder takes it, or we do when we hold the lock
             while not request.done:
@@ -130,6 +130,8 @@ class Writer:
 
         StoreBusy when the lock does not come within `seconds`. What it raises rolls everything back.
         """
+        if (amid := amid_another(self._lock)) is not None:
+            raise amid
 
         def work(held: bool) -> Any:
             if not held:
@@ -233,7 +235,7 @@ class Writer:
             try:
                 self._commit_all(batch)
             except DiskFull:
-                if len(batch) == 1 and not batch[0].makes_room:
+                if batch[0].alone and not batch[0].makes_room:
                     raise
                 self._commit_each(batch)
         except Exception as error:
@@ -251,15 +253,30 @@ class Writer:
         """The disk had no room for all of them; the one that is too large must not fail the others."""
         for request in batch:
             try:
-                self._commit_somehow(
-                    lambda request=request: self._commit_all([request]),  # type: ignore[misc]
-                    makes_room=request.makes_room,
-                )
+                self._commit_alone(request)
             except Eau2Error as error:
                 self._fail(request, error)
 
+    def _commit_alone(self, request: _Request) -> None:
+        try:
+            self._commit_somehow(lambda: self._commit_all([request]), makes_room=request.makes_room)
+        except DiskFull:
+            if request.makes_room or request.bytes > self._spare.bytes // 2:
+                raise
+            self._commit_in_place(request)
+
+    def _commit_in_place(self, request: _Request) -> None:
+        """Commit what fits into the room that deletes have left in the database, whose file stays as large: the log
+        alone has the spare room. Half of that at most, as it cannot be taken back while others read from the log."""
+
+        def apply() -> None:
+            self._apply_all([request])
+            require_fit(self._connection, self._path)
+
+        self._commit_somehow(lambda: self._commit_all([request], apply), makes_room=True)
+
     def _commit_somehow(self, commit: Callable[[], Value], *, makes_room: bool) -> Value:
-        """Return what `commit` does; on a full disk, if it makes room, with what is spared for that."""
+        """Return what `commit` does; on a full disk, if it makes room, or needs none, with what is spared for that."""
 
         def take_back() -> None:
             self._copying_back.shorten(self._connection)  # which may take more room than it has
@@ -267,11 +284,11 @@ class Writer:
 
         return self._spare.lend(commit, take_back) if makes_room else commit()
 
-    def _commit_all(self, batch: list[_Request]) -> None:
+    def _commit_all(self, batch: list[_Request], apply: Callable[[], None] | None = None) -> None:
         self.changes.unnamed.clear()
         self._started = 0  # `_committed` is asked even of what never began
         try:
-            self._commit(lambda: self._apply_all(batch))
+            self._commit(apply or (lambda: self._apply_all(batch)))
             self._flush()
         except OutcomeUnknown as error:
             for request in batch:
@@ -307,6 +324,9 @@ class Writer:
     def _apply_all(self, batch: list[_Request]) -> None:
         for request in batch:
             request.outcomes = request.apply(request.writes)
+            size = request.bytes
+            if size > _LARGE_BYTES:  # what the log has and the disk has no room for would keep its room from deletes
+                require_fit(self._connection, self._path, log_bytes=size)
 
     def _commit(self, change: Callable[[], Any]) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""

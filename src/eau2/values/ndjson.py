@@ -7,24 +7,29 @@ one by one, the bad ones are taken out, and the rest is read again. Names absent
 from __future__ import annotations
 
 import json as text_json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import json
 
 from eau2.values.block import Block, Reject, Widening
 
 _REFUSALS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError)
 _BLANKS = b" \t\r\n"
+_INTS_BELOW = 2**63  # whole numbers beyond are kept as text: as FLOAT they would lose digits
+_LONG = re.compile(rb"[0-9]{19}")
 
 
 @dataclass(frozen=True)
 class Ndjson:
     """How to read NDJSON: `given` is the caller's schema, and then other names in a line are bad.
 
-    See eau2.values.block.Lines. Without one, a value that its column cannot hold, and a new name, widen the schema when
-    `widen`; where no Arrow type holds both kinds the column becomes STRING, and what is no text is kept as JSON.
+    See eau2.values.block.Lines. Without one, a value that its column cannot hold, and a new name, widen the schema
+    when `widen`; where no Arrow type holds both kinds the column becomes STRING, and what is no text is kept as JSON.
+    So it does where whole numbers are beyond 64 bits.
     """
 
     given: pa.Schema | None = None
@@ -47,7 +52,7 @@ class Ndjson:
             lines.pop()
         blank = sum(1 for line in lines if not line.strip(_BLANKS))
         batch = None if _has_null_line(data, lines) else _read(data, schema, len(lines) - blank)
-        if batch is not None:
+        if batch is not None and not (self.may_widen and _loses_digits(batch, lines)):
             return Block(schema, len(lines), batch.num_rows, blank, batches=[batch])
         return self._look(lines, Block(schema, len(lines), 0, blank))
 
@@ -59,7 +64,7 @@ class Ndjson:
             elif line.strip(_BLANKS):
                 good.append((number, line))
         batch = _read_lines([line for _, line in good], block.schema)
-        if batch is None and self.may_widen:
+        if self.may_widen and (batch is None or _loses_digits(batch, [line for _, line in good])):
             _widen(good, block)
             batch = _read_lines([line for _, line in good], block.schema)
         if batch is None:
@@ -137,7 +142,7 @@ def _as_text(line: bytes, texts: set[str]) -> bytes:
     for name in texts & found.keys():
         if found[name] is not None and not isinstance(found[name], str):
             found[name] = text_json.dumps(found[name], ensure_ascii=False)
-    return text_json.dumps(found, ensure_ascii=False).encode()
+    return text_json.dumps(found, ensure_ascii=False).encode(errors="surrogatepass")  # which `_read` refuses
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -152,6 +157,7 @@ def _why_bad(line: bytes) -> str:
     if not line.strip(_BLANKS):
         return ""
     try:
+        line.decode()  # json takes half a surrogate pair for text
         found = text_json.loads(line)
     except UnicodeDecodeError:
         return "not valid UTF-8"
@@ -178,14 +184,51 @@ def _widest(schema: pa.Schema, lines: list[bytes]) -> pa.Schema:
     """Return the narrowest schema that holds `schema` and all of `lines`."""
     for line in [b"\n".join(lines)] if lines else []:
         seen = _widest_of(line)
-        joined = None if seen is None else _join(schema, seen)
+        joined = None if seen is None else _with_digits(_join(schema, seen), lines)
         if joined is not None and _read_lines(lines, joined) is not None:
             return joined
     for line in lines:
         seen = _widest_of(line)
         if seen is not None:
             schema = _join(schema, seen)
-    return schema
+    return _with_digits(schema, lines)
+
+
+def _with_digits(schema: pa.Schema, lines: list[bytes]) -> pa.Schema:
+    """Return `schema` with STRING for the FLOAT columns in which a whole number of `lines` would lose digits."""
+    if pa.float64() not in schema.types:
+        return schema
+    long = _long_numbers(lines)
+    lossy = [field.type == pa.float64() and field.name in long for field in schema]
+    return pa.schema(
+        [field.with_type(pa.string()) if lost else field for field, lost in zip(schema, lossy, strict=True)]
+    )
+
+
+def _long_numbers(lines: list[bytes]) -> set[str]:
+    """Return the names under which `lines` have whole numbers beyond 64 bits."""
+    found = (_object(line) or {} for line in lines if _LONG.search(line))
+    return {
+        name
+        for each in found
+        for name, value in each.items()
+        if type(value) is int and not -_INTS_BELOW <= value < _INTS_BELOW
+    }
+
+
+def _loses_digits(batch: pa.RecordBatch, lines: list[bytes]) -> bool:
+    """Whether `batch`, which was read from `lines`, has a whole number beyond 64 bits as FLOAT."""
+    floats = {
+        field.name
+        for field, column in zip(batch.schema, batch.columns, strict=True)
+        if field.type == pa.float64() and _is_large(column)
+    }
+    return bool(floats) and not floats.isdisjoint(_long_numbers(lines))
+
+
+def _is_large(column: pa.Array) -> bool:
+    bounds = pc.min_max(column).as_py().values()
+    return any(bound is not None and abs(bound) >= _INTS_BELOW for bound in bounds)
 
 
 def _join(old: pa.Schema, seen: pa.Schema) -> pa.Schema:
@@ -230,6 +273,8 @@ def _needs(line: bytes, name: str, old: pa.DataType | None) -> bool:
     if name not in found:
         return False
     if old is None:
+        return True
+    if old == pa.float64() and name in _long_numbers([line]):
         return True
     one = text_json.dumps({name: found[name]}).encode() + b"\n"
     return _read(one, pa.schema([(name, old)]), 1) is None

@@ -44,7 +44,10 @@ def _short(nulls: int, least: pa.Scalar, most: pa.Scalar) -> ColumnRange:
     """Cut long text to a bound that still holds: a prefix is below, the text after every text with the prefix above."""
     type_ = least.type
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        low, high = least.as_py(), most.as_py()
+        try:
+            low, high = least.as_py(), most.as_py()
+        except UnicodeDecodeError:  # Arrow does not look whether text is UTF-8
+            return ColumnRange(nulls)
         if len(low) > TEXT_LENGTH_MAX:
             least = pa.scalar(low[:TEXT_LENGTH_MAX], type_)
         if len(high) > TEXT_LENGTH_MAX:
