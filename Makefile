@@ -38,7 +38,7 @@ types: # takes one core for half a minute where it has no cache: beside the test
 	@$(BIN)/mypy
 
 fast-tests:
-	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow" -q
+	@HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not long" -q
 
 .venv/peers: .venv/dev locks/peers.txt
 	@test -x $@/bin/python || $(PYTHON) -m venv $@

@@ -9,9 +9,11 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
+from ray.exceptions import ActorUnavailableError
 from tests.folders import fast_folder
 from tests.until import SECONDS_MAX
 
@@ -34,15 +36,16 @@ def open_at(home, text):
     return patiently(lambda: eau2.open(text))
 
 
-def patiently(connect):
-    """Connect, also to a head that is taken for one that is frozen, as the machine is busy."""
+def patiently(ask):
+    """Ask, also a head that is taken for one that is frozen, as the machine is busy, or what a test has just killed."""
     deadline = time.monotonic() + SECONDS_MAX
     while True:
         try:
-            return connect()
-        except ClusterUnavailable:
+            return ask()
+        except (ClusterUnavailable, ActorUnavailableError):
             if time.monotonic() > deadline:
                 raise
+            time.sleep(0.1)
 
 
 class FreshNode(NodeProcess):
@@ -95,13 +98,13 @@ class RayCluster:
         return patiently(lambda: Connected(address))
 
     def _empty(self, deployment: Deployment, folder: str) -> None:
-        ray.get(self._ask(deployment.name, COORDINATOR).fresh.remote(deployment), timeout=SECONDS_MAX)
-        nodes = {name: self._ask(deployment.name, name) for name in self.machines.machines}
-        fresh = [node.fresh.remote(deployment, f"{folder}/{name}") for name, node in nodes.items()]
-        ray.get(fresh, timeout=SECONDS_MAX)
+        def ask(name, *arguments):
+            process = ray.get_actor(name, namespace=f"eau2:{deployment.name}")
+            patiently(lambda: ray.get(process.fresh.remote(deployment, *arguments), timeout=SECONDS_MAX))
 
-    def _ask(self, cluster: str, name: str):
-        return ray.get_actor(name, namespace=f"eau2:{cluster}")
+        ask(COORDINATOR)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: ask(name, f"{folder}/{name}"), self.machines.machines))
 
 
 @contextlib.contextmanager

@@ -313,7 +313,9 @@ def test_an_interrupt_that_native_code_made_a_system_error_of_is_one(tmp_path, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format_", ["csv", "json", "arrow"])
+@pytest.mark.parametrize(
+    "format_", ["csv", *(pytest.param(each, marks=pytest.mark.long) for each in ("json", "arrow"))]
+)
 def test_a_closed_pipe_is_silent(tmp_path, format_):
     store = filled(tmp_path, 500_000)
     command = [*PROGRAM, *store, "sql", "select * from t", "--format", format_]
@@ -324,10 +326,13 @@ def test_a_closed_pipe_is_silent(tmp_path, format_):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_are_nothing_to_stumble_over(tmp_path, closed):
+@pytest.mark.parametrize(
+    ("closed", "commands"),
+    [("<&-", "put k"), (">&-", "put k v; keys"), ("2>&-", "put k v"), ("<&- >&- 2>&-", "put k; get k")],
+)
+def test_streams_that_are_closed_are_nothing_to_stumble_over(tmp_path, closed, commands):
     store = filled(tmp_path, 10)
-    for command in (["put", "k"], ["put", "k", "v"], ["get", "k"], ["keys"]):
+    for command in map(shlex.split, commands.split(";")):
         line = f"{shlex.join([*PROGRAM, *store, *command])} {closed}"
         ran = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS_MAX)
         assert (ran.returncode, ran.stderr) == (0, b""), command

@@ -99,7 +99,7 @@ def drop_a_copy_on_repair(patch):
         (acknowledge_before_the_replicas_have_it, 0),
         (accept_an_old_epoch, 0),
         (serve_without_a_lease, 70),
-        (publish_the_manifest_before_the_chunks, 50),
+        (publish_the_manifest_before_the_chunks, 200),
         (drop_a_copy_on_repair, 0),
     ],
     ids=lambda given: given.__name__ if callable(given) else "",

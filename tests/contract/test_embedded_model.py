@@ -19,7 +19,7 @@ class EmbeddedModel(StoreModel):
 
 TestEmbeddedModel = pytest.mark.slow(EmbeddedModel.TestCase)
 TestEmbeddedModel.settings = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=30,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking takes minutes; run it by hand with Phase.shrink
 )

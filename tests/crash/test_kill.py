@@ -106,8 +106,9 @@ def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing(tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("flush", "rounds"), [("process", 150), ("power", 50)])
-def test_a_writer_killed_at_200_moments(tmp_path, processes, flush, rounds):
+@pytest.mark.parametrize("rounds", [25, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("flush", ["process", "power"])
+def test_a_writer_killed_at_many_moments(tmp_path, processes, flush, rounds):
     crashes = Crashes(tmp_path, processes, flush)
     for number in range(rounds):
         try:

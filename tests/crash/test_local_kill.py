@@ -56,7 +56,7 @@ def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_on_severa
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("moments", [25, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("moments", [10, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("nodes", "replicas"), [(3, 2), (4, 1)])
 def test_a_writer_on_several_nodes_killed_at_many_moments(tmp_path, processes, nodes, replicas, moments):
     crashes = CrashesOfSeveral(tmp_path, processes, nodes, replicas)

@@ -240,7 +240,7 @@ def test_kills_are_never_taken_for_damage(tmp_path, processes, log_pages):
 
     try:
         rounds = 0
-        while rounds < 100 or min(acknowledged.values()) <= 100:  # a slow machine takes more rounds
+        while rounds < 40 or min(acknowledged.values()) <= 100:  # a slow machine takes more rounds
             rounds += 1
             for name in acknowledged.keys() - living.keys():
                 reader, writer = processes.Pipe(duplex=False)

@@ -26,7 +26,7 @@ def commands_in(text):
     return [shlex.split(found) for found in re.findall(rf"\beau2 ((?:{names})\b[^`\n#\"]*)", text)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_of_the_page_run_as_written(tmp_path):
     scripts = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     assert len(scripts) == 2

@@ -354,7 +354,7 @@ def test_without_close_the_end_is_as_quiet():
 def test_ctrl_c_ends_a_map_and_its_processes(workers):
     code = f"""
     def wait(table):
-        print("at", os.getpid(), flush=True)
+        os.write(1, f"at {{os.getpid()}}\\n".encode())  # at once: others write too
         time.sleep({2 * SECONDS_MAX})
     try:
         frame.map_chunks(wait, workers="{workers}")

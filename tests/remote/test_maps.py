@@ -443,7 +443,14 @@ def test_lost_calls_and_lost_answers_change_nothing(nodes, seed):
 NODES = ["node-0", "node-1", "node-2"]
 
 
-@pytest.mark.parametrize("when", ["killed before", "killed meanwhile", "frozen before", "frozen meanwhile"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "killed meanwhile",
+        "frozen meanwhile",
+        *(pytest.param(f"{how} before", marks=pytest.mark.long) for how in ("killed", "frozen")),
+    ],
+)
 def test_the_process_of_a_node_is_killed_or_frozen(tmp_path, processes, small_chunks, monkeypatch, when):
     monkeypatch.setattr(jobs, "GONE_SECONDS", 10 * SECONDS_MAX)  # not waited for: the cluster goes on without the node
     begun = tmp_path / "begun"

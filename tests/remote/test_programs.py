@@ -415,7 +415,7 @@ def test_instances_end_when_their_caller_has_died(cluster, tmp_path, processes, 
     until(lambda: all_ended(tmp_path))
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze", "stop"])
+@pytest.mark.parametrize("how", ["kill", "freeze", pytest.param("stop", marks=pytest.mark.long)])
 def test_a_node_that_dies_fails_the_run_by_name_and_ends_all_instances(tmp_path, processes, how):
     folder = tmp_path / "noted"
     folder.mkdir()

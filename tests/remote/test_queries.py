@@ -228,7 +228,7 @@ def test_what_turns_out_on_a_node_not_to_be_cut_is_gathered(cluster, store, monk
     nothing_is_kept(cluster.folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tpch_has_the_answers_of_one_node_and_of_duckdb(store, tmp_path, tpch, monkeypatch):  # noqa: F811
     with eau2.open(tmp_path / "one") as one, duckdb.connect() as duck:
         for name, table in tpch.items():

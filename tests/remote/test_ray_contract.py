@@ -6,7 +6,7 @@ from tests.contract.store_contract import StoreContract
 
 @pytest.mark.slow
 class TestThreeMachines(StoreContract):
-    often = 25
+    often = 12
 
     @pytest.fixture
     def opener(self, ray_cluster):

@@ -118,6 +118,7 @@ def ask_for_ever(opener):
         store.sql(ENDLESS).to_arrow()
 
 
+@pytest.mark.long
 def test_a_query_ends_with_its_caller(ray_cluster, lasting, deployed, processes):
     caller = processes.Process(target=ask_for_ever, args=(deployed,))
     caller.start()

@@ -144,6 +144,7 @@ def run_sleeping(opener, folder):
         eau2.run(Sleeping, on=store, folder=folder)
 
 
+@pytest.mark.long
 def test_a_program_ends_with_its_caller(opener, tmp_path, processes):
     caller = processes.Process(target=run_sleeping, args=(opener, tmp_path))
     caller.start()
