@@ -252,4 +252,7 @@ def test_what_is_loaded_is_not_replaced_by_its_rejects(eau2, tmp_path):
     ran = eau2("load", "z", "a.csv", "--rejects", "a.csv")
     assert ran.code == 2
     assert "which is to be read" in ran.error
+    ran = eau2("load", "z", "a.csv", "--rejects", "a.csv/bad")
+    assert ran.code == 3
+    assert "cannot write the bad lines to a.csv/bad: Not a directory" in ran.error
     assert (tmp_path / "a.csv").read_text() == "a,b\n1,2\n3\n"

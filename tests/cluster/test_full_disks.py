@@ -7,7 +7,7 @@ from tests.cluster.many import Many
 from tests.cluster.simulation import World
 
 from eau2.errors import DiskFull
-from eau2.store.nodes import Kind, Write
+from eau2.store.nodes import RANK_BITS, Kind, Record, Write
 
 NAMES = ["node-0", "node-1", "node-2"]
 KEYS = [f"k{number}" for number in range(30)]
@@ -84,6 +84,20 @@ def test_what_the_others_have_is_served_when_a_member_has_no_room_for_its_copy(m
     many.nodes["node-0"].disk_full = False
     put(many, client, elsewhere, b"4")
     assert values(many, client) == expected | dict.fromkeys(elsewhere, b"4")
+
+
+def test_what_was_adopted_is_told_of_also_when_its_sender_has_gone_on(many, client):
+    """Who had no room for it may be the first home in the next epoch."""
+    put(many, client, KEYS, b"1")
+    many.kill("node-2")
+    many.world.run(many.world.now + 10)
+    member = many.world.processes["node-1"].serves
+    view = member.view
+    key = next(key for key in KEYS if view.homes(key)[0] == "node-0")
+    late = Record(key, (view.epoch - 1) << RANK_BITS | 7, Kind.BYTES, b"2")
+    for number, records in enumerate(([late], []), 10**6):
+        ask(many, client, member.replicate(view.epoch, "node-0/order", number, records, ()))
+    assert late in ask(many, client, member.collect(view, "node-0")).records
 
 
 def test_a_full_disk_does_not_keep_other_members_from_their_copies(many, client):

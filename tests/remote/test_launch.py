@@ -83,7 +83,7 @@ class TestCluster:
             launch.up(machines=1)
         with pytest.raises(InvalidOption, match="has its data in"):
             launch.up(data_directory="elsewhere")
-        with pytest.raises(InvalidOption, match="keeps 2 copies, not 1"):
+        with pytest.raises(InvalidOption, match=r"runs with replicas=2, not 1 .*`eau2 down` first"):
             launch.up(replicas=1)
         with pytest.raises(InvalidOption, match=r"runs with flush='process', not 'power' .*`eau2 down` first"):
             launch.up(flush="power")

@@ -209,15 +209,43 @@ def test_what_never_came_to_be_may_be_deployed_otherwise(ray_cluster):
         there.deploy(Deployment("third", data, replicas=4), timeout_seconds=0.5)
     with (
         ray_cluster.connected("third") as there,
-        pytest.raises(ClusterUnavailable, match=r"not whole after 3 s: /proc/nowhere/node-0 cannot"),
+        pytest.raises(ClusterUnavailable, match=r"not whole after 10 s: /proc/nowhere/node-0 cannot"),
     ):
-        there.deploy(Deployment("third", "/proc/nowhere"), timeout_seconds=3.0)
+        there.deploy(Deployment("third", "/proc/nowhere"), timeout_seconds=10.0)
+    with ray_cluster.connected("third") as there, pytest.raises(InvalidOption, match="replicas=4 is more"):
+        there.deploy(Deployment("third", data, replicas=4), timeout_seconds=0.5)
     with ray_cluster.connected("third") as there:
         there.deploy(Deployment("third", data))
         assert [node.state for node in there.nodes()] == ["live"] * 3
         with pytest.raises(InvalidOption, match="deployed with replicas=2, not 3"):
             there.deployed["third"] = Deployment("third", data).options()
             there.deploy(Deployment("third", data, replicas=3))
+
+
+@pytest.mark.parametrize(
+    ("placed", "said"),
+    [
+        ({}, {}),  # the coordinator was just started anew
+        ({"a": "store"}, {}),  # and so was the node
+        ({"a": ""}, {}),
+        ({"a": ""}, {"node-a": "store"}),
+    ],
+)
+def test_who_does_not_know_of_a_store_yet_is_no_sign_that_there_is_none(ray_cluster, placed, said):
+    from eau2.remote.deploying import RayCluster
+    from eau2.remote.deployment import Placed
+    from eau2.remote.membership import NodeStatus
+
+    cluster = RayCluster.__new__(RayCluster)
+    cluster.machines = lambda: ["a"]
+    answers = {
+        "placed": {
+            "coordinator": {machine: Placed(f"node-{machine}", "", store=has) for machine, has in placed.items()}
+        },
+        "status": {name: NodeStatus(name, has, 0, serves=False, refused="") for name, has in said.items()},
+    }
+    cluster._asked = lambda names, method: answers[method]
+    assert not cluster._has_no_store()
 
 
 def test_a_machine_with_another_eau2_or_another_machines_data_gets_no_node(ray_cluster):

@@ -167,7 +167,9 @@ class Client:
                 decided = await self.decide(view, batch, encode_records(records))
             except Eau2Error as error:
                 raise OutcomeUnknown(f"write: nobody said whether it was decided: {error}") from error
-        except Eau2Error as error:
+        except (Unreachable, NotServing, WrongEpoch):
+            raise
+        except BaseException as error:
             again = isinstance(error, NodeUnavailable)  # of another view it may not be true
             raise
         finally:

@@ -89,9 +89,10 @@ class Delivery:
         """Have every other writer have the records of `flight`."""
         await self._everywhere(flight, self._copying(flight, done, self._by_writer(flight.changes.records)))
 
-    async def adopt(self, sure: Flight, flight: Flight, done: Done) -> None:
+    async def adopt(self, sure: Flight, flight: Flight, done: Done, *, short_of_room: bool) -> None:
         """Have those who are relied on have the records of `sure`, then the other writers those of `flight`, which are
-        the same, as far as their disks have room: of what they lack repair makes copies later, as of all they lack."""
+        the same; with `short_of_room` as far as there is room: of what they lack repair makes copies later, as of all
+        they lack."""
         view = self._member.view
         relied: dict[str, list[Record]] = defaultdict(list)
         others: dict[str, list[Record]] = defaultdict(list)
@@ -99,7 +100,7 @@ class Delivery:
             for record in records:
                 (relied if view.relies_on(node, record.key) else others)[node].append(record)
         await self._everywhere(sure, self._copying(sure, done, relied))
-        await self._everywhere(flight, self._copying(flight, done, others), short_of_room=True)
+        await self._everywhere(flight, self._copying(flight, done, others), short_of_room=short_of_room)
 
     def _copying(self, flight: Flight, done: Done, parts: Mapping[str, Sequence[Record]]) -> list[_Call]:
         changed = flight.changes.records

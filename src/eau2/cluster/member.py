@@ -236,8 +236,7 @@ class Member:
     async def write(self, epoch: int, request: Request, writes: Sequence[Write]) -> list[int | Eau2Error]:
         decisions = writes[0].key.startswith(DECISION)
         await self._ready(epoch, decisions=decisions)
-        order = self.decisions if decisions else self.order
-        return await order.write(epoch, request, writes)
+        return await (self.decisions if decisions else self.order).write(epoch, request, writes)
 
     async def reserve(
         self, epoch: int, batch: str, writes: Sequence[Write]
@@ -268,6 +267,8 @@ class Member:
         if number > latest.number:
             self.remember(latest.done)  # its sender goes on when every writer has it
             self._latest[sender] = Batch(number, tuple(records), done)
+            if len(self._unsettled) < _UNSETTLED_MAX:  # adopted, and maybe not by who will order the key: it asks
+                self._unsettled.update(((one.key, one.rank), one) for one in records if one.rank >> RANK_BITS < epoch)
 
     async def revoke(self, epoch: int, sender: str, number: int, before: Sequence[Record]) -> None:
         self.same_epoch(epoch)
@@ -318,8 +319,7 @@ class Member:
 
     async def chunk(self, epoch: int, chunk_id: str) -> bytes:
         self.same_epoch(epoch)
-        data: bytes = self.node.map([chunk_id])[0].to_pybytes()
-        return data
+        return bytes(self.node.map([chunk_id])[0])
 
     async def copy(self, epoch: int, hold: Record, sources: Sequence[tuple[str, tuple[str, ...]]]) -> int:
         self.same_epoch(epoch)
@@ -361,6 +361,8 @@ class Member:
     def forget(self, key: str) -> None:
         """Forget the decision of a batch that is done, and that nobody asks for any more, without a trace."""
         self.node.erase([key])
+        for known in [each for each in list(self._unsettled) if each[0] == key]:
+            self._unsettled.pop(known, None)
         for sender, latest in list(self._latest.items()):
             if any(record.key == key for record in latest.records):
                 del self._latest[sender]

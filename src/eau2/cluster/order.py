@@ -101,15 +101,17 @@ class Order:
             raise ticket.failure
         return list(ticket.outcomes)
 
-    async def adopt(self, view: View, records: Sequence[Record], done: Done = ()) -> None:
+    async def adopt(
+        self, view: View, records: Sequence[Record], done: Done = (), *, short_of_room: bool = False
+    ) -> None:
         """Have everybody have `records`, which some have from an epoch that ended before they were done, and what the
-        requests that wrote them came to."""
+        requests that wrote them came to. short_of_room: as far as there is room, where not relied on."""
         await self._acquire()
         try:
             changes = Changes({record.key: record for record in records})
             self._note(changes)
             sure, rest = (Flight(view.epoch, next(self._numbers), changes) for _ in range(2))
-            await self.delivery.adopt(sure, rest, done)
+            await self.delivery.adopt(sure, rest, done, short_of_room=short_of_room)
             self._member.node.store(list(records))
             self._note(NOTHING)  # what a killed process left in flight is undone once all is adopted that is to be
         finally:

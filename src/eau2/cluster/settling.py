@@ -132,4 +132,5 @@ async def _adopt(order: Order, view: View, records: Iterable[Record], done: Iter
     for start in range(0, len(left), _PAGE):
         page = left[start : start + _PAGE]
         written = {record.key for record in page}
-        await order.adopt(view, page, tuple(one for one in done if written.issuperset(one[1])))
+        whole = tuple(one for one in done if written.issuperset(one[1]))
+        await order.adopt(view, page, whole, short_of_room=True)

@@ -67,7 +67,7 @@ def read(
     InvalidOption for options that do not go together.
     """
     name = os.fspath(path)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # what is wrong with one of them is said when that is opened
         if rejects is not None and os.path.samefile(name, rejects):
             raise InvalidOption(f"rejects= would replace {name}, which is to be read", hint="name another file")
     if on_error not in ("report", "null", "fail"):

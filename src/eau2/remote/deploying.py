@@ -94,11 +94,11 @@ class RayCluster:
         """
         deadline = time.monotonic() + timeout_seconds
         known = self.deployed.get(deployment.name)
-        if known is not None and self._differs(known, deployment):
-            undeploy(self.address, deployment.name)
-            known = None
-        if known is None:
+        differs = known is not None and self._differs(known, deployment)
+        if known is None or differs:
             self._await_machines(deployment.replicas, deadline)
+            if differs:
+                undeploy(self.address, deployment.name)
             start(self.address, deployment)
         elif deployment.memory_bytes:
             self._asked([COORDINATOR], "share", deployment.memory_bytes)
@@ -117,13 +117,19 @@ class RayCluster:
         if not other:
             return False
         status: ClusterStatus | None = self._asked([COORDINATOR], "status").get(COORDINATOR)
-        placed: Mapping[str, Placed] | None = self._asked([COORDINATOR], "placed").get(COORDINATOR)
-        if status is not None and status.view is None and placed is not None:
-            said: dict[str, NodeStatus] = self._asked({node.name for node in placed.values() if node.name}, "status")
-            if not any(one.store for one in said.values()):
-                return True
+        if status is not None and status.view is None and self._has_no_store():
+            return True
         option, given = next(iter(other.items()))
         raise InvalidOption(f"{deployment.name!r} is deployed with {option}={known[option]!r}, not {given!r}")
+
+    def _has_no_store(self) -> bool:
+        """Return whether no machine has a part of a store, as far as all say; a coordinator that was just started anew
+        does not know yet."""
+        placed: Mapping[str, Placed] = self._asked([COORDINATOR], "placed").get(COORDINATOR, {})
+        names = {node.name for node in placed.values() if node.name}
+        said: dict[str, NodeStatus] = self._asked(names, "status")
+        stores = [one.store for one in placed.values()] + [one.store for one in said.values()]
+        return placed.keys() >= set(self.machines()) and said.keys() == names and not any(stores)
 
     def _await_machines(self, replicas: int, deadline: float) -> None:
         """Wait until Ray has as many machines as there are to be copies: workers come after their head. InvalidOption
@@ -163,7 +169,7 @@ class RayCluster:
             raise InvalidOption(
                 f"the data of {deployment.name!r} that is there keeps {status.view.replicas} copies, not "
                 f"{deployment.replicas}",
-                hint="deploy it so",
+                hint=f"give --replicas {status.view.replicas}",
             )
         return _short_of_whole(status.view)
 

@@ -47,7 +47,7 @@ class Deployment:
         identity = read_identity(directory)
         # An address is no name: a machine may get that of another, which comes back under a third.
         name = identity.name if identity else label or f"{socket.gethostname()}-{secrets.token_hex(2)}"
-        return Placed(name, os.fspath(directory), version=own_version())
+        return Placed(name, os.fspath(directory), version=own_version(), store=identity.store if identity else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +58,4 @@ class Placed:
     directory: str
     refused: str = ""
     version: str = ""  # of eau2 there
+    store: str = ""  # the id of what was there when it was looked for

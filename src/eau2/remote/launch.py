@@ -20,7 +20,7 @@ from eau2.errors import InvalidOption, StoreBusy, failed_call
 from eau2.remote.raylets import LocalCluster, own_directory, write_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from eau2.store.database import Flush
 
@@ -55,8 +55,9 @@ def up(
     """Have the cluster `name` run; return it, and what had to be started: nothing when it was running.
 
     By default it is as it was the last time; at first it has four machines and keeps two copies. It may get more
-    machines, and another `flush` when it does not run; nothing else of it can be changed. Raylets that have died are
-    started; when the head has, all is ended and started. InvalidOption, StoreBusy, ClusterUnavailable.
+    machines, and, when it does not run, another `flush`, or `replicas` where its data does not refuse that. Raylets
+    that have died are started; when the head has, all is ended and started. InvalidOption, StoreBusy,
+    ClusterUnavailable.
     """
     directory = _directory(name)
     with _locked(directory):
@@ -64,9 +65,9 @@ def up(
         wanted = _wanted(known, directory, machines, data_directory, replicas)
         if wanted.address and not wanted.runs:
             wanted = replace(wanted, address="")
-        if wanted.address and flush not in (None, wanted.flush):
-            raise InvalidOption(f"{name!r} runs with flush={wanted.flush!r}, not {flush!r}", hint="`eau2 down` first")
-        wanted = replace(wanted, flush=flush or wanted.flush)
+        if wanted.address:
+            _refuse_others({"flush": (flush, wanted.flush), "replicas": (replicas, wanted.replicas)}, name)
+        wanted = replace(wanted, flush=flush or wanted.flush, replicas=replicas or wanted.replicas)
         if not wanted.address:
             wanted.end()  # what an `up` that was killed has left
             own_directory(wanted.folder)
@@ -91,6 +92,12 @@ def down(name: str = NAME) -> int:
         return (known or LocalCluster(directory, (), directory, 1)).end()
 
 
+def _refuse_others(options: Mapping[str, tuple[object, object]], name: str) -> None:
+    for option, (given, has) in options.items():
+        if given not in (None, has):
+            raise InvalidOption(f"{name!r} runs with {option}={has!r}, not {given!r}", hint="`eau2 down` first")
+
+
 def _wanted(
     known: LocalCluster | None,
     directory: Path,
@@ -108,9 +115,7 @@ def _wanted(
         raise InvalidOption(
             f"{directory.name!r} has its data in {known.data_directory}, not in {data}", hint="give another --name"
         )
-    if known and replicas not in (None, known.replicas):
-        raise InvalidOption(f"{directory.name!r} keeps {known.replicas} copies, not {replicas}")
-    copies = known.replicas if known else min(count, _REPLICAS) if replicas is None else replicas
+    copies = replicas if replicas is not None else known.replicas if known else min(count, _REPLICAS)
     if not 1 <= copies <= count:
         raise InvalidOption(f"replicas is 1 to {count}, as there are {count} nodes, not {copies}")
     names = tuple(f"node-{number}" for number in range(count))

@@ -310,15 +310,16 @@ def start(address: Address, deployment: Deployment) -> None:
 
 
 def undeploy(address: Address, cluster: str) -> None:
-    """End what there is of a cluster that never came to be."""
+    """End what there is of a cluster that never came to be, and have nobody know of it."""
 
     def do() -> None:
-        there = _actors(cluster)
-        for name in there:
-            with contextlib.suppress(ValueError):
-                ray.kill(ray.get_actor(name, namespace=_namespace(cluster)))
-        while there and not there.isdisjoint(_actors(cluster)):  # their names are free some milliseconds later
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (there := _actors(cluster)) and time.monotonic() < deadline:  # their names are free milliseconds later
+            for name in there & {COORDINATOR} or there:  # it would start the nodes anew
+                with contextlib.suppress(ValueError):
+                    ray.kill(ray.get_actor(name, namespace=_namespace(cluster)))
             time.sleep(_FREED_SECONDS)
+        GcsClient(address=address.head).internal_kv_del(cluster.encode(), False, _SPACE, timeout=_LOOK_SECONDS)
 
     in_time(address, do)
 

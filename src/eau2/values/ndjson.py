@@ -29,7 +29,7 @@ class Ndjson:
 
     See eau2.values.block.Lines. Without one, a value that its column cannot hold, and a new name, widen the schema
     when `widen`; where no Arrow type holds both kinds the column becomes STRING, and what is no text is kept as JSON.
-    So it does where whole numbers are beyond 64 bits.
+    So it does where whole numbers are beyond 64 bits; inside of lists and objects those lose digits.
     """
 
     given: pa.Schema | None = None
