@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -52,6 +53,8 @@ class FreshNode(NodeProcess):
     """A node that begins anew with an empty directory when it is told to: that takes less than a process of its own."""
 
     async def fresh(self, deployment, directory):
+        while self._server is None and not self._refused:  # Ray has just started it anew: it yet begins where it was
+            await asyncio.sleep(0.01)
         await self.stop()
         self._server = None
         self._begin(deployment, Placed(ray.get_runtime_context().get_actor_name(), directory))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.until import SECONDS_MAX
 
 import eau2 as library
 
@@ -180,6 +181,6 @@ class Talk(eau2.Application):
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert b"more and more" in process.stdout.readline()
     process.stdout.close()
-    assert process.wait(20) == 0
+    assert process.wait(SECONDS_MAX) == 0
     assert process.stderr.read() == b""
     process.stderr.close()

@@ -195,7 +195,7 @@ def test_a_directory_may_be_opened_many_times_in_one_process(folder):
                 assert set(other.get_many([f"k{key}" for key in range(20)]).values()) == {b"from %d" % number}
     for _ in range(20):
         eau2.open(folder).close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def write_numbers(opener, pipe):
@@ -204,7 +204,7 @@ def write_numbers(opener, pipe):
     with opener() as store:
         pipe.send("ready")
         number = 0
-        while not pipe.poll():
+        while number < 50 or not pipe.poll():  # each key once at least
             number += 1
             key = f"n{number % 50}"
             if number % 7 == 0:

@@ -15,6 +15,6 @@ def test_rounds_of_a_frame_leave_memory_disk_files_and_threads_flat(tmp_path, mo
     assert end["disk_bytes"] <= start["disk_bytes"] + MEGABYTE // 4
     assert end["log_bytes"] < 40 * MEGABYTE
     assert end["files"] == start["files"] <= 8
-    assert end["descriptors"] == start["descriptors"]
+    assert end["descriptors"] <= start["descriptors"]
     assert end["threads"] <= start["threads"]
     assert end["mappings"] <= start["mappings"] + 10

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.until import until
 
 import eau2
 
@@ -26,4 +27,4 @@ def test_a_deleted_frame_that_nobody_holds_takes_no_disk_space(tmp_path):
         assert held.rows == 10_000
         del held
         gc.collect()
-        assert mapped_and_removed() <= before
+        until(lambda: mapped_and_removed() <= before)

@@ -187,6 +187,7 @@ def test_nobody_passes_a_barrier_before_all_are_there_and_names_may_be_used_agai
 def test_a_barrier_that_nodes_do_not_reach_in_time_fails_the_run_and_names_them(opened):
     class Late(eau2.Application):
         def run(self):
+            self.barrier("all are here")
             if self.this_node in (1, 3):
                 self.store.wait("never")
             self.barrier("counted", timeout_seconds=0.2)

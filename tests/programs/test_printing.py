@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from tests.until import SECONDS_MAX
 
 import eau2
 from eau2.programs import printing
@@ -51,9 +52,10 @@ def test_threads_of_the_program_and_of_others_print_as_ever_meanwhile(opened, ca
     class Other(eau2.Application):
         def run(self):
             if self.this_node == 0:
-                thread = threading.Thread(target=print, args=("from elsewhere",))
+                # One write, which no other can come between: the end would be another.
+                thread = threading.Thread(target=print, args=("from elsewhere\n",), kwargs={"end": ""})
                 thread.start()
-                thread.join(10)
+                thread.join(SECONDS_MAX)
             print("here", file=sys.stdout, flush=True)
 
     eau2.run(Other, on=opened(2))
@@ -74,7 +76,7 @@ def test_runs_at_the_same_time_label_their_own_lines_and_the_last_puts_standard_
         name: str = ""
 
         def run(self):
-            met.wait(10)
+            met.wait(SECONDS_MAX)
             print(self.name)
 
     runs = [threading.Thread(target=eau2.run, args=(Both,), kwargs={"on": stores[i], "name": "ab"[i]}) for i in (0, 1)]

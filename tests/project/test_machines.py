@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
+from tests.until import run_patiently
 
 from eau2.cli.app import application
 
@@ -35,9 +36,7 @@ def test_the_commands_of_the_page_run_as_written(tmp_path):
     environment["EAU2_HOME"] = str(tmp_path / "home")
     try:
         for script in scripts:
-            done = subprocess.run(
-                ["bash", "-e"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-            )
+            done = run_patiently(["bash", "-e"], input=script, cwd=tmp_path, env=environment, timeout=300)
             assert done.returncode == 0, done.stderr
             assert re.search(r"Boston.*30", done.stdout)
             assert re.search(r"Salem.*7", done.stdout)

@@ -228,8 +228,8 @@ def test_the_engine_lets_go_of_a_frame_that_nobody_holds(tables):
     del buffers
     tables.sources.clear()
     gc.collect()
-    assert pa.total_allocated_bytes() <= size
-    assert not [source for source in tables.engine._ready()._tables if source.key == "t"]
+    until(lambda: pa.total_allocated_bytes() <= size)
+    until(lambda: not [source for source in tables.engine._ready()._tables if source.key == "t"])
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

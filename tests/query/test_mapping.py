@@ -338,14 +338,14 @@ def test_functions_of_main_work_and_nothing_is_said_at_the_end():
     engine.close()
     """
     with run_script(code) as process:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=5 * SECONDS_MAX)
     assert (process.returncode, out, error) == (0, "", "")
 
 
 @pytest.mark.slow
 def test_without_close_the_end_is_as_quiet():
     with run_script("    assert len(frame.map_rows(of_main)) == 400_000\n") as process:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=5 * SECONDS_MAX)
     assert (process.returncode, out, error) == (0, "", "")
 
 

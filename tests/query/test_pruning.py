@@ -52,12 +52,16 @@ def test_conditions_nested_deeper_than_python_recurses_are_not_looked_at(tables)
 )
 def test_a_query_that_asks_for_the_time_is_of_one_time(tables, query):
     """It was planned before, when fewer chunks had rows of the answer."""
-    moment = dt.datetime.now(UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
-    times = [dt.datetime(2020, 1, 1)] * 3 + [moment] * 3 + [dt.datetime(2100, 1, 1)] * 2
-    tables.hold("t", pa.table({"at": pa.array(times, pa.timestamp("us"))}), rows_per_chunk=2)
-    frame = tables.sql(query)
-    assert frame.explain().chunks_read == 2
-    time.sleep(0.6)
+    moment, seconds = dt.datetime.now(UTC), 0.25
+    while dt.datetime.now(UTC) >= moment:  # it has taken longer to plan it
+        seconds *= 2
+        moment = dt.datetime.now(UTC) + dt.timedelta(seconds=seconds)
+        times = [dt.datetime(2020, 1, 1)] * 3 + [moment.replace(tzinfo=None)] * 3 + [dt.datetime(2100, 1, 1)] * 2
+        tables.hold("t", pa.table({"at": pa.array(times, pa.timestamp("us"))}), rows_per_chunk=2)
+        frame = tables.sql(query)
+        read = chunks_read(frame)
+    assert read == 2
+    time.sleep(seconds + 0.1)
     found = frame.to_arrow()
     assert (found["n"][0].as_py() if "count" in query else found.num_rows) in (3, 6)
 

@@ -8,8 +8,11 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
 from tests.remote.sockets import Door, SocketTransport
+from tests.until import SECONDS_MAX
 
+from eau2.errors import NodeUnavailable
 from eau2.remote.coordinator import CoordinatorServer
 from eau2.remote.driver import RemoteNodes, found_store
 from eau2.remote.server import NodeServer
@@ -66,6 +69,19 @@ class RemoteStore(Store):
 def open_store(sockets, **options):
     """Open, in any process, the store of the cluster whose doors are in `sockets`."""
     return RemoteStore(SocketTransport(sockets), str(sockets), **options)
+
+
+def is_settled(store, count):
+    """Whether `count` nodes are live and all copies are in their places. Before that an epoch is still to come, and
+    what is sent in the one before it is refused."""
+    return len(store.nodes) == count and (view := store.node.view).base == view.live and not view.fell
+
+
+def unavailable(connect):
+    """What NodeUnavailable says, which `connect` is to raise. On a busy machine it may be that nobody has answered."""
+    with pytest.raises(NodeUnavailable) as refused:
+        connect()
+    return str(refused.value)
 
 
 class Cluster:
@@ -127,17 +143,17 @@ class ProcessCluster(Cluster):
         process = self._processes.Process(target=serve, args=(self.sockets, name, directory, ready, options))
         process.start()
         self.running[name] = process
-        assert ready.wait(60)
+        assert ready.wait(SECONDS_MAX)
 
     def stop(self, name):
         process = self.running.pop(name)
         os.kill(process.pid, signal.SIGCONT)
         process.terminate()
-        process.join(10)
+        process.join(SECONDS_MAX)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise AssertionError(f"{name} did not end within 10 seconds")
+            raise AssertionError(f"{name} did not end within {SECONDS_MAX:g} seconds")
 
     def kill(self, name):
         process = self.running.pop(name)

@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from tests.until import SECONDS_MAX, until
 
 from eau2.errors import ClusterUnavailable, InvalidOption, VersionsDiffer
 from eau2.remote import launch
 from eau2.remote.address import Address, address_of, look
 
-SECONDS_MAX = 60.0  # against hangs; it takes 12
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -94,6 +94,20 @@ def cluster(tmp_path_factory):
         launch.down()
 
 
+def looked(address):
+    """What `look` comes to, but for a head that is taken for one that is frozen, as the machine is busy."""
+
+    def answer():
+        try:
+            return [look(address)]
+        except ClusterUnavailable as error:
+            if "no head of Ray answers" not in str(error):
+                raise
+            return []
+
+    return until(answer)[0]
+
+
 @pytest.mark.slow
 class TestHead:
     @pytest.fixture
@@ -101,7 +115,7 @@ class TestHead:
         return address_of("ray:")
 
     def test_it_says_which_clusters_it_has(self, address):
-        assert look(address) == {}
+        assert looked(address) == {}
 
     def test_its_own_address_means_the_same(self, cluster, address):
         assert address_of(f"ray:{cluster.address}") == address
@@ -112,9 +126,9 @@ class TestHead:
         (tmp_path / "token").write_text("0" * 64)
         wrong = address.environment | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
         with pytest.raises(ClusterUnavailable, match=r"refuses our token .*RAY_AUTH_TOKEN_PATH"):
-            look(replace(address, environment=wrong))
+            looked(replace(address, environment=wrong))
         with pytest.raises(ClusterUnavailable, match="refuses our token"):
-            look(replace(address, environment={}))
+            looked(replace(address, environment={}))
         for path, why in (("absent", "No such file"), ("", "Is a directory"), ("empty", "it is empty")):
             (tmp_path / "empty").touch()
             wrong["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / path)
@@ -126,20 +140,20 @@ class TestHead:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))  # where Ray looks for one
         with pytest.raises(ClusterUnavailable, match=r"wants a token, and there is none .*RAY_AUTH_TOKEN_PATH"):
-            look(replace(address, environment={"RAY_AUTH_MODE": "token"}))
+            looked(replace(address, environment={"RAY_AUTH_MODE": "token"}))
 
     def test_another_python_ray_or_eau2_is_named_before_any_work(self, address):
         said = {"ray_version": version("ray"), "python_version": platform.python_version()}
         told(address, "CLUSTER_METADATA", "cluster", said | {"python_version": "3.9.1"})
         with pytest.raises(VersionsDiffer, match=rf"Python is {platform.python_version()} here, and 3\.9\.1 at"):
-            look(address)
+            looked(address)
         told(address, "CLUSTER_METADATA", "cluster", said | {"ray_version": "2.1.0"})
         with pytest.raises(VersionsDiffer, match=r"Ray is .* here, and 2\.1\.0 at"):
-            look(address)
+            looked(address)
         told(address, "CLUSTER_METADATA", "cluster", said)
         told(address, "eau2", "eau2", {"eau2": "0.0.1"})
         with pytest.raises(VersionsDiffer, match=r"eau2 is .* here, and 0\.0\.1 at"):
-            look(address)
+            looked(address)
         told(address, "eau2", "eau2", None)
 
     def test_a_head_that_is_frozen_does_not_hang_us(self, cluster, address):
@@ -152,7 +166,7 @@ class TestHead:
         finally:
             os.kill(head, signal.SIGCONT)
         assert time.monotonic() - begun < SECONDS_MAX
-        assert look(address) == {}
+        assert looked(address) == {}
 
     def test_what_is_no_head_of_ray_does_not_hang_us(self):
         with socket.create_server(("127.0.0.1", 0)) as server:

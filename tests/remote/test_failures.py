@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.remote.clusters import Cluster, ProcessCluster
+from tests.remote.clusters import Cluster, ProcessCluster, is_settled
 from tests.until import SECONDS_MAX, until
 
 from eau2.cluster.keys import DECISION
@@ -331,7 +331,7 @@ def test_a_node_that_joins_later_gets_its_share(cluster, store):
     put_all(store, values("k"))
     store.put("frame", {"n": np.arange(1000)})
     cluster.start("node-3")
-    until(lambda: "node-3" in store.nodes)
+    until(lambda: is_settled(store, 4))
     some = values("more")
     put_all(store, some)
     assert any(home(store, key) == "node-3" for key in some)

@@ -251,8 +251,13 @@ def test_a_function_that_never_returns_is_ended_on_the_nodes_when_time_is_over(n
     folder, sleep = sleep_long(tmp_path)
     frame = nodes.store.frame("t")
     frame.map_chunks(len)  # the worker processes have started then
-    with pytest.raises(WaitTimeout, match="chunk 0 of t v1 in time"):
-        frame.map_chunks(sleep, timeout_seconds=3)
+
+    def some_began():
+        with pytest.raises(WaitTimeout, match="chunk 0 of t v1 in time"):
+            frame.map_chunks(sleep, timeout_seconds=3)
+        return list(folder.iterdir())
+
+    until(some_began)
     until(lambda: all_ended(folder))
 
 

@@ -17,7 +17,7 @@ from tests.distributed.random_queries import SIZES, RandomQuery, rows
 from tests.distributed.tpch import QUERIES
 from tests.remote.clusters import Cluster
 from tests.remote.kept import nothing_is_kept, rows_per_chunk
-from tests.until import SECONDS_MAX, until
+from tests.until import SECONDS_MAX, rests, until
 
 import eau2
 import eau2.remote.pieces
@@ -60,12 +60,6 @@ def ended_queries():
     """The test ends when the engine has ended its queries: it looks once a second whether anybody still waits."""
     yield
     until(rests)
-
-
-def rests():
-    busy = time.process_time()
-    time.sleep(0.2)
-    return time.process_time() - busy < 0.05
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from tests.demo.test_demos import (  # noqa: F401  # fixtures
     small_chunks,
 )
 from tests.remote.test_programs import Failing, Sleeping, Who, all_ended, begun, lives
-from tests.until import SECONDS_MAX, until
+from tests.until import SECONDS_MAX, run_patiently, until
 
 import eau2
 from eau2.errors import FunctionFailed, ProgramFailed, WaitTimeout
@@ -85,9 +84,14 @@ def test_functions_that_fail_or_never_return_are_the_errors_of_any_store(frame, 
         time.sleep(2 * SECONDS_MAX)
 
     frame.map_chunks(len)  # the worker processes have started then
-    with pytest.raises(WaitTimeout):
-        frame.map_chunks(sleep, timeout_seconds=3)
-    until(lambda: begun(tmp_path) and not any(map(lives, begun(tmp_path))))
+
+    def some_began():
+        with pytest.raises(WaitTimeout):
+            frame.map_chunks(sleep, timeout_seconds=3)
+        return begun(tmp_path)
+
+    until(some_began)
+    until(lambda: not any(map(lives, begun(tmp_path))))
 
 
 def test_the_chunks_of_an_actor_that_is_killed_are_done_by_others(frame, tmp_path):
@@ -128,7 +132,8 @@ def test_a_program_ends_with_the_actor_of_one_of_its_nodes(store, tmp_path):
             super().go_on()
 
     def kill():
-        os.kill(int(store.wait("actor-1")), signal.SIGKILL)
+        actors = [int(store.wait(f"actor-{number}")) for number in range(3)]  # the others are in no call that it fails
+        os.kill(actors[1], signal.SIGKILL)
 
     with (
         meanwhile(lambda: len(begun(tmp_path)) == 4, kill),
@@ -162,8 +167,8 @@ def test_the_demos_answer_as_ever(program, store, files, expected):  # noqa: F81
 
 def test_eau2_run_takes_a_cluster(opener):
     home, address = opener.args
-    command = [sys.executable, "-m", "eau2.cli", "run", DEMOS / "wordcount.py", "--store", address, "--json"]
-    done = subprocess.run(command, env=os.environ | {"EAU2_HOME": home}, capture_output=True, check=False)
+    command = [sys.executable, "-m", "eau2.cli", "run", str(DEMOS / "wordcount.py"), "--store", address, "--json"]
+    done = run_patiently(command, env=os.environ | {"EAU2_HOME": home})
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["results"] == [49, None, None]

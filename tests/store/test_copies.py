@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.memory_node import MemoryNode
 from tests.crash.damage import flip
+from tests.until import SECONDS_MAX
 
 from eau2.errors import Corrupt, StoreClosed
 from eau2.store import changes
@@ -144,7 +145,7 @@ def test_what_is_stored_or_erased_wakes_those_who_wait(node):
         since = node.generation()
         timer = threading.Timer(0.02, change)
         timer.start()
-        assert node.wait_for_write(since, 10) != since
+        assert node.wait_for_write(since, SECONDS_MAX) != since
         timer.join()
 
 
@@ -415,8 +416,8 @@ def test_records_share_a_transaction_with_writes_and_what_names_chunks_fails_alo
                 ends.append(threads.submit(change))
                 while len(node._writer._queue) <= number:
                     pass
-        assert [type(end.exception(10)) for end in ends[:2] + ends[3:]] == [type(None)] * 3
-        assert isinstance(ends[2].exception(10), FileNotFoundError)
+        assert [type(end.exception(SECONDS_MAX)) for end in ends[:2] + ends[3:]] == [type(None)] * 3
+        assert isinstance(ends[2].exception(SECONDS_MAX), FileNotFoundError)
     assert node.keys() == ["a", "b", "c"]
     assert node.statistics().commits == before + 2
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 
 import pytest
+from tests.until import SECONDS_MAX
 
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Kind, Write
@@ -31,7 +32,7 @@ def namespace():
 def run(frames, namespace, script, *arguments):
     running = frames.run_python(script, *arguments, prefix=namespace)
     try:
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=5 * SECONDS_MAX)
     finally:
         running.kill()
     assert running.returncode == 0, out + err
