@@ -23,7 +23,7 @@ from eau2.cluster.keys import (
 )
 from eau2.cluster.order import Order
 from eau2.cluster.peer import NO_BATCH, Batch, DecisionForgotten, NotServing, Unreachable, Unsettled, WrongEpoch
-from eau2.cluster.settling import settle
+from eau2.cluster.settling import items_now, settle
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.nodes import RANK_BITS, Entry, Kind, Record
 from eau2.values.chunk import Chunk, identify
@@ -283,10 +283,10 @@ class Member:
         self.same_epoch(view.epoch)
         late = [record for record in list(self._unsettled.values()) if view.homes(record.key)[:1] == (by,)]
         decided = self.node.records(decisions_on(self.node)).values()
-        done = tuple((request, *known) for request, known in list(self.done.items()))
+        done = tuple((request, *known) for request, known in items_now(self.done))
         of_late = tuple(
             (request, keys, outcomes)
-            for request, (keys, outcomes) in list(self._late.items())
+            for request, (keys, outcomes) in items_now(self._late)
             if any(view.homes(key)[:1] == (by,) for key in keys)
         )
         reserved = self.node.records(reservations_on(self.node)).values()
@@ -363,7 +363,7 @@ class Member:
         self.node.erase([key])
         for known in [each for each in list(self._unsettled) if each[0] == key]:
             self._unsettled.pop(known, None)
-        for sender, latest in list(self._latest.items()):
+        for sender, latest in items_now(self._latest):
             if any(record.key == key for record in latest.records):
                 del self._latest[sender]
 

@@ -7,14 +7,14 @@ decision, once that has settled it: a copy of a decision may be of one that neve
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from eau2.cluster.keys import DECISION, decode_records
 from eau2.cluster.peer import NotServing, Unreachable, Unsettled, WrongEpoch, every_record
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from eau2.cluster.member import Member
     from eau2.cluster.order import Order
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Record
 
 _PAGE = 1000
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 async def settle(member: Member, view: View) -> None:
@@ -53,6 +56,12 @@ async def settle(member: Member, view: View) -> None:
     await _adopt(member.order, view, records.values(), done)
     member.remember(done)
     member.settled(view)
+
+
+def items_now(known: Mapping[Key, Value]) -> list[tuple[Key, Value]]:
+    """As list(known.items()), also while other threads change `known`: between the tuples which that makes, garbage may
+    be collected, and others run then."""
+    return [(key, value) for key in list(known) if (value := known.get(key)) is not None]
 
 
 def _others(member: Member, view: View) -> list[str]:
