@@ -10,8 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.until import SECONDS_MAX
-
+_GRACE_SECONDS = 5.0  # idle threads end by themselves in a tenth of a second
 _SERVERS = ("multiprocessing.forkserver", "resource_tracker")  # of Python, for the whole run
 _SHARED = ("eau2-query",)  # belong to the process, and are idle
 _OF_AN_ENGINE = ("LokyProcess", "/eau2-spill-")
@@ -58,8 +57,8 @@ class Left:
         self._threads, self._files, self._children = threads(), files(folder), children()
 
     def wait(self) -> list[str]:
-        """Return what is still there after some time: idle threads end by themselves in a tenth of a second."""
-        deadline = time.monotonic() + SECONDS_MAX
+        """Return what is still there after a short time."""
+        deadline = time.monotonic() + _GRACE_SECONDS
         pause = 0.001
         while (found := self._found()) and time.monotonic() < deadline:
             gc.collect()  # stores that nobody closed are closed when nobody holds them

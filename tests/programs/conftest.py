@@ -5,7 +5,6 @@ import threading
 import time
 
 import pytest
-from tests.until import SECONDS_MAX
 
 import eau2
 from eau2.ingest.writer import FrameWriter
@@ -37,7 +36,7 @@ def nothing_left():
     out = sys.stdout
     yield
     assert sys.stdout is out
-    deadline = time.monotonic() + SECONDS_MAX  # for those that were left because native code held them
+    deadline = time.monotonic() + 5  # for those that were left because native code held them
     while left := [thread for thread in threading.enumerate() if thread.name.startswith("eau2-program")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)

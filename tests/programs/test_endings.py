@@ -19,7 +19,7 @@ from eau2.programs import running
 from eau2.programs.application import Ended
 from eau2.programs.meeting import Meeting
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
+pytestmark = [pytest.mark.usefixtures("nothing_left"), pytest.mark.timeout(SECONDS_MAX)]
 LONG = 2 * SECONDS_MAX
 
 
@@ -63,8 +63,7 @@ WAITING = {
 
 
 @pytest.mark.parametrize("what", WAITING)
-def test_a_failure_on_one_node_ends_the_others_whatever_they_do(opened, monkeypatch, what):
-    monkeypatch.setattr(running, "GRACE_SECONDS", SECONDS_MAX)  # the machine may be slow
+def test_a_failure_on_one_node_ends_the_others_whatever_they_do(opened, what):
     ended, ready = [], threading.Barrier(3)
 
     class Failing(eau2.Application):
@@ -151,8 +150,7 @@ def test_a_store_that_is_closed_meanwhile_is_a_failure(opened):
     assert isinstance(failed.value.__cause__, StoreClosed)
 
 
-def test_a_call_of_the_store_comes_to_its_end_before_the_node_is_ended(opened, monkeypatch):
-    monkeypatch.setattr(running, "GRACE_SECONDS", SECONDS_MAX)  # the machine may be slow
+def test_a_call_of_the_store_comes_to_its_end_before_the_node_is_ended(opened):
     begun, went_on = threading.Event(), []
 
     class Writing(eau2.Application):

@@ -149,11 +149,11 @@ class ProcessCluster(Cluster):
         process = self.running.pop(name)
         os.kill(process.pid, signal.SIGCONT)
         process.terminate()
-        process.join(SECONDS_MAX)
+        process.join(10)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise AssertionError(f"{name} did not end within {SECONDS_MAX:g} seconds")
+            raise AssertionError(f"{name} did not end within 10 seconds")
 
     def kill(self, name):
         process = self.running.pop(name)
