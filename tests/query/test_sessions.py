@@ -6,18 +6,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eau2.query.sessions import ROWS_PER_STEP
+from eau2.query.sessions import ROWS_PER_STEP, ROWS_PER_STEP_IN_ORDER
 
 
-def most_rows_at_once(tables, table):
+def most_rows_at_once(tables, table, query="select * from t where id % 3 = 0"):
     tables.hold("t", table)
-    return max(batch.num_rows for batch in tables.sql("select * from t where id % 3 = 0").batches())
+    return max(batch.num_rows for batch in tables.sql(query).batches())
 
 
 def test_fewer_rows_are_handed_on_at_once_where_they_are_wide_or_memory_is_small(tables, make_tables):
     rows = 200_000
     narrow = pa.table({"id": np.arange(rows), "v": np.arange(rows) / 4})
-    assert 8192 < most_rows_at_once(tables, narrow) <= ROWS_PER_STEP
+    assert 8192 < most_rows_at_once(tables, narrow) <= ROWS_PER_STEP_IN_ORDER
+    groups = "select id, sum(v) from t group by id"
+    assert 8192 < most_rows_at_once(tables, narrow, groups) <= ROWS_PER_STEP
     assert most_rows_at_once(tables, narrow.append_column("text", pa.array(["x" * 300] * rows))) <= 8192
     assert most_rows_at_once(make_tables(16 << 20, threads=2), narrow) <= 8192
 
