@@ -1,0 +1,250 @@
+"""serve, crud: a store's doors, and the client of one of them."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import ssl
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from eau2.cli.call import Call, print_json
+from eau2.cli.screen import text_or_base64
+from eau2.errors import InvalidOption, NodeUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CRUD_PORT, UDP_PORT = 7401, 7402
+_CONNECT_SECONDS = 10.0
+_SILENT_SECONDS = 60.0  # without a reply while some are awaited
+_READ_BYTES = 1 << 16
+
+_PORT_HELP = "{} are served at this port; 0 is any that is free, off is none."
+HostOption = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Where to listen. Beyond loopback tokens are demanded.")
+]
+CrudOption = Annotated[str, typer.Option("--crud-port", metavar="PORT", help=_PORT_HELP.format("CRUD lines over TCP"))]
+UdpOption = Annotated[str, typer.Option("--udp-port", metavar="PORT", help=_PORT_HELP.format("Requests by UDP"))]
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option("--udp-trust", metavar="NETWORK", help="Answer datagrams from there too. May be repeated."),
+]
+TokensOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file", metavar="FILE", help="Lines `read|write|admin TOKEN`; EAU2_TOKEN is one for everything."
+    ),
+]
+CertificateOption = Annotated[
+    str | None, typer.Option("--tls-cert", metavar="FILE", help="Serve TCP by TLS with this certificate.")
+]
+TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="The key of --tls-cert.")]
+ConnectionsOption = Annotated[
+    int, typer.Option("--connections", metavar="N", help="At most so many connections at a time.", min=1)
+]
+ShutdownOption = Annotated[
+    bool, typer.Option("--allow-shutdown", help="A datagram from this machine may end the server.")
+]
+WipeOption = Annotated[bool, typer.Option("--allow-wipe", help="A datagram may delete all keys.")]
+
+
+def serve(
+    call: Call,
+    host: HostOption = "127.0.0.1",
+    crud_port: CrudOption = str(CRUD_PORT),
+    udp_port: UdpOption = str(UDP_PORT),
+    udp_trust: TrustOption = None,
+    token_file: TokensOption = None,
+    tls_cert: CertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    connections_max: ConnectionsOption = 10_000,
+    allow_shutdown: ShutdownOption = False,
+    allow_wipe: WipeOption = False,
+) -> None:
+    """Let clients in by small protocols: CRUD lines over TCP, and UDP.
+
+    Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
+    """
+    from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
+    from eau2.doors.tokens import Tokens
+
+    doors = Doors(
+        host=host,
+        crud_port=_port("--crud-port", crud_port),
+        udp_port=_port("--udp-port", udp_port),
+        udp_trust=tuple(udp_trust or ()),
+        allow_shutdown=allow_shutdown,
+        allow_wipe=allow_wipe,
+        connections_max=connections_max,
+    )
+    tokens, tls = Tokens.read(token_file), _tls(tls_cert, tls_key)
+    logger = logging.getLogger("eau2.doors")
+    shown = logging.StreamHandler(sys.stderr)
+    logger.addHandler(shown)
+    logger.setLevel(logging.INFO)
+    try:
+        with call.making() as store, Server(store, doors, tokens=tokens, tls=tls) as server:
+            call.answer(
+                {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
+                lambda _: Text(_listening(call.store_path, server.addresses)),
+            )
+            sys.stdout.flush()
+            _until_told(server.stopped)
+    finally:
+        logger.removeHandler(shown)
+
+
+def crud(
+    call: Call,
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="A door for CRUD lines.", show_default=False)],
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS.")] = False,
+    tls_ca: Annotated[
+        str | None, typer.Option("--tls-ca", metavar="FILE", help="Trust servers that this has signed.")
+    ] = None,
+) -> None:
+    """Send CRUD lines from standard input to a server, and print its replies.
+
+    C KEY VALUE, R KEY, U KEY VALUE, D KEY, DONE. A token is taken from EAU2_TOKEN.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise InvalidOption(f"an address is HOST:PORT, not {address!r}", hint=f"for example 127.0.0.1:{CRUD_PORT}")
+    secure = tls or tls_ca is not None
+    with _connected(host.strip("[]"), int(port), tls_ca, secure=secure) as door:
+        sender = _Sender(door, half_close=not secure)
+        replies = _received(door, address, sender)
+        if call.json:
+            print_json({"replies": [_document(line, value) for line, value in _replies(replies)]})
+            return
+        for data in replies:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+# -- private ----------------------------------------------------------------------------------------------------------
+
+
+def _port(option: str, text: str) -> int | None:
+    if text == "off":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise InvalidOption(f"{option} is a port from 0 to 65535, or off, not {text!r}")
+    return int(text)
+
+
+def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise InvalidOption("--tls-cert and --tls-key go together")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidOption(f"{certificate} and {key} are no certificate and key: {error}") from None
+    return context
+
+
+def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
+    names = {"crud": "CRUD lines", "udp": "UDP"}
+    lines = [f"{names[door]:12} {host}:{port}" for door, (host, port) in addresses.items()]
+    return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
+
+
+def _until_told(stopped: threading.Event) -> None:
+    """Return at SIGINT or SIGTERM, which end the command as `stopped` does: what was accepted is answered."""
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stopped.wait()
+    finally:
+        for number, how in before.items():
+            signal.signal(number, how)
+
+
+def _connected(host: str, port: int, authority: str | None, *, secure: bool) -> socket.socket:
+    where = f"{host}:{port}"
+    try:
+        door = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        if secure:
+            door = ssl.create_default_context(cafile=authority).wrap_socket(door, server_hostname=host)
+        token = os.environ.get("EAU2_TOKEN")
+        if token:
+            door.sendall(b"AUTH " + token.encode("utf-8", "surrogateescape") + b"\n")
+            reply = door.recv(_READ_BYTES)
+            if reply != b"OK\n":
+                raise NodeUnavailable(f"{where} refuses the token: {reply.decode('utf-8', 'replace').strip()}")
+        door.settimeout(_SILENT_SECONDS)
+    except OSError as error:
+        raise NodeUnavailable(f"{where} does not answer: {error}", hint="`eau2 serve` opens a door") from None
+    return door
+
+
+class _Sender(threading.Thread):
+    """Sends standard input, a line end if its last line has none, and that there is no more."""
+
+    def __init__(self, door: socket.socket, *, half_close: bool) -> None:
+        super().__init__(name="eau2-crud", daemon=True)
+        self._door, self._half_close = door, half_close  # TLS knows no half of a connection
+        self.failed = False  # the server took no more
+        self.start()
+
+    def run(self) -> None:
+        last = b"\n"
+        try:
+            while data := os.read(sys.stdin.fileno(), _READ_BYTES):
+                self._door.sendall(data)
+                last = data[-1:]
+            if last != b"\n":
+                self._door.sendall(b"\n")
+            if self._half_close:
+                self._door.shutdown(socket.SHUT_WR)
+            else:
+                self._door.sendall(b"DONE\n")
+        except OSError:
+            self.failed = True
+
+
+def _received(door: socket.socket, address: str, sender: _Sender) -> "Iterator[bytes]":
+    """Yield what comes from `door` until it closes."""
+    end = b""
+    while True:
+        try:
+            while not select.select([door], [], [], _SILENT_SECONDS)[0]:
+                if not sender.is_alive():  # else somebody may be typing
+                    raise NodeUnavailable(f"{address} has not answered for {_SILENT_SECONDS:g} seconds")
+            data = door.recv(_READ_BYTES)
+        except ssl.SSLWantReadError:
+            continue
+        except OSError as error:
+            raise NodeUnavailable(f"{address} has gone: {error}") from None
+        if not data:
+            break
+        end = (end + data)[-4:]
+        yield data
+    if sender.failed and end != b"BYE\n":
+        raise NodeUnavailable(f"{address} closed the connection before it had read everything")
+
+
+def _replies(received: "Iterator[bytes]") -> "Iterator[tuple[str, bytes | None]]":
+    data = b"".join(received)
+    while data:
+        line, _, data = data.partition(b"\n")
+        value = None
+        if line.startswith(b"VALUE "):
+            size = int(line[6:])
+            value, data = data[:size], data[size + 1 :]
+        yield line.decode("utf-8", "replace"), value
+
+
+def _document(line: str, value: bytes | None) -> dict[str, object]:
+    reply, _, rest = line.partition(" ")
+    if value is not None:
+        return {"reply": reply, **text_or_base64(value)}
+    return {"reply": reply, "reason": rest} if rest else {"reply": reply}

@@ -1,0 +1,81 @@
+import socket
+from contextlib import ExitStack
+
+import pytest
+from tests.until import SECONDS_MAX
+
+import eau2
+from eau2.doors.server import Doors, Server
+
+
+class Client:
+    """A connection for CRUD lines, byte by byte."""
+
+    def __init__(self, address):
+        self.socket = socket.create_connection(address, timeout=SECONDS_MAX)
+        self.replies = self.socket.makefile("rb")
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def reply(self):
+        line = self.replies.readline()
+        if not line.startswith(b"VALUE "):
+            return line
+        size = int(line[6:])
+        value = self.replies.read(size + 1)
+        assert value[size:] == b"\n"
+        return value[:-1]
+
+    def ask(self, data):
+        self.send(data + b"\n")
+        return self.reply()
+
+    def rest(self):
+        return self.replies.read()
+
+    def close(self):
+        self.replies.close()
+        self.socket.close()
+
+
+class Served:
+    """A store and its server, and clients of it."""
+
+    def __init__(self, store, stack):
+        self.store, self._stack = store, stack
+
+    def open(self, doors=None, **options):
+        self.server = self._stack.enter_context(Server(self.store, doors or Doors(), **options))
+        return self
+
+    def lines(self):
+        client = Client(self.server.addresses["crud"])
+        self._stack.callback(client.close)
+        return client
+
+    def datagrams(self):
+        asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._stack.callback(asked.close)
+        asked.settimeout(SECONDS_MAX)
+        asked.connect(self.server.addresses["udp"])
+        return asked
+
+
+@pytest.fixture
+def unserved(tmp_path):
+    with ExitStack() as stack:
+        yield Served(stack.enter_context(eau2.open(tmp_path / "store")), stack)
+
+
+@pytest.fixture
+def served(unserved):
+    return unserved.open()
+
+
+@pytest.fixture(params=[1, 3])
+def served_by(tmp_path, request):
+    """A store of one node, and one of three."""
+    with ExitStack() as stack:
+        store = stack.enter_context(eau2.open(tmp_path / "store", nodes=request.param))
+        yield Served(store, stack).open()
