@@ -182,6 +182,7 @@ def test_what_does_not_fit_a_datagram_is_said(client, served):
         client.get("k" * 33)
 
 
+@pytest.mark.slow
 def test_each_request_is_done_once_however_often_it_is_sent(served):
     source = random.Random(11)
     lost = lambda what: source.random() < 0.3  # noqa: E731

@@ -132,9 +132,10 @@ def test_a_store_that_is_closed_beneath_is_said(served):
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(served, monkeypatch):
+def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(unserved, monkeypatch):
     monkeypatch.setattr(connection, "STALLED_SECONDS", 0.5)
     monkeypatch.setattr(server, "_LOOK_SECONDS", 0.1)
+    served = unserved.open()
     served.store.put("big", bytes(1 << 20))
     silent, other = served.lines(), served.lines()
     silent.send(b"R big\n" * 100)
@@ -147,9 +148,10 @@ def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(served, mon
 
 
 @pytest.mark.parametrize(("limit", "sent"), [("STALLED_SECONDS", b"C k #100\nabc"), ("IDLE_SECONDS", b"")])
-def test_who_does_not_finish_a_request_or_asks_nothing_is_let_go(served, monkeypatch, limit, sent):
+def test_who_does_not_finish_a_request_or_asks_nothing_is_let_go(unserved, monkeypatch, limit, sent):
     monkeypatch.setattr(connection, limit, 0.3)
     monkeypatch.setattr(server, "_LOOK_SECONDS", 0.05)
+    served = unserved.open()
     client = served.lines()
     client.send(sent)
     assert client.rest().startswith(b"ERROR ")
