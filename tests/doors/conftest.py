@@ -39,6 +39,49 @@ class Client:
         self.socket.close()
 
 
+class RedisError(Exception):
+    """A reply that begins with a minus."""
+
+
+class RedisClient:
+    """A connection that speaks RESP: replies as Python has them."""
+
+    def __init__(self, address):
+        self.socket = socket.create_connection(address, timeout=SECONDS_MAX)
+        self.replies = self.socket.makefile("rb")
+
+    def send(self, *words):
+        words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+        self.socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words))
+
+    def reply(self):
+        head = self.replies.readline()
+        assert head[-2:] == b"\r\n", head
+        kind, rest = head[:1], head[1:-2]
+        if kind == b"+":
+            return rest.decode()
+        if kind == b"-":
+            return RedisError(rest.decode())
+        if kind == b":":
+            return int(rest)
+        if kind == b"_" or rest == b"-1":
+            return None
+        if kind == b"$":
+            value = self.replies.read(int(rest) + 2)
+            assert value[-2:] == b"\r\n"
+            return value[:-2]
+        many = [self.reply() for _ in range(int(rest) * (2 if kind == b"%" else 1))]
+        return dict(zip(many[::2], many[1::2], strict=True)) if kind == b"%" else many
+
+    def ask(self, *words):
+        self.send(*words)
+        return self.reply()
+
+    def close(self):
+        self.replies.close()
+        self.socket.close()
+
+
 class Served:
     """A store and its server, and clients of it."""
 
@@ -51,6 +94,11 @@ class Served:
 
     def lines(self):
         client = Client(self.server.addresses["crud"])
+        self._stack.callback(client.close)
+        return client
+
+    def redis(self):
+        client = RedisClient(self.server.addresses["redis"])
         self._stack.callback(client.close)
         return client
 

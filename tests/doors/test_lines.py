@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from eau2.doors.lines import LINE_BYTES_MAX, Goodbye, Identify, Lines, Refused, answer
+from eau2.doors.lines import LINE_BYTES_MAX, Goodbye, Identify, Lines, LinesConversation, Refused, answer
+from eau2.doors.tokens import Access, Tokens
 from eau2.doors.work import Operation, Verb
 from eau2.errors import DiskFull
 from eau2.store.store import VALUE_BYTES_MAX
@@ -69,9 +70,7 @@ def test_garbage_is_refused_and_never_raises(pieces):
     lines = Lines()
     found = [request for data in pieces for request in lines.feed(data)] + lines.end()
     for request in found:
-        reply = answer(request, None)
-        assert reply.endswith(b"\n")
-        assert not isinstance(request, Refused) or reply.startswith(b"ERROR ")
+        assert not isinstance(request, Refused) or request.reason.isprintable()
     assert lines.feed(b"\nR a\n")[-1] == Operation(Verb.GET, "a")
 
 
@@ -138,8 +137,11 @@ def test_a_value_is_the_rest_of_its_line():
     ],
 )
 def test_the_replies_are_those_of_the_protocol(verb, outcome, reply):
-    assert answer(Operation(verb, "k"), outcome) == reply
+    assert answer(verb, outcome) == reply
 
 
 def test_goodbye_and_a_token_are_answered():
-    assert [answer(each, None) for each in Lines().feed(b"DONE\nAUTH abc\n")] == [b"BYE\n", b"OK\n"]
+    conversation = LinesConversation(Access(Tokens(), lambda what: None))
+    assert [each.reply for each in conversation.feed(b"AUTH abc\nwhat\nDONE\n")] == [
+        *(b"ERROR the token is not known here\n", b"ERROR a request begins with C, R, U, D or DONE\n", b"BYE\n")
+    ]

@@ -184,14 +184,18 @@ def test_a_token_says_what_its_client_may_do(unserved):
 
 
 def test_beyond_loopback_nothing_is_open_to_everybody(unserved):
-    for doors in (Doors(host="0.0.0.0", udp_port=None), Doors(host="::", crud_port=None), Doors(host="")):
+    for doors in (
+        Doors(host="0.0.0.0", udp_port=None),
+        Doors(host="::", crud_port=None, redis_port=None),
+        Doors(host=""),
+    ):
         with pytest.raises(InvalidOption):
             Server(unserved.store, doors)
     with pytest.raises(InvalidOption, match="datagrams have no token"):
         Server(unserved.store, Doors(host="0.0.0.0"), tokens=Tokens([(READ, Role.READ)]))
     tokens = Tokens([(READ, Role.READ)])
     with Server(unserved.store, Doors(host="0.0.0.0", udp_trust=("10.0.0.0/8",)), tokens=tokens) as opened:
-        assert set(opened.addresses) == {"crud", "udp"}
+        assert set(opened.addresses) == {"crud", "redis", "udp"}
 
 
 def test_datagrams_of_strangers_are_dropped():
@@ -330,7 +334,7 @@ def test_netcat_is_a_client(served):
 
 
 def test_what_the_server_writes_survives_it(tmp_path):
-    with eau2.open(tmp_path / "store") as store, Server(store, Doors(udp_port=None)) as opened:
+    with eau2.open(tmp_path / "store") as store, Server(store, Doors(udp_port=None, redis_port=None)) as opened:
         with socket.create_connection(opened.addresses["crud"]) as client:
             client.sendall(b"C a 1\n")
             assert client.recv(10) == b"OK\n"

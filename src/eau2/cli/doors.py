@@ -20,7 +20,7 @@ from eau2.errors import InvalidOption, NodeUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CRUD_PORT, UDP_PORT = 7401, 7402
+CRUD_PORT, UDP_PORT, REDIS_PORT = 7401, 7402, 7379
 _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 60.0  # without a reply while some are awaited
 _READ_BYTES = 1 << 16
@@ -31,6 +31,7 @@ HostOption = Annotated[
 ]
 CrudOption = Annotated[str, typer.Option("--crud-port", metavar="PORT", help=_PORT_HELP.format("CRUD lines over TCP"))]
 UdpOption = Annotated[str, typer.Option("--udp-port", metavar="PORT", help=_PORT_HELP.format("Requests by UDP"))]
+RedisOption = Annotated[str, typer.Option("--redis-port", metavar="PORT", help=_PORT_HELP.format("Clients of Redis"))]
 TrustOption = Annotated[
     list[str] | None,
     typer.Option("--udp-trust", metavar="NETWORK", help="Answer datagrams from there too. May be repeated."),
@@ -58,6 +59,7 @@ def serve(
     call: Call,
     host: HostOption = "127.0.0.1",
     crud_port: CrudOption = str(CRUD_PORT),
+    redis_port: RedisOption = str(REDIS_PORT),
     udp_port: UdpOption = str(UDP_PORT),
     udp_trust: TrustOption = None,
     token_file: TokensOption = None,
@@ -67,7 +69,7 @@ def serve(
     allow_shutdown: ShutdownOption = False,
     allow_wipe: WipeOption = False,
 ) -> None:
-    """Let clients in by small protocols: CRUD lines over TCP, and UDP.
+    """Let clients in by small protocols: Redis's, CRUD lines over TCP, and UDP.
 
     Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
     """
@@ -77,6 +79,7 @@ def serve(
     doors = Doors(
         host=host,
         crud_port=_port("--crud-port", crud_port),
+        redis_port=_port("--redis-port", redis_port),
         udp_port=_port("--udp-port", udp_port),
         udp_trust=tuple(udp_trust or ()),
         allow_shutdown=allow_shutdown,
@@ -153,7 +156,7 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
 
 
 def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
-    names = {"crud": "CRUD lines", "udp": "UDP"}
+    names = {"crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
     lines = [f"{names[door]:12} {host}:{port}" for door, (host, port) in addresses.items()]
     return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
 

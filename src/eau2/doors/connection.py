@@ -1,4 +1,4 @@
-"""One connection of a client that sends CRUD lines: its requests in order, its limits and its deadlines."""
+"""One connection of a client over TCP: its requests in order, its limits and its deadlines."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from eau2.doors import lines
-from eau2.doors.lines import Goodbye, Identify, Lines, Refused, Request
-from eau2.doors.tokens import Role
-from eau2.doors.work import Operation, Outcome, Verb
+from eau2.doors.work import Asked, Said
 from eau2.errors import StoreClosed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eau2.doors.server import Shared
+    from eau2.doors.tokens import Access
+    from eau2.doors.work import Conversation, Outcome
 
 REQUESTS_TOGETHER_MAX = 256  # of one connection, that go to the store at once
 WAITING_MAX = 1024  # requests of one connection; then it is not read until some are answered
-WAITING_BYTES_MAX = 8 << 20  # of their values
+WAITING_BYTES_MAX = 8 << 20  # that came with them
 UNREAD_BYTES_MAX = 1 << 20  # of replies that the client does not take
 IDLE_SECONDS = 300.0
 STALLED_SECONDS = 30.0  # to finish a request that has begun, or to take a reply
 RATE_MIN = 16 << 10  # bytes a second that make a long request no stalled one
 
 
-class LinesConnection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """Answers one client. Lives in the event loop: only `done` of what it submits runs in another thread."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, converse: Callable[[Access], Conversation]) -> None:
         self._shared = shared
-        self._lines = Lines()
-        self._waiting: deque[Request] = deque()
+        self._conversation = converse(shared.access(self))
+        self._waiting: deque[Said | Asked] = deque()
         self._waiting_bytes = 0
         self._busy = False  # the store has some of our requests
         self._ending = False  # no more is read; what was accepted is answered
         self._paused = False  # the client does not take what we send
-        self._role = shared.tokens.at_first
         self._transport: asyncio.Transport | None = None
         self._moved = self._began = 0.0  # when bytes last moved; when the request began that has not ended
         self._begun_bytes = 0  # of the request that has not ended
@@ -53,18 +53,18 @@ class LinesConnection(asyncio.Protocol):
         if self._ending:
             return
         self._moved = self._shared.now()
-        requests = self._lines.feed(data)
+        requests = self._conversation.feed(data)
         if requests:
             self._begun_bytes = 0
-        if self._lines.amid:
+        if self._conversation.amid:
             self._began = self._began if self._begun_bytes else self._moved
             self._begun_bytes += len(data)
         else:
             self._begun_bytes = 0
-        self._take(requests)
+        self._take(requests, len(data))
 
     def eof_received(self) -> bool:
-        self._take(self._lines.end())
+        self._take(self._conversation.end(), 0)
         self.end()
         return True  # what was asked is answered before we close
 
@@ -112,12 +112,12 @@ class LinesConnection(asyncio.Protocol):
 
     def _leave(self, why: str) -> None:
         assert self._transport is not None
-        self._transport.write(lines.error(why))
+        self._transport.write(self._conversation.error(why))
         self._transport.close()
 
-    def _take(self, requests: list[Request]) -> None:
+    def _take(self, requests: list[Said | Asked], size: int) -> None:
         self._waiting += requests
-        self._waiting_bytes += sum(len(each.value) for each in requests if isinstance(each, Operation))
+        self._waiting_bytes += size if self._waiting else 0
         self._go_on()
 
     def _go_on(self) -> None:
@@ -126,10 +126,14 @@ class LinesConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         while self._waiting and not self._busy and not self._paused:
-            if isinstance(self._waiting[0], Operation):
+            request = self._waiting[0]
+            if isinstance(request, Asked):
                 self._submit()
             else:
-                self._answer(self._waiting.popleft())
+                self._waiting.popleft()
+                self._say(request)
+        if not self._waiting:
+            self._waiting_bytes = 0
         if self._ending and not self._waiting and not self._busy:
             transport.close()
             return
@@ -139,54 +143,37 @@ class LinesConnection(asyncio.Protocol):
         else:
             transport.resume_reading()
 
-    def _answer(self, request: Request) -> None:
+    def _say(self, said: Said) -> None:
         assert self._transport is not None
-        if isinstance(request, Identify):
-            role = self._shared.tokens.role(request.token)
-            if not role:
-                self._shared.audit("token refused", self)
-                request = Refused("the token is not known here")
-            self._role = role or self._role
-        self._transport.write(lines.answer(request, None))
-        if isinstance(request, Goodbye):
+        self._transport.write(said.reply)
+        if said.ends:
             self._waiting.clear()
             self._ending = True
 
     def _submit(self) -> None:
-        """Hand the operations that wait to the store, up to the first request that is none, or is not allowed."""
-        some: list[Operation] = []
+        """Hand the requests that wait to the store, up to the first that is answered without it."""
+        some: list[Asked] = []
         while self._waiting and len(some) < REQUESTS_TOGETHER_MAX:
             request = self._waiting[0]
-            if not isinstance(request, Operation):
-                break
-            self._waiting_bytes -= len(request.value)
-            self._waiting.popleft()
-            wanted = Role.READ if request.verb is Verb.GET else Role.WRITE
-            if self._role < wanted:
-                needs = (
-                    "say AUTH and a token first" if not self._role else f"the token may only {self._role.name.lower()}"
-                )
-                self._waiting.appendleft(Refused(needs))
+            if not isinstance(request, Asked):
                 break
             some.append(request)
-        if not some:
-            return
+            self._waiting.popleft()
         try:
-            self._shared.submit(some, lambda outcomes: self._told(some, outcomes))
+            self._shared.submit([each.command for each in some], lambda outcomes: self._told(some, outcomes))
         except StoreClosed as error:
             self._told(some, [error] * len(some))
             return
         self._busy = True
 
-    def _told(self, operations: list[Operation], outcomes: list[Outcome]) -> None:
+    def _told(self, asked: list[Asked], outcomes: list[Outcome]) -> None:
         """In the event loop: what came of what was submitted."""
         self._busy = False
         if self._transport is None:
             return
-        self._transport.write(b"".join(map(lines.answer, operations, outcomes)))
-        rest = operations[len(outcomes) :]
-        self._waiting.extendleft(reversed(rest))
-        self._waiting_bytes += sum(len(each.value) for each in rest)
+        replies = [each.answer(outcome) for each, outcome in zip(asked, outcomes, strict=False)]
+        self._transport.write(b"".join(replies))
+        self._waiting.extendleft(reversed(asked[len(outcomes) :]))  # not done yet
         self._moved = self._shared.now()
         self._go_on()
 

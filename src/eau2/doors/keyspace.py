@@ -1,4 +1,4 @@
-"""The store as doors see it: operations of many clients at once, done together. Group commit."""
+"""The store as doors see it: what many clients ask at once is read together and written together. Group commit."""
 
 from __future__ import annotations
 
@@ -7,111 +7,221 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from eau2.doors.log import log
-from eau2.doors.work import Operation, Outcome, Verb
-from eau2.errors import Eau2Error, KeyExists, KeyMissing, OutcomeUnknown, StoreClosed, WrongKind
+from eau2.errors import (
+    Eau2Error,
+    KeyExists,
+    KeyMissing,
+    OutcomeUnknown,
+    ReadOnly,
+    StoreBusy,
+    StoreClosed,
+    ValueTooLarge,
+    VersionConflict,
+    WrongKind,
+)
 from eau2.store.nodes import Expect, Kind, Write
+from eau2.store.store import VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from eau2.doors.work import Command, Outcome
+    from eau2.store.nodes import Entry
     from eau2.store.store import Store
 
-TOGETHER_MAX = 512  # operations that one transaction has: more are no faster
+TOGETHER_MAX = 512  # commands that one transaction has: more are no faster
 READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
 READ_BYTES_MAX = 64 << 20  # of values that are read before those who asked are told
 JOB_BYTES_MAX = 1 << 20  # of values that one client is told at once; it asks for the rest when it has taken those
+COMMAND_BYTES_MAX = 256 << 20  # of values that one command reads
+TRIES_MAX = 100  # of a command, when others change what it read
 _END_SECONDS = 1.0
+_CHANGED = (KeyExists, KeyMissing, VersionConflict)  # what a write is refused with that others came before
+_OF_ALL = (OutcomeUnknown, StoreClosed, StoreBusy, ReadOnly)  # no write by itself would fare better, or may be tried
 
-_EXPECT = {Verb.PUT: Expect.ANYTHING, Verb.CREATE: Expect.ABSENT, Verb.UPDATE: Expect.PRESENT}
+
+class _Nothing:
+    """Not even None."""
+
+
+_NOTHING = _Nothing()
 
 
 class _Job:
-    """What one client asked at once: done in order."""
+    """What one client asked at once."""
 
-    __slots__ = ("bytes", "done", "operations", "outcomes")
+    __slots__ = ("bytes", "commands", "done", "outcomes")
 
-    def __init__(self, operations: Sequence[Operation], done: Callable[[list[Outcome]], None]) -> None:
-        self.operations = operations
-        self.outcomes: list[Outcome] = []
-        self.bytes = 0  # of the values among them
+    def __init__(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
+        self.commands = commands
         self.done = done
+        self.bytes = 0  # of the values that were read for it
+        self.outcomes: list[Outcome] = []
 
-    @property
-    def ended(self) -> bool:
-        return len(self.outcomes) == len(self.operations) or self.bytes > JOB_BYTES_MAX
 
-    def add(self, outcomes: list[Outcome]) -> None:
-        self.outcomes += outcomes
-        self.bytes += sum(len(each) for each in outcomes if isinstance(each, bytes))
+class _Task:
+    """One command of a job, and what came of it."""
 
-    def next(self, *, reads: bool) -> list[Operation]:
-        """Return what is to be done next, as far as all of it reads, or all of it writes."""
-        found: list[Operation] = []
-        for operation in self.operations[len(self.outcomes) :]:
-            if (operation.verb is Verb.GET) != reads:
-                break
-            found.append(operation)
-        return found
+    __slots__ = ("command", "job", "keys", "outcome")
+
+    def __init__(self, job: _Job, command: Command) -> None:
+        self.job, self.command = job, command
+        self.keys: set[str] = set()  # that it looked at or changed
+        self.outcome: Outcome = None
+
+
+class _Found:
+    """What was read: entries, and of what could not be read, why."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.failures: dict[str, Eau2Error] = {}
+        self.asked: set[str] = set()
+
+
+class _View:
+    """A `View`: entries as they were read, and what has been put and deleted since."""
+
+    def __init__(self, found: _Found, store: Store) -> None:
+        self._entries, self._failures = found.entries, found.failures
+        self._store = store
+        self._read: set[str] = set()  # keys on whose entry some command has built
+        self._new: dict[str, bytes | None] = {}  # None: deleted
+        self._before: dict[str, bytes | _Nothing | None] = {}  # of _new, what the command that runs has changed
+        self._keys: set[str] = set()  # that the command that runs has looked at or changed
+
+    def run(self, task: _Task) -> None:
+        """Run the command of `task`. What it has changed is undone when it raises."""
+        self._keys, self._before = task.keys, {}
+        task.keys.clear()
+        try:
+            for key in task.command.reads if self._failures else ():
+                if key in self._failures:
+                    raise self._failures[key]
+            task.outcome = task.command.run(self)
+        except Eau2Error as error:
+            task.outcome = error
+            for key, value in self._before.items():
+                if isinstance(value, _Nothing):
+                    del self._new[key]
+                else:
+                    self._new[key] = value
+
+    def get(self, key: str) -> bytes | None:
+        if self.is_frame(key):
+            raise WrongKind(f"{key!r} holds a frame, not bytes")
+        if key in self._new:
+            return self._new[key]
+        entry = self._entries.get(key)
+        return None if entry is None else entry.payload
+
+    def has(self, key: str) -> bool:
+        self._look(key)
+        return self._new[key] is not None if key in self._new else key in self._entries
+
+    def is_frame(self, key: str) -> bool:
+        self._look(key)
+        return key not in self._new and key in self._entries and self._entries[key].kind != Kind.BYTES
+
+    def put(self, key: str, value: bytes) -> None:
+        if len(value) > VALUE_BYTES_MAX:
+            raise ValueTooLarge(f"{key!r}: {len(value):,} bytes are over the limit of {VALUE_BYTES_MAX:,} for a value")
+        self._keys.add(key)
+        self._change(key, value)
+
+    def delete(self, key: str) -> bool:
+        had = self.has(key)
+        if had:
+            self._change(key, None)
+        return had
+
+    def discard(self, key: str) -> None:
+        self._keys.add(key)
+        self._change(key, None)
+
+    def every_key(self) -> Sequence[str]:
+        return self._store.keys()
+
+    def frames(self) -> Sequence[str]:
+        return self._store.node.frames()
+
+    def writes(self) -> Iterator[Write]:
+        """Yield what makes the store as it is here, where it still is as it was read."""
+        for key, value in self._new.items():
+            entry = self._entries.get(key)
+            expect: int = Expect.ANYTHING
+            if key in self._read:
+                expect = Expect.ABSENT if entry is None else entry.version
+            if value is not None:
+                yield Write(key, Kind.BYTES, value, (), expect)
+            elif entry is not None or key not in self._read:  # else it came and went
+                yield Write(key, Kind.DELETED, expect=expect)
+
+    def _change(self, key: str, value: bytes | None) -> None:
+        self._before.setdefault(key, self._new.get(key, _NOTHING))
+        self._new[key] = value
+
+    def _look(self, key: str) -> None:
+        self._keys.add(key)
+        if key not in self._new:
+            self._read.add(key)
 
 
 class Keyspace:
-    """Does what clients ask in a few threads: all reads that wait in one look-up, all writes in one transaction.
+    """Does what clients ask in a thread: takes all that waits, reads its keys, runs the commands, writes once.
 
-    What one job asks is done in its order; of different jobs, in any. Memory is bounded, whatever the values.
-    Thread-safe.
+    What one job asks is done in its order, but for a command that is run again because somebody else, who is no client
+    of ours, has changed its key. Memory is bounded, whatever the values. Thread-safe.
     """
 
-    def __init__(self, store: Store, *, threads: int = 1) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._ready = threading.Condition()  # guards everything below
         self._jobs: deque[_Job] = deque()
         self._closed = False
-        self._counts = [0, 0]
-        self._threads = [
-            threading.Thread(target=self._work, name=f"eau2-door-{index}", daemon=True) for index in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._work, name="eau2-doors", daemon=True)
+        self._thread.start()
 
-    def submit(self, operations: Sequence[Operation], done: Callable[[list[Outcome]], None]) -> None:
-        """Have `operations` done, in order, and then `done` called in another thread with the outcomes.
+    def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
+        """Have `commands` done, in order, and then `done` called in another thread with the outcomes.
 
-        These may be those of the first operations only, where values are large: the others were not done. StoreClosed.
+        These may be those of the first commands only, where values are large: the others were not done. StoreClosed.
         """
         with self._ready:
             if self._closed:
                 raise StoreClosed("the door is closed")
-            self._jobs.append(_Job(operations, done))
+            self._jobs.append(_Job(commands, done))
             self._ready.notify()
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many operations were done, and in how many transactions and look-ups."""
-        with self._ready:
-            return self._counts[0], self._counts[1]
-
     def close(self) -> None:
-        """Finish what was submitted, and end the threads; wait for it for a second. May be called again."""
+        """Finish what was submitted, and end the thread; wait for it for a second. May be called again."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-        for thread in self._threads:
-            thread.join(_END_SECONDS)
+        self._thread.join(_END_SECONDS)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while jobs := self._take():
-            waiting = jobs
-            while waiting:
-                for reads in (True, False):
-                    self._step([(job, job.next(reads=reads)) for job in waiting], reads=reads)
-                for job in waiting:
-                    if job.ended:
+            while jobs:
+                try:
+                    tasks, found = self._select(jobs)
+                    self._settle(tasks, found)
+                except Exception as error:  # our own fault; whoever asked must not wait for ever
+                    log("failed", error=repr(error))
+                    tasks = [_Task(job, command) for job in jobs for command in job.commands]
+                    for task in tasks:
+                        task.outcome = Eau2Error(f"internal failure: {type(error).__name__}")
+                for task in tasks:
+                    task.job.outcomes.append(task.outcome)
+                for job in jobs:
+                    if job.outcomes:
                         job.done(job.outcomes)
-                waiting = [job for job in waiting if not job.ended]
+                jobs = [job for job in jobs if not job.outcomes]
 
     def _take(self) -> list[_Job]:
-        """Return the jobs that wait, up to about TOGETHER_MAX operations; [] when there will be no more."""
+        """Return the jobs that wait, up to about TOGETHER_MAX commands; [] when there will be no more."""
         with self._ready:
             while not self._jobs and not self._closed:
                 self._ready.wait()
@@ -119,73 +229,102 @@ class Keyspace:
             count = 0
             while self._jobs and count < TOGETHER_MAX:
                 taken.append(self._jobs.popleft())
-                count += len(taken[-1].operations)
+                count += len(taken[-1].commands)
             return taken
 
-    def _step(self, asked: list[tuple[_Job, list[Operation]]], *, reads: bool) -> None:
-        operations = [operation for _, some in asked for operation in some]
-        if not operations:
-            return
-        outcomes = self._read(operations) if reads else self._write(operations)
-        start = 0
-        for job, some in asked:
-            job.add(outcomes[start : start + len(some)])
-            start += len(some)
+    def _select(self, jobs: Sequence[_Job]) -> tuple[list[_Task], _Found]:
+        """Return the commands that are done now, and what they read: as much as may be in memory."""
+        found = _Found()
+        if jobs[0].commands[0].alone:
+            return [_Task(jobs[0], jobs[0].commands[0])], found
+        tasks: list[_Task] = []
+        wave: list[_Task] = []
+        size = wanted = 0
+        for job in jobs:
+            for command in job.commands:
+                if command.alone or job.bytes > JOB_BYTES_MAX or size > READ_BYTES_MAX:
+                    break
+                wave.append(_Task(job, command))
+                wanted += len(command.reads)
+                if wanted >= READ_TOGETHER_MAX:
+                    size += self._fetch(wave, found)
+                    tasks += wave
+                    wave, wanted = [], 0
+        self._fetch(wave, found)
+        return tasks + wave, found
 
-    def _read(self, operations: list[Operation]) -> list[Outcome]:
-        """Return the outcomes of `operations`, or of as many as may be in memory at once."""
-        outcomes: list[Outcome] = []
-        size = 0
-        while len(outcomes) < len(operations) and size < READ_BYTES_MAX:
-            some = operations[len(outcomes) : len(outcomes) + READ_TOGETHER_MAX]
-            found = self._each(some, self._read_together)
-            size += sum(len(each) for each in found if isinstance(each, bytes))
-            outcomes += found
-        return outcomes
+    def _fetch(self, wave: Iterable[_Task], found: _Found) -> int:
+        """Read what the commands of `wave` read; return its size."""
+        keys = list(dict.fromkeys(key for task in wave for key in task.command.reads if key not in found.asked))
+        found.asked.update(keys)
+        total = 0
+        for start in range(0, len(keys), READ_TOGETHER_MAX):
+            some = keys[start : start + READ_TOGETHER_MAX]
+            if total > COMMAND_BYTES_MAX:
+                error = ValueTooLarge(f"more than {COMMAND_BYTES_MAX:,} bytes for one command", hint="ask for fewer")
+                found.failures.update(dict.fromkeys(some, error))
+            else:
+                total += self._look_up(some, found)
+        for task in wave:
+            for key in task.command.reads:
+                entry = found.entries.get(key)
+                task.job.bytes += 0 if entry is None else len(entry.payload)
+        return total
 
-    def _read_together(self, operations: list[Operation]) -> list[Outcome]:
-        found = self._store.get_many([operation.key for operation in operations], default=None)
-        return [_bytes(operation.key, found[operation.key]) for operation in operations]
-
-    def _write(self, operations: list[Operation]) -> list[Outcome]:
-        return self._each(operations, self._write_together)
-
-    def _write_together(self, operations: list[Operation]) -> list[Outcome]:
-        writes = [
-            Write(key, Kind.DELETED) if verb is Verb.DELETE else Write(key, Kind.BYTES, value, (), _EXPECT[verb])
-            for verb, key, value in operations
-        ]
-        return [_written(outcome) for outcome in self._store.node.write(writes)]
-
-    def _each(self, operations: list[Operation], together: Callable[[list[Operation]], list[Outcome]]) -> list[Outcome]:
-        """Return the outcomes of `together`; where it fails as a whole, of each operation by itself.
-
-        One key may be on a node that is down, one value not fit the disk: that is no matter of the others. But what
-        may have been done must not be done again.
-        """
-        with self._ready:
-            self._counts[0] += len(operations)
-            self._counts[1] += 1
+    def _look_up(self, keys: list[str], found: _Found) -> int:
         try:
-            return together(operations)
-        except (OutcomeUnknown, StoreClosed) as error:
-            return [error] * len(operations)
+            entries = self._store.node.get_many(keys)
         except Eau2Error as error:
-            if len(operations) == 1:
-                return [error]
-        except Exception as error:  # our own fault; whoever asked must not wait for ever
-            log("failed", error=repr(error))
-            return [Eau2Error(f"internal failure: {type(error).__name__}")] * len(operations)
-        return [outcome for operation in operations for outcome in self._each([operation], together)]
+            if len(keys) == 1:
+                found.failures[keys[0]] = error
+                return 0
+            return sum(self._look_up([key], found) for key in keys)  # what one key has is no matter of the others
+        found.entries.update(entries)
+        return sum(len(entry.payload) for entry in entries.values())
 
+    def _settle(self, tasks: list[_Task], found: _Found) -> None:
+        for _ in range(TRIES_MAX):
+            tasks = self._run(tasks, found)
+            if not tasks:
+                return
+            found = _Found()
+            self._fetch(tasks, found)
+        for task in tasks:
+            task.outcome = StoreBusy("others kept changing the key", hint="ask again later")
 
-def _bytes(key: str, value: object) -> Outcome:
-    if value is None or isinstance(value, bytes):
-        return value
-    return WrongKind(f"{key!r} holds a frame, not bytes")
+    def _run(self, tasks: list[_Task], found: _Found) -> list[_Task]:
+        """Run `tasks`; return those that are to be run again, for somebody else has changed what they read."""
+        view = _View(found, self._store)
+        for task in tasks:
+            view.run(task)
+        writes = list(view.writes())
+        if not writes:
+            return []
+        try:
+            outcomes = self._store.node.write(writes)
+        except Eau2Error as error:
+            if len(tasks) > 1 and not isinstance(error, _OF_ALL):
+                self._one_by_one(tasks)
+            else:
+                self._fail(tasks, {write.key for write in writes}, error)
+            return []
+        changed: set[str] = set()
+        for write, outcome in zip(writes, outcomes, strict=True):
+            if isinstance(outcome, _CHANGED):
+                changed.add(write.key)
+            elif isinstance(outcome, Eau2Error):
+                self._fail(tasks, {write.key}, outcome)
+        return [task for task in tasks if not changed.isdisjoint(task.keys)]
 
+    def _one_by_one(self, tasks: list[_Task]) -> None:
+        """Run each of `tasks` by itself: one key may be on a node that is down, one value not fit the disk, and that
+        is no matter of the others."""
+        for task in tasks:
+            found = _Found()
+            self._fetch([task], found)
+            self._settle([task], found)
 
-def _written(outcome: int | Eau2Error) -> Outcome:
-    if isinstance(outcome, (KeyExists, KeyMissing)):
-        return False
-    return outcome if isinstance(outcome, Eau2Error) else outcome > 0
+    def _fail(self, tasks: Iterable[_Task], keys: set[str], error: Eau2Error) -> None:
+        for task in tasks:
+            if not keys.isdisjoint(task.keys):
+                task.outcome = error

@@ -11,12 +11,17 @@ anything else                 ERROR reason; the connection stays open
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from eau2.doors.work import Operation, Outcome, Verb
+from eau2.doors.tokens import Role
+from eau2.doors.work import Asked, Operation, Outcome, Said, Verb
 from eau2.errors import Eau2Error, InvalidKey
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.key import check_key
+
+if TYPE_CHECKING:
+    from eau2.doors.tokens import Access
 
 LINE_BYTES_MAX = 64 << 10  # without its end; longer values come with their length
 _VERBS = {b"C": Verb.CREATE, b"R": Verb.GET, b"U": Verb.UPDATE, b"D": Verb.DELETE}
@@ -187,13 +192,47 @@ class Lines:
         self._searched = 0
 
 
-def answer(request: Request, outcome: Outcome) -> bytes:
-    """Return the reply to `request`; the outcome counts where it is an operation."""
-    if isinstance(request, Operation):
-        return _answer(request.verb, outcome)
-    if isinstance(request, Refused):
-        return error(request.reason)
-    return b"BYE\n" if isinstance(request, Goodbye) else b"OK\n"
+class LinesConversation:
+    """A `Conversation` by CRUD lines."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._lines = Lines()
+
+    @property
+    def amid(self) -> bool:
+        return self._lines.amid
+
+    def feed(self, data: bytes) -> list[Said | Asked]:
+        return [self._meant(request) for request in self._lines.feed(data)]
+
+    def end(self) -> list[Said | Asked]:
+        return [self._meant(request) for request in self._lines.end()]
+
+    def error(self, why: str) -> bytes:
+        return error(why)
+
+    def _meant(self, request: Request) -> Said | Asked:
+        if isinstance(request, Operation):
+            wanted = Role.READ if request.verb is Verb.GET else Role.WRITE
+            why = self._access.refusal(wanted, "say AUTH and a token first")
+            return Said(error(why)) if why else Asked(request, partial(answer, request.verb))
+        if isinstance(request, Identify):
+            return Said(b"OK\n" if self._access.identify(request.token) else error("the token is not known here"))
+        if isinstance(request, Refused):
+            return Said(error(request.reason))
+        return Said(b"BYE\n", ends=True)
+
+
+def answer(verb: Verb, outcome: Outcome) -> bytes:
+    """Return the reply to an operation."""
+    if isinstance(outcome, Eau2Error):
+        return error(reason(outcome))
+    if verb is Verb.GET and isinstance(outcome, bytes):
+        return b"VALUE %d\n%b\n" % (len(outcome), outcome)
+    if outcome is True:
+        return b"OK\n"
+    return b"EXISTS\n" if verb is Verb.CREATE else b"MISSING\n"
 
 
 def error(why: str) -> bytes:
@@ -203,13 +242,3 @@ def error(why: str) -> bytes:
 def reason(failure: Eau2Error) -> str:
     """Return `failure` on one line, without what would steer a terminal."""
     return "".join(each if each.isprintable() else " " for each in str(failure))
-
-
-def _answer(verb: Verb, outcome: Outcome) -> bytes:
-    if isinstance(outcome, Eau2Error):
-        return error(reason(outcome))
-    if verb is Verb.GET and isinstance(outcome, bytes):
-        return b"VALUE %d\n%b\n" % (len(outcome), outcome)
-    if outcome is True:
-        return b"OK\n"
-    return b"EXISTS\n" if verb is Verb.CREATE else b"MISSING\n"

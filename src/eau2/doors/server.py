@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 from eau2.doors.addresses import LOOPBACK, Networks, is_loopback
-from eau2.doors.connection import LinesConnection
+from eau2.doors.connection import Connection
 from eau2.doors.datagram_door import DatagramDoor
 from eau2.doors.keyspace import Keyspace
+from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
-from eau2.doors.tokens import Tokens
+from eau2.doors.redis import Listings, RedisConversation
+from eau2.doors.tokens import Access, Tokens
 from eau2.errors import Eau2Error, InvalidOption, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from eau2.doors.work import Operation, Outcome
+    from eau2.doors.work import Command, Conversation, Outcome
     from eau2.store.store import Store
 
 CONNECTIONS_MAX = 10_000
@@ -41,6 +46,7 @@ class Doors:
 
     host: str = "127.0.0.1"
     crud_port: int | None = 0  # CRUD lines over TCP
+    redis_port: int | None = 0  # RESP, the protocol of Redis
     udp_port: int | None = 0
     udp_trust: tuple[str, ...] = ()  # networks besides loopback whose datagrams are answered
     allow_shutdown: bool = False  # by UDP, from loopback
@@ -69,6 +75,11 @@ class Shared:
         self._told: deque[tuple[Callable[[list[Outcome]], None], list[Outcome]]] = deque()
         self._telling = False  # the loop was asked to call `_tell`
         self._members = (-_MEMBERS_SECONDS, 0)
+        self._begun = self.now()
+
+    def access(self, connection: object) -> Access:
+        """Return what a client may do that has not said who it is."""
+        return Access(self.tokens, lambda what: self.audit(what, connection))
 
     def now(self) -> float:
         return self._loop.time()
@@ -84,9 +95,9 @@ class Shared:
     def leave(self, connection: _Connection) -> None:
         self.connections.discard(connection)
 
-    def submit(self, operations: Sequence[Operation], done: Callable[[list[Outcome]], None]) -> None:
-        """Have the store do `operations`; `done` is called in the event loop. As Keyspace.submit."""
-        self._keyspace.submit(operations, lambda outcomes: self._tell_later(done, outcomes))
+    def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
+        """Have the store do `commands`; `done` is called in the event loop. As Keyspace.submit."""
+        self._keyspace.submit(commands, lambda outcomes: self._tell_later(done, outcomes))
 
     def run(self, call: Callable[[], Outcome], done: Callable[[Outcome], None]) -> None:
         """Have `call` done in a thread, and `done` with what it returns or raises in the event loop."""
@@ -109,6 +120,17 @@ class Shared:
         if now - self._members[0] >= _MEMBERS_SECONDS:
             self._members = now, len(self._store.nodes)
         return self._members[1]
+
+    def facts(self) -> dict[str, str | int]:
+        """Return what INFO tells of the server."""
+        return {
+            "eau2_version": version("eau2"),
+            "process_id": os.getpid(),
+            "uptime_in_seconds": int(self.now() - self._begun),
+            "connected_clients": len(self.connections),
+            "maxclients": self._connections_max,
+            "nodes": self.member_count(),
+        }
 
     def is_loopback(self, address: str) -> bool:
         return address in self._loopback
@@ -135,7 +157,10 @@ class Shared:
         self._telling = False  # first: what is appended from now on wakes the loop again
         while self._told:
             done, outcomes = self._told.popleft()
-            done(outcomes)
+            try:
+                done(outcomes)
+            except Exception as error:  # our own fault; the others are told all the same
+                log("failed", error=repr(error))
 
 
 class Server:
@@ -150,7 +175,7 @@ class Server:
     ) -> None:
         self._store, self._doors, self._tokens, self._tls = store, doors, tokens or Tokens(), tls
         self._refuse_open()
-        self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, udp
+        self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, udp
         self.stopped = threading.Event()  # set when the server was asked to stop, or has
         self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="eau2-server", daemon=True)
@@ -184,7 +209,7 @@ class Server:
     def _refuse_open(self) -> None:
         if is_loopback(self._doors.host):
             return
-        if self._doors.crud_port is not None and not self._tokens:
+        if (self._doors.crud_port, self._doors.redis_port) != (None, None) and not self._tokens:
             raise InvalidOption(
                 f"whoever reaches {self._doors.host} could read and write everything",
                 hint="give --token-file, or EAU2_TOKEN; 127.0.0.1 is reached from this machine only",
@@ -227,14 +252,11 @@ class Server:
         loop, doors = asyncio.get_running_loop(), self._doors
         datagrams: DatagramDoor | None = None
         try:
-            if doors.crud_port is not None:
-                door = "crud", doors.crud_port
-                listening.append(
-                    await loop.create_server(
-                        lambda: LinesConnection(shared), doors.host, doors.crud_port, ssl=self._tls, backlog=1024
-                    )
-                )
-                self._opened("crud", listening[-1].sockets[0].getsockname())
+            for name, port, converse in self._spoken(shared):
+                door = name, port
+                made = partial(Connection, shared, converse)
+                listening.append(await loop.create_server(made, doors.host, port, ssl=self._tls, backlog=1024))
+                self._opened(name, listening[-1].sockets[0].getsockname())
             if doors.udp_port is not None:
                 door = "udp", doors.udp_port
                 trusted = Networks((*LOOPBACK, *doors.udp_trust))
@@ -254,6 +276,19 @@ class Server:
                 hint="another process may have the port: 0 is any that is free",
             ) from error
         return datagrams
+
+    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[Access], Conversation]]]:
+        """Yield each TCP door that is to be: its name, its port, and what makes its conversations."""
+        if self._doors.crud_port is not None:
+            yield "crud", self._doors.crud_port, LinesConversation
+        if self._doors.redis_port is not None:
+            listings = Listings()
+            allow_wipe = self._doors.allow_wipe
+            yield (
+                "redis",
+                self._doors.redis_port,
+                lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
+            )
 
     def _opened(self, door: str, address: tuple[str, int]) -> None:
         self.addresses[door] = address[0], address[1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from eau2.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 VARIABLE = "EAU2_TOKEN"  # of the environment: a token for everything
 TOKEN_BYTES_MIN = 16
@@ -76,6 +76,30 @@ class Tokens:
                 if line.strip() and not line.startswith("#"):
                     roles.append(_parsed(line, f"{path}, line {number}"))
         return cls(roles)
+
+
+class Access:
+    """What the client of one connection may do. `audit` is told of tokens that are refused."""
+
+    def __init__(self, tokens: Tokens, audit: Callable[[str], None]) -> None:
+        self._tokens, self.audit = tokens, audit
+        self.role = tokens.at_first
+        self.has_tokens = bool(tokens)
+
+    def identify(self, token: str) -> bool:
+        """Give the client what `token` allows; whether it is known. A wrong one takes nothing away."""
+        role = self._tokens.role(token)
+        if not role:
+            self.audit("token refused")
+            return False
+        self.role = role
+        return True
+
+    def refusal(self, wanted: Role, say: str) -> str:
+        """Return why what needs `wanted` is refused: `say` to one who has no role; "" when it is not refused."""
+        if self.role >= wanted:
+            return ""
+        return f"the token may only {self.role.name.lower()}" if self.role else say
 
 
 def _parsed(line: str, where: str) -> tuple[str, Role]:

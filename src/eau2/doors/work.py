@@ -1,11 +1,59 @@
-"""What clients ask for, whatever protocol they speak: one operation a request, and what came of it."""
+"""What clients ask of keys, whatever protocol they speak, and what they are given to do it with."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from eau2.errors import Eau2Error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Outcome = bytes | bool | int | Eau2Error | list[bytes | None] | list[str] | None
+
+
+class View(Protocol):
+    """The keys while one command runs: as they were read, with what earlier commands of the same moment changed."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes under `key`, None where nothing is. WrongKind for a frame."""
+
+    def has(self, key: str) -> bool:
+        """Whether anything is under `key`."""
+
+    def is_frame(self, key: str) -> bool:
+        """Whether a frame is under `key`."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Let `value` be under `key`, whatever is there."""
+
+    def delete(self, key: str) -> bool:
+        """Let nothing be under `key`; return whether anything was."""
+
+    def discard(self, key: str) -> None:
+        """Let nothing be under `key`, whatever is there."""
+
+    def every_key(self) -> Sequence[str]:
+        """Return all keys, sorted. Only for a command that runs `alone`."""
+
+    def frames(self) -> Sequence[str]:
+        """Return the keys of frames, sorted. Only for a command that runs `alone`."""
+
+
+class Command(Protocol):
+    """One request. It is run again from its beginning when others have changed what it read."""
+
+    @property
+    def reads(self) -> Sequence[str]:
+        """The keys that it asks its view for: those that it only puts need not be read."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs beside no others, for it looks at all keys."""
+
+    def run(self, view: View) -> Outcome:
+        """Do it. May raise Eau2Error, and then nothing is changed."""
 
 
 class Verb(StrEnum):
@@ -19,11 +67,58 @@ class Verb(StrEnum):
 
 
 class Operation(NamedTuple):
-    """One request of one key, which `check_key` has passed."""
+    """One request of one key, which `check_key` has passed. A Command."""
 
     verb: Verb
     key: str
     value: bytes = b""
 
+    @property
+    def reads(self) -> Sequence[str]:
+        return () if self.verb is Verb.PUT else (self.key,)
 
-Outcome = bytes | bool | Eau2Error | None  # as `Verb` says; an error where the store refused or failed
+    @property
+    def alone(self) -> bool:
+        return False
+
+    def run(self, view: View) -> Outcome:
+        verb, key, value = self
+        if verb is Verb.GET:
+            return view.get(key)
+        if verb is Verb.DELETE:
+            return view.delete(key)
+        if verb is not Verb.PUT and view.has(key) != (verb is Verb.UPDATE):
+            return False
+        view.put(key, value)
+        return True
+
+
+class Said(NamedTuple):
+    """A request that is answered without the store."""
+
+    reply: bytes
+    ends: bool = False  # the connection, once this is sent
+
+
+class Asked(NamedTuple):
+    """A request for the store, and how its outcome is told."""
+
+    command: Command
+    answer: Callable[[Outcome], bytes]
+
+
+class Conversation(Protocol):
+    """One connection's protocol: bytes in, requests out, in order, however the bytes are cut. No sockets."""
+
+    @property
+    def amid(self) -> bool:
+        """Whether a request has begun that has not ended."""
+
+    def feed(self, data: bytes) -> list[Said | Asked]:
+        """Return the requests that end in `data`."""
+
+    def end(self) -> list[Said | Asked]:
+        """Return what to answer when no more bytes come."""
+
+    def error(self, why: str) -> bytes:
+        """Return what is said to a client that is let go for `why`."""

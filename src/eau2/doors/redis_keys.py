@@ -1,0 +1,250 @@
+"""Redis's commands about keys: what each does with a view of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from eau2.doors import resp
+from eau2.doors.patterns import compiled
+from eau2.doors.redis_words import (
+    INTEGER_MAX,
+    INTEGER_MIN,
+    Call,
+    as_bulk,
+    as_bulks,
+    as_integer,
+    as_ok,
+    asked,
+    integer_of,
+    key_of,
+)
+from eau2.errors import InvalidOption, InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eau2.doors.redis import RedisConversation
+    from eau2.doors.work import Asked, Outcome, View
+
+
+# -- of one key -------------------------------------------------------------------------------------------------------
+
+
+def get(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    key = key_of(arguments[0])
+    return asked(Call((key,), lambda view: view.get(key)), as_bulk(who))
+
+
+def set_(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """SET key value [NX | XX] [GET] [KEEPTTL]."""
+    key, value = key_of(arguments[0]), arguments[1]
+    options = [each.upper() for each in arguments[2:]]
+    if unknown := [each for each in options if each in (b"EX", b"PX", b"EXAT", b"PXAT")]:
+        raise InvalidOption(f"{unknown[0].decode()}: this server does not let keys expire")
+    if len(set(options) & {b"NX", b"XX"}) > 1 or not set(options) <= {b"NX", b"XX", b"GET", b"KEEPTTL"}:
+        raise InvalidOption("syntax error")
+    wanted = {b"NX": False, b"XX": True}.get(next((each for each in options if each in (b"NX", b"XX")), b""))
+    if b"GET" in options:
+
+        def exchange(view: View) -> Outcome:
+            before = view.get(key)
+            if wanted is None or wanted == (before is not None):
+                view.put(key, value)
+            return before
+
+        return asked(Call((key,), exchange), as_bulk(who))
+    if wanted is None:
+        return asked(Call((), partial(_put, key, value)), as_ok(who))
+    return asked(Call((key,), partial(_put_if, key, value, wanted)), as_ok(who))
+
+
+def _put(key: str, value: bytes, view: View) -> Outcome:
+    view.put(key, value)
+    return True
+
+
+def _put_if(key: str, value: bytes, wanted: bool, view: View) -> Outcome:
+    if view.has(key) != wanted:
+        return False
+    view.put(key, value)
+    return True
+
+
+def setnx(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    key = key_of(arguments[0])
+    return asked(Call((key,), partial(_put_if, key, arguments[1], False)), as_integer)
+
+
+def getset(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    return set_(who, [*arguments, b"GET"])
+
+
+def getdel(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """GETDEL key."""
+    key = key_of(arguments[0])
+
+    def take(view: View) -> Outcome:
+        value = view.get(key)
+        view.delete(key)
+        return value
+
+    return asked(Call((key,), take), as_bulk(who))
+
+
+def getrange(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """GETRANGE key start end: both ends are in it, and negative ones count from the end."""
+    key, first, last = key_of(arguments[0]), integer_of(arguments[1]), integer_of(arguments[2])
+
+    def part(view: View) -> Outcome:
+        value = view.get(key) or b""
+        size = len(value)
+        start = max(0, first + size if first < 0 else first)
+        end = last + size if last < 0 else last
+        return value[start : end + 1] if end >= start else b""
+
+    return asked(Call((key,), part), as_bulk(who))
+
+
+def strlen(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    key = key_of(arguments[0])
+    return asked(Call((key,), lambda view: len(view.get(key) or b"")), as_integer)
+
+
+def append(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """APPEND key value."""
+    key, more = key_of(arguments[0]), arguments[1]
+
+    def append(view: View) -> Outcome:
+        value = (view.get(key) or b"") + more
+        view.put(key, value)
+        return len(value)
+
+    return asked(Call((key,), append), as_integer)
+
+
+def add(arguments: list[bytes], amount: int) -> Asked:
+    """INCR and the like: add `amount` to the integer under the key, 0 where nothing is."""
+    key = key_of(arguments[0])
+
+    def add(view: View) -> Outcome:
+        value = view.get(key)
+        number = integer_of(b"0" if value is None else value) + amount
+        if not INTEGER_MIN <= number <= INTEGER_MAX:
+            raise InvalidValue("increment or decrement would overflow")
+        view.put(key, b"%d" % number)
+        return number
+
+    return asked(Call((key,), add), as_integer)
+
+
+def type_(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """TYPE key: string, frame or none."""
+    key = key_of(arguments[0])
+
+    def kind(view: View) -> Outcome:
+        return b"frame" if view.is_frame(key) else b"string" if view.has(key) else b"none"
+
+    def tell(outcome: Outcome) -> bytes:
+        assert isinstance(outcome, bytes)
+        return resp.simple(outcome.decode())
+
+    return asked(Call((key,), kind), tell)
+
+
+# -- of several keys --------------------------------------------------------------------------------------------------
+
+
+def mget(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    keys = [key_of(each) for each in arguments]
+    return asked(
+        Call(keys, lambda view: [None if view.is_frame(key) else view.get(key) for key in keys]), as_bulks(who)
+    )
+
+
+def mset(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """MSET key value [key value ...]."""
+    if len(arguments) % 2:
+        raise InvalidOption("wrong number of arguments for 'mset' command")
+    values = [(key_of(key), value) for key, value in zip(arguments[::2], arguments[1::2], strict=True)]
+
+    def put(view: View) -> Outcome:
+        for key, value in values:
+            view.put(key, value)
+        return True
+
+    return asked(Call((), put), as_ok(who))
+
+
+def delete(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    keys = [key_of(each) for each in arguments]
+    return asked(Call(keys, lambda view: sum([view.delete(key) for key in keys])), as_integer)
+
+
+def exists(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    keys = [key_of(each) for each in arguments]
+    return asked(Call(keys, lambda view: sum([view.has(key) for key in keys])), as_integer)
+
+
+# -- of all keys ------------------------------------------------------------------------------------------------------
+
+
+def dbsize(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    return asked(Call((), lambda view: len(view.every_key()), alone=True), as_integer)
+
+
+def keys_(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    matches = compiled(arguments[0].decode("utf-8", "replace")).fullmatch
+    return asked(Call((), lambda view: [key for key in view.every_key() if matches(key)], alone=True), as_bulks(who))
+
+
+def scan(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]."""
+    cursor, count, matches, kind = integer_of(arguments[0]), 10, None, b""
+    if len(arguments) % 2 == 0:
+        raise InvalidOption("syntax error")
+    for option, value in zip(arguments[1::2], arguments[2::2], strict=True):
+        if option.upper() == b"MATCH":
+            matches = compiled(value.decode("utf-8", "replace")).fullmatch
+        elif option.upper() == b"COUNT" and integer_of(value) > 0:
+            count = integer_of(value)
+        elif option.upper() == b"TYPE":
+            kind = value.lower()
+        else:
+            raise InvalidOption("syntax error")
+    listings = who.listings
+
+    def scan(view: View) -> Outcome:
+        at = listings.begin(_of_kind(view, kind)) if cursor == 0 else cursor
+        follows, keys = listings.step(at, count)
+        return [str(follows), *(key for key in keys if matches is None or matches(key))]
+
+    def tell(outcome: Outcome) -> bytes:
+        assert isinstance(outcome, list)
+        follows, *keys = (each.encode() for each in outcome if isinstance(each, str))
+        return resp.array([who.bulk(follows), resp.array(map(who.bulk, keys))])
+
+    return asked(Call((), scan, alone=True), tell)
+
+
+def _of_kind(view: View, kind: bytes) -> Sequence[str]:
+    if not kind:
+        return view.every_key()
+    frames = set(view.frames())
+    if kind == b"frame":
+        return sorted(frames)
+    return [key for key in view.every_key() if key not in frames] if kind == b"string" else []
+
+
+def flushdb(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """FLUSHDB: delete all keys."""
+    if not who.allow_wipe:
+        raise InvalidOption("FLUSHDB is off: the server was not started with --allow-wipe")
+    who.access.audit("wipe out")
+
+    def wipe(view: View) -> Outcome:
+        for key in view.every_key():
+            view.discard(key)
+        return True
+
+    return asked(Call((), wipe, alone=True), as_ok(who))

@@ -1,0 +1,211 @@
+"""RESP, the protocol of Redis: commands in, replies out, as bytes. No sockets, no store.
+
+Commands come as arrays of bulk strings, `*2 $3 GET $1 k`, or as a line that somebody types. Replies are of RESP2, or of
+RESP3 after HELLO 3. https://redis.io/docs/latest/develop/reference/protocol-spec/
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eau2.store.store import VALUE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LINE_BYTES_MAX = 64 << 10  # of a line that is typed, and of the head of an array or bulk string
+ARGUMENTS_MAX = 1 << 20
+COMMAND_BYTES_MAX = 128 << 20  # of its arguments together
+_STRANGER_ARGUMENTS_MAX, _STRANGER_BYTES_MAX = 10, 16 << 10  # of one who has not said who it is
+
+
+class Commands:
+    """The commands of one connection, in order, however the bytes were cut on their way. Holds at most one command.
+
+    After what is no command nothing more is read: where the next one begins is not known.
+    """
+
+    def __init__(self) -> None:
+        self.broken = ""  # what was wrong, once something was
+        self.trusted = True  # False: the limits for strangers hold
+        self._received = bytearray()
+        self._arguments: list[bytes] = []
+        self._missing = 0  # arguments of the command that has begun
+        self._length = -1  # of the argument whose bytes are to come
+        self._bytes = 0  # of the arguments so far
+        self._at = 0  # of what was received, bytes that have been taken
+
+    @property
+    def amid(self) -> bool:
+        """Whether a command has begun that has not ended."""
+        return bool(self._received or self._missing)
+
+    def feed(self, data: bytes) -> list[list[bytes]]:
+        """Return the commands that end in `data`, each at least its name. Sees whether something `broken` came."""
+        if self.broken:
+            return []
+        self._received += data
+        found: list[list[bytes]] = []
+        while self._argument(found) if self._length >= 0 else self._line(found):
+            pass
+        self._let_go()
+        return found
+
+    def _let_go(self) -> None:
+        """Let go of the bytes that have been taken; of all, where what follows means nothing."""
+        del self._received[: len(self._received) if self.broken else self._at]
+        self._at = 0
+
+    def _argument(self, found: list[list[bytes]]) -> bool:
+        """Take the bytes of the argument whose head has come; whether all of them are there."""
+        received, at = self._received, self._at
+        end = at + self._length
+        if len(received) < end + 2:
+            return False
+        if received[end] != 13 or received[end + 1] != 10:
+            self.broken = "expected a line end after a bulk string"
+            return False
+        self._arguments.append(bytes(received[at:end]))
+        self._at, self._length = end + 2, -1
+        self._missing -= 1
+        if not self._missing:
+            found.append(self._arguments)
+            self._arguments, self._bytes = [], 0
+        return True
+
+    def _line(self, found: list[list[bytes]]) -> bool:
+        """Take a line: the head of an argument or a command, or a whole command; whether it is there."""
+        received, at = self._received, self._at
+        end = received.find(b"\n", at, at + LINE_BYTES_MAX)
+        if end < 0:
+            if len(received) - at >= LINE_BYTES_MAX:
+                self.broken = "too big bulk count string" if self._missing else "too big inline request"
+            return False
+        self._at = end + 1
+        command = self._read(bytes(received[at:end]).removesuffix(b"\r"))
+        if command:
+            found.append(command)
+        return not self.broken
+
+    def _read(self, line: bytes) -> list[bytes] | None:
+        """Take the head of an argument or of a command; return the command where the line is all of it."""
+        if self._missing:
+            length = _number(line[1:])
+            if line[:1] != b"$":
+                self.broken = f"expected '$', got {chr(line[0]) if line else ' '!r}"
+            elif length is None or length > (VALUE_BYTES_MAX if self.trusted else _STRANGER_BYTES_MAX):
+                self.broken = "invalid bulk length" if self.trusted else "unauthenticated bulk length"
+            elif self._bytes + length > COMMAND_BYTES_MAX:
+                self.broken = "too large a command"
+            else:
+                self._length = length
+                self._bytes += length
+            return None
+        if line[:1] == b"*":
+            count = _number(line[1:])
+            if count is None and line[1:2] == b"-" and _number(line[2:]) is not None:
+                return None  # a null array: nothing is asked
+            if count is None or count > (ARGUMENTS_MAX if self.trusted else _STRANGER_ARGUMENTS_MAX):
+                self.broken = "invalid multibulk length" if self.trusted else "unauthenticated multibulk length"
+            else:
+                self._missing = count
+            return None
+        words = split(line)
+        if words is None:
+            self.broken = "unbalanced quotes in request"
+        return words or None
+
+
+def split(line: bytes) -> list[bytes] | None:
+    r"""Return the words of a line that somebody typed; None where a quote is not closed.
+
+    >>> split(b'SET key "two words\\n" x'), split(b"GET 'k")
+    ([b'SET', b'key', b'two words\n', b'x'], None)
+    """
+    words: list[bytes] = []
+    at = 0
+    while at < len(line):
+        if line[at : at + 1].isspace():
+            at += 1
+            continue
+        quote = line[at : at + 1] if line[at : at + 1] in (b'"', b"'") else b""
+        if quote:
+            word, at = _quoted(line, at + 1, quote)
+            if word is None or (at < len(line) and not line[at : at + 1].isspace()):
+                return None
+        else:
+            end = at
+            while end < len(line) and not line[end : end + 1].isspace():
+                end += 1
+            word, at = line[at:end], end
+        words.append(word)
+    return words
+
+
+_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
+
+
+def _quoted(line: bytes, at: int, quote: bytes) -> tuple[bytes | None, int]:
+    """Return what stands from `at` to the closing `quote`, and where that ends."""
+    word = bytearray()
+    while at < len(line):
+        byte, follows = line[at : at + 1], line[at + 1 : at + 2]
+        if byte == quote:
+            return bytes(word), at + 1
+        if byte == b"\\" and quote == b'"' and follows:
+            digits = line[at + 2 : at + 4]
+            if follows == b"x" and len(digits) == 2 and all(each in b"0123456789abcdefABCDEF" for each in digits):
+                word.append(int(digits, 16))
+                at += 4
+                continue
+            word += _ESCAPES.get(follows, follows)
+            at += 2
+        elif byte == b"\\" and follows == b"'":
+            word += b"'"
+            at += 2
+        else:
+            word += byte
+            at += 1
+    return None, at
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() and len(text) < 12 else None
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+OK = b"+OK\r\n"
+
+
+def error(text: str) -> bytes:
+    """Return an error; its first word is its kind."""
+    return b"-" + " ".join(text.split()).encode("utf-8", "backslashreplace") + b"\r\n"
+
+
+def simple(text: str) -> bytes:
+    return b"+" + text.encode() + b"\r\n"
+
+
+def integer(number: int) -> bytes:
+    return b":%d\r\n" % number
+
+
+def bulk(value: bytes | None, *, resp3: bool) -> bytes:
+    """Return a string of bytes, or that there is none."""
+    if value is None:
+        return b"_\r\n" if resp3 else b"$-1\r\n"
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def array(replies: Iterable[bytes]) -> bytes:
+    """Return an array of `replies`, which are encoded already."""
+    parts = list(replies)
+    return b"*%d\r\n" % len(parts) + b"".join(parts)
+
+
+def mapping(pairs: Mapping[str, bytes], *, resp3: bool) -> bytes:
+    """Return a map of encoded replies by name: flat, as RESP2 has no maps."""
+    parts = [part for name, value in pairs.items() for part in (bulk(name.encode(), resp3=resp3), value)]
+    head = b"%%%d\r\n" % len(pairs) if resp3 else b"*%d\r\n" % len(parts)
+    return head + b"".join(parts)
