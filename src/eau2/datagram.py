@@ -38,9 +38,9 @@ _CHANGES = frozenset((Command.PUT, Command.REMOVE, Command.SHUTDOWN, Command.WIP
 class Client:
     """Asks the server at `host`:`port`, and again with the same id where no answer comes. A context manager.
 
-    Each call takes at most as long as `retry_seconds` together. Besides what each says it raises NodeUnavailable when
-    nobody answers (OutcomeUnknown where something may have been changed), StoreBusy when the server is overloaded, and
-    Eau2Error for what it answers otherwise. Not thread-safe: a thread takes a client of its own.
+    Each call takes at most as long as `retry_seconds` together, and twice that when the server is overloaded. Besides
+    what each says it raises NodeUnavailable when nobody answers (OutcomeUnknown where something may have been changed),
+    StoreBusy when the server is overloaded, and Eau2Error for what it answers otherwise. Not thread-safe.
     """
 
     def __init__(self, host: str, port: int, *, retry_seconds: tuple[float, ...] = RETRY_SECONDS) -> None:
@@ -118,12 +118,12 @@ class Client:
             raise InvalidKey(f"{key!r}: {len(name)} bytes are over the {KEY_BYTES} of a datagram's key")
         identity = os.urandom(ID_BYTES)
         request = encode(identity, command, name, value)
-        for seconds in self._retry_seconds:
+        for number, seconds in enumerate(self._retry_seconds, 1):
             reply = self._once(request, identity, seconds)
             found = None if reply is None else decode_reply(command, reply)
             if found is None:
                 continue
-            if found.code == Code.OVERLOADED and seconds is not self._retry_seconds[-1]:
+            if found.code == Code.OVERLOADED and number < len(self._retry_seconds):
                 time.sleep(seconds)
                 continue
             if found.code != Code.SUCCESS:

@@ -244,6 +244,21 @@ def test_more_than_the_server_can_remember_is_refused(unserved, monkeypatch):
         assert unserved.lines().ask(b"R none") == b"MISSING\n"
 
 
+def test_what_was_refused_as_too_much_is_done_when_it_is_asked_again(served, monkeypatch):
+    busy = iter([StoreBusy("a"), StoreBusy("b")])
+    node, write = served.store.node, served.store.node.write
+
+    def refuse(writes):
+        for error in busy:
+            raise error
+        return write(writes)
+
+    monkeypatch.setattr(node, "write", refuse)
+    with Client(*served.server.addresses["udp"], retry_seconds=(0.1, 0.1, 5.0)) as client:
+        client.put("k", b"v")
+        assert client.get("k") == b"v"
+
+
 def test_many_clients_at_once_get_each_their_own(served_by):
     wrong = []
 

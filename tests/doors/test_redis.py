@@ -151,6 +151,13 @@ def test_a_connection_says_what_it_is(served):
     assert client.replies.read() == b""
 
 
+def test_a_web_page_gets_nothing_done(served):
+    for client in (served.redis(), served.lines()):
+        client.socket.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nSET a b\r\nC a b\r\n")
+        assert b"this is no HTTP" in client.replies.read()
+    assert served.store.keys() == []
+
+
 def test_lines_may_be_typed(served):
     client = served.redis()
     client.socket.sendall(b"SET k 'two words'\r\nget k\nPING\r\n")
@@ -168,6 +175,11 @@ def test_a_token_says_what_its_client_may_do(unserved):
     assert failed(client.ask("SET", "a", "1"), "NOPERM the token may only read")
     assert client.ask("HELLO", 3, "AUTH", "default", WRITE)[b"proto"] == 3
     assert client.ask("SET", "a", "1") == "OK"
+    pipelined = unserved.redis()
+    pipelined.send("AUTH", WRITE)
+    pipelined.send("MSET", *(word for number in range(50) for word in (number, "x" * 20_000)))
+    assert [pipelined.reply(), pipelined.reply()] == ["OK", "OK"]
+    assert failed(pipelined.ask("FLUSHDB"), "NOPERM")
     stranger = unserved.redis()
     stranger.socket.sendall(b"*1\r\n$1000000\r\n")
     assert failed(stranger.reply(), "unauthenticated bulk length")

@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CRUD_PORT, UDP_PORT, REDIS_PORT = 7401, 7402, 7379
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_SECONDS = 0.05  # between two looks whether a signal has come
 _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 60.0  # without a reply while some are awaited
 _READ_BYTES = 1 << 16
@@ -30,7 +33,14 @@ HostOption = Annotated[
     str, typer.Option("--host", metavar="HOST", help="Where to listen. Beyond loopback tokens are demanded.")
 ]
 CrudOption = Annotated[str, typer.Option("--crud-port", metavar="PORT", help=_PORT_HELP.format("CRUD lines over TCP"))]
-UdpOption = Annotated[str, typer.Option("--udp-port", metavar="PORT", help=_PORT_HELP.format("Requests by UDP"))]
+UdpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--udp-port",
+        metavar="PORT",
+        help=_PORT_HELP.format("Requests by UDP") + f" {UDP_PORT}, but none where there are tokens, which UDP has not.",
+    ),
+]
 RedisOption = Annotated[str, typer.Option("--redis-port", metavar="PORT", help=_PORT_HELP.format("Clients of Redis"))]
 TrustOption = Annotated[
     list[str] | None,
@@ -52,7 +62,7 @@ ConnectionsOption = Annotated[
 ShutdownOption = Annotated[
     bool, typer.Option("--allow-shutdown", help="A datagram from this machine may end the server.")
 ]
-WipeOption = Annotated[bool, typer.Option("--allow-wipe", help="A datagram may delete all keys.")]
+WipeOption = Annotated[bool, typer.Option("--allow-wipe", help="A datagram, and FLUSHDB of an admin, may delete all.")]
 
 
 def serve(
@@ -60,7 +70,7 @@ def serve(
     host: HostOption = "127.0.0.1",
     crud_port: CrudOption = str(CRUD_PORT),
     redis_port: RedisOption = str(REDIS_PORT),
-    udp_port: UdpOption = str(UDP_PORT),
+    udp_port: UdpOption = None,
     udp_trust: TrustOption = None,
     token_file: TokensOption = None,
     tls_cert: CertificateOption = None,
@@ -76,6 +86,9 @@ def serve(
     from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
     from eau2.doors.tokens import Tokens
 
+    tokens, tls = Tokens.read(token_file), _tls(tls_cert, tls_key)
+    if udp_port is None:
+        udp_port = "off" if tokens and not udp_trust else str(UDP_PORT)
     doors = Doors(
         host=host,
         crud_port=_port("--crud-port", crud_port),
@@ -86,19 +99,19 @@ def serve(
         allow_wipe=allow_wipe,
         connections_max=connections_max,
     )
-    tokens, tls = Tokens.read(token_file), _tls(tls_cert, tls_key)
     logger = logging.getLogger("eau2.doors")
     shown = logging.StreamHandler(sys.stderr)
     logger.addHandler(shown)
     logger.setLevel(logging.INFO)
     try:
-        with call.making() as store, Server(store, doors, tokens=tokens, tls=tls) as server:
+        with call.making() as store, Server(store, doors, tokens=tokens, tls=tls) as server, _told_to_stop() as told:
             call.answer(
                 {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
                 lambda _: Text(_listening(call.store_path, server.addresses)),
             )
             sys.stdout.flush()
-            _until_told(server.stopped)
+            while not told and not server.stopped.wait(_LOOK_SECONDS):
+                pass
     finally:
         logger.removeHandler(shown)
 
@@ -106,10 +119,6 @@ def serve(
 def crud(
     call: Call,
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="A door for CRUD lines.", show_default=False)],
-    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS.")] = False,
-    tls_ca: Annotated[
-        str | None, typer.Option("--tls-ca", metavar="FILE", help="Trust servers that this has signed.")
-    ] = None,
 ) -> None:
     """Send CRUD lines from standard input to a server, and print its replies.
 
@@ -118,9 +127,8 @@ def crud(
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise InvalidOption(f"an address is HOST:PORT, not {address!r}", hint=f"for example 127.0.0.1:{CRUD_PORT}")
-    secure = tls or tls_ca is not None
-    with _connected(host.strip("[]"), int(port), tls_ca, secure=secure) as door:
-        sender = _Sender(door, half_close=not secure)
+    with _connected(host.strip("[]"), int(port)) as door:
+        sender = _Sender(door)
         replies = _received(door, address, sender)
         if call.json:
             print_json({"replies": [_document(line, value) for line, value in _replies(replies)]})
@@ -161,22 +169,22 @@ def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
     return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
 
 
-def _until_told(stopped: threading.Event) -> None:
-    """Return at SIGINT or SIGTERM, which end the command as `stopped` does: what was accepted is answered."""
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+@contextmanager
+def _told_to_stop() -> "Iterator[list[int]]":
+    """Within this, SIGINT and SIGTERM are no more than numbers in a list: what was accepted is answered."""
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: told.append(number)) for number in _SIGNALS}
     try:
-        stopped.wait()
+        yield told
     finally:
         for number, how in before.items():
             signal.signal(number, how)
 
 
-def _connected(host: str, port: int, authority: str | None, *, secure: bool) -> socket.socket:
+def _connected(host: str, port: int) -> socket.socket:
     where = f"{host}:{port}"
     try:
         door = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
-        if secure:
-            door = ssl.create_default_context(cafile=authority).wrap_socket(door, server_hostname=host)
         token = os.environ.get("EAU2_TOKEN")
         if token:
             door.sendall(b"AUTH " + token.encode("utf-8", "surrogateescape") + b"\n")
@@ -192,9 +200,9 @@ def _connected(host: str, port: int, authority: str | None, *, secure: bool) -> 
 class _Sender(threading.Thread):
     """Sends standard input, a line end if its last line has none, and that there is no more."""
 
-    def __init__(self, door: socket.socket, *, half_close: bool) -> None:
+    def __init__(self, door: socket.socket) -> None:
         super().__init__(name="eau2-crud", daemon=True)
-        self._door, self._half_close = door, half_close  # TLS knows no half of a connection
+        self._door = door
         self.failed = False  # the server took no more
         self.start()
 
@@ -206,10 +214,7 @@ class _Sender(threading.Thread):
                 last = data[-1:]
             if last != b"\n":
                 self._door.sendall(b"\n")
-            if self._half_close:
-                self._door.shutdown(socket.SHUT_WR)
-            else:
-                self._door.sendall(b"DONE\n")
+            self._door.shutdown(socket.SHUT_WR)
         except OSError:
             self.failed = True
 
@@ -223,8 +228,6 @@ def _received(door: socket.socket, address: str, sender: _Sender) -> "Iterator[b
                 if not sender.is_alive():  # else somebody may be typing
                     raise NodeUnavailable(f"{address} has not answered for {_SILENT_SECONDS:g} seconds")
             data = door.recv(_READ_BYTES)
-        except ssl.SSLWantReadError:
-            continue
         except OSError as error:
             raise NodeUnavailable(f"{address} has gone: {error}") from None
         if not data:

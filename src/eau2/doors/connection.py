@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._moved = self._began = 0.0  # when bytes last moved; when the request began that has not ended
         self._begun_bytes = 0  # of the request that has not ended
+        self._unsent = 0  # bytes of replies when they were last looked at
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._waiting.clear()
+        del self._conversation  # it knows us, and would be kept until garbage is collected
         self._shared.leave(self)
 
     # -- what the server calls ----------------------------------------------------------------------------------------
@@ -98,6 +100,10 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._paused or self._transport.is_closing():
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._moved = now
+            self._unsent = unsent
             if now - self._moved > STALLED_SECONDS:
                 self.abort()
         elif self._busy or self._ending:
@@ -162,7 +168,8 @@ class Connection(asyncio.Protocol):
         try:
             self._shared.submit([each.command for each in some], lambda outcomes: self._told(some, outcomes))
         except StoreClosed as error:
-            self._told(some, [error] * len(some))
+            assert self._transport is not None
+            self._transport.write(b"".join(each.answer(error) for each in some))
             return
         self._busy = True
 
@@ -174,7 +181,7 @@ class Connection(asyncio.Protocol):
         replies = [each.answer(outcome) for each, outcome in zip(asked, outcomes, strict=False)]
         self._transport.write(b"".join(replies))
         self._waiting.extendleft(reversed(asked[len(outcomes) :]))  # not done yet
-        self._moved = self._shared.now()
+        self._moved = self._began = self._shared.now()  # while we did not read, no request could come to its end
         self._go_on()
 
     def __repr__(self) -> str:

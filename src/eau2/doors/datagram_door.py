@@ -6,14 +6,16 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, cast
 
-from eau2.doors.datagrams import Code, Command, Refused, Replies, Request, Standing, answer, decode, number, reply
+from eau2.doors.datagrams import Code, Refused, Replies, Request, Standing, answer, decode, number, reply
+from eau2.doors.datagrams import Command as Asked
 from eau2.doors.log import log
-from eau2.doors.work import Operation, Outcome
+from eau2.doors.work import Operation, Outcome, Wipe
 from eau2.errors import Eau2Error, StoreClosed
 
 if TYPE_CHECKING:
     from eau2.doors.addresses import Networks
     from eau2.doors.server import Shared
+    from eau2.doors.work import Command
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -29,12 +31,13 @@ class DatagramDoor(asyncio.DatagramProtocol):
         self._replies = Replies()
         self._transport: asyncio.DatagramTransport | None = None
         self.working = 0  # requests that the store has
+        self.ending = False  # nothing more is accepted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)  # of which not every loop's is an instance
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
-        if addr[0] not in self._trusted:
+        if self.ending or addr[0] not in self._trusted:
             return
         request = decode(data)
         if isinstance(request, Refused):
@@ -61,27 +64,29 @@ class DatagramDoor(asyncio.DatagramProtocol):
     def _do(self, request: Request, address: Address) -> None:
         what = request.what
         if isinstance(what, Operation):
-            self.working += 1
-            try:
-                self._shared.submit([what], lambda outcomes: self._told(request, address, outcomes))
-            except StoreClosed as error:
-                self._told(request, address, [error])
+            self._submit(what, request, address)
             return
-        if what is Command.WIPE_OUT and self._allow_wipe:
-            self.working += 1
+        if what is Asked.WIPE_OUT and self._allow_wipe:
             self._shared.audit("wipe out", address)
-            self._shared.run(self._shared.wipe, lambda outcome: self._told(request, address, [outcome]))
+            self._submit(Wipe(), request, address)
             return
         self._finish(request, address, self._answered(request, what, address))
 
-    def _answered(self, request: Request, what: Command, address: Address) -> bytes:
-        if what is Command.IS_ALIVE:
+    def _submit(self, command: Command, request: Request, address: Address) -> None:
+        self.working += 1
+        try:
+            self._shared.submit([command], lambda outcomes: self._told(request, address, outcomes))
+        except StoreClosed as error:
+            self._told(request, address, [error])
+
+    def _answered(self, request: Request, what: Asked, address: Address) -> bytes:
+        if what is Asked.IS_ALIVE:
             return reply(request.id, Code.SUCCESS)
-        if what is Command.PROCESS_ID:
+        if what is Asked.PROCESS_ID:
             return number(request.id, os.getpid())
-        if what is Command.MEMBER_COUNT:
+        if what is Asked.MEMBER_COUNT:
             return number(request.id, self._shared.member_count())
-        if what is Command.SHUTDOWN and self._allow_shutdown and self._shared.is_loopback(address[0]):
+        if what is Asked.SHUTDOWN and self._allow_shutdown and self._shared.is_loopback(address[0]):
             self._shared.audit("shutdown", address)
             self._shared.shut_down()
             return reply(request.id, Code.SUCCESS)
@@ -91,7 +96,8 @@ class DatagramDoor(asyncio.DatagramProtocol):
         self.working -= 1
         if isinstance(outcomes[0], Eau2Error):
             log("failed", door="udp", error=str(outcomes[0]))
-        self._finish(request, address, answer(request, outcomes[0]))
+        outcome = True if request.what is Asked.WIPE_OUT else outcomes[0]
+        self._finish(request, address, answer(request, outcomes[0] if isinstance(outcomes[0], Eau2Error) else outcome))
 
     def _finish(self, request: Request, address: Address, message: bytes) -> None:
         self._replies.finish(address, request.id, message, self._shared.now())

@@ -221,9 +221,12 @@ class Replies:
         return Standing.NEW
 
     def finish(self, asker: Hashable, identity: bytes, reply: bytes, now: float) -> None:
-        """Keep `reply`, which is sent now."""
+        """Keep `reply`, which is sent now; but not that nothing was done, for then it may be when it is asked again."""
         which = (asker, identity)
         self._working.remove(which)
+        if reply[_COMMAND_AT : _COMMAND_AT + 1] == bytes([Code.OVERLOADED]):
+            self._bytes -= _REPLY_MAX
+            return
         self._kept[which] = now, reply
         self._bytes += len(reply) + _ENTRY_BYTES - _REPLY_MAX
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ READ_BYTES_MAX = 64 << 20  # of values that are read before those who asked are 
 JOB_BYTES_MAX = 1 << 20  # of values that one client is told at once; it asks for the rest when it has taken those
 COMMAND_BYTES_MAX = 256 << 20  # of values that one command reads
 TRIES_MAX = 100  # of a command, when others change what it read
-_END_SECONDS = 1.0
+ALONE_SECONDS = 2.0  # in which commands that failed together are tried each by itself; then all have failed
+_END_SECONDS = 0.4
 _CHANGED = (KeyExists, KeyMissing, VersionConflict)  # what a write is refused with that others came before
 _OF_ALL = (OutcomeUnknown, StoreClosed, StoreBusy, ReadOnly)  # no write by itself would fare better, or may be tried
 
@@ -50,23 +52,25 @@ _NOTHING = _Nothing()
 class _Job:
     """What one client asked at once."""
 
-    __slots__ = ("bytes", "commands", "done", "outcomes")
+    __slots__ = ("bytes", "commands", "done", "full", "outcomes")
 
     def __init__(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
         self.commands = commands
         self.done = done
-        self.bytes = 0  # of the values that were read for it
+        self.bytes = 0  # of the values that its commands read, each for itself
+        self.full = False  # the rest is not done now
         self.outcomes: list[Outcome] = []
 
 
 class _Task:
     """One command of a job, and what came of it."""
 
-    __slots__ = ("command", "job", "keys", "outcome")
+    __slots__ = ("bytes", "command", "job", "keys", "outcome")
 
     def __init__(self, job: _Job, command: Command) -> None:
         self.job, self.command = job, command
         self.keys: set[str] = set()  # that it looked at or changed
+        self.bytes = 0  # of the values that it reads
         self.outcome: Outcome = None
 
 
@@ -95,6 +99,8 @@ class _View:
         self._keys, self._before = task.keys, {}
         task.keys.clear()
         try:
+            if task.bytes > COMMAND_BYTES_MAX:
+                raise ValueTooLarge(f"more than {COMMAND_BYTES_MAX:,} bytes for one command", hint="ask for fewer")
             for key in task.command.reads if self._failures else ():
                 if key in self._failures:
                     raise self._failures[key]
@@ -170,8 +176,9 @@ class _View:
 class Keyspace:
     """Does what clients ask in a thread: takes all that waits, reads its keys, runs the commands, writes once.
 
-    What one job asks is done in its order, but for a command that is run again because somebody else, who is no client
-    of ours, has changed its key. Memory is bounded, whatever the values. Thread-safe.
+    What one job asks of a key is done in its order. A command that runs `alone` has a transaction of its own, so that
+    what is done together is of one key each: when somebody else, who is no client of ours, has changed a key, what was
+    asked of that key is run again, and nothing else was done of it. Thread-safe.
     """
 
     def __init__(self, store: Store) -> None:
@@ -236,49 +243,48 @@ class Keyspace:
         """Return the commands that are done now, and what they read: as much as may be in memory."""
         found = _Found()
         if jobs[0].commands[0].alone:
-            return [_Task(jobs[0], jobs[0].commands[0])], found
+            task = _Task(jobs[0], jobs[0].commands[0])
+            self._fetch([task], found)
+            return [task], found
         tasks: list[_Task] = []
         wave: list[_Task] = []
-        size = wanted = 0
+        size = 0
         for job in jobs:
             for command in job.commands:
-                if command.alone or job.bytes > JOB_BYTES_MAX or size > READ_BYTES_MAX:
+                if command.alone or job.full or size > READ_BYTES_MAX:
                     break
                 wave.append(_Task(job, command))
-                wanted += len(command.reads)
-                if wanted >= READ_TOGETHER_MAX:
+                if len(wave) >= READ_TOGETHER_MAX:
                     size += self._fetch(wave, found)
-                    tasks += wave
-                    wave, wanted = [], 0
+                    tasks += _fitting(wave)
+                    wave = []
         self._fetch(wave, found)
-        return tasks + wave, found
+        return tasks + _fitting(wave), found
 
-    def _fetch(self, wave: Iterable[_Task], found: _Found) -> int:
+    def _fetch(self, wave: Sequence[_Task], found: _Found) -> int:
         """Read what the commands of `wave` read; return its size."""
         keys = list(dict.fromkeys(key for task in wave for key in task.command.reads if key not in found.asked))
         found.asked.update(keys)
         total = 0
         for start in range(0, len(keys), READ_TOGETHER_MAX):
             some = keys[start : start + READ_TOGETHER_MAX]
-            if total > COMMAND_BYTES_MAX:
-                error = ValueTooLarge(f"more than {COMMAND_BYTES_MAX:,} bytes for one command", hint="ask for fewer")
-                found.failures.update(dict.fromkeys(some, error))
-            else:
-                total += self._look_up(some, found)
+            if total > COMMAND_BYTES_MAX and len(wave) == 1:
+                break  # it is refused
+            total += self._look_up(some, found, time.monotonic() + ALONE_SECONDS)
         for task in wave:
-            for key in task.command.reads:
-                entry = found.entries.get(key)
-                task.job.bytes += 0 if entry is None else len(entry.payload)
+            entries = [found.entries.get(key) for key in task.command.reads]
+            task.bytes = sum(len(entry.payload) for entry in entries if entry is not None)
         return total
 
-    def _look_up(self, keys: list[str], found: _Found) -> int:
+    def _look_up(self, keys: list[str], found: _Found, deadline: float) -> int:
         try:
             entries = self._store.node.get_many(keys)
         except Eau2Error as error:
-            if len(keys) == 1:
-                found.failures[keys[0]] = error
+            if len(keys) == 1 or time.monotonic() > deadline:
+                found.failures.update(dict.fromkeys(keys, error))
                 return 0
-            return sum(self._look_up([key], found) for key in keys)  # what one key has is no matter of the others
+            # What one key has is no matter of the others.
+            return sum(self._look_up([key], found, deadline) for key in keys)
         found.entries.update(entries)
         return sum(len(entry.payload) for entry in entries.values())
 
@@ -304,10 +310,12 @@ class Keyspace:
             outcomes = self._store.node.write(writes)
         except Eau2Error as error:
             if len(tasks) > 1 and not isinstance(error, _OF_ALL):
-                self._one_by_one(tasks)
+                self._one_by_one(tasks, error)
             else:
                 self._fail(tasks, {write.key for write in writes}, error)
             return []
+        if tasks[0].command.counts:  # alone, and nothing that it writes can be refused
+            tasks[0].outcome = sum(isinstance(outcome, int) and outcome > 0 for outcome in outcomes)
         changed: set[str] = set()
         for write, outcome in zip(writes, outcomes, strict=True):
             if isinstance(outcome, _CHANGED):
@@ -316,10 +324,14 @@ class Keyspace:
                 self._fail(tasks, {write.key}, outcome)
         return [task for task in tasks if not changed.isdisjoint(task.keys)]
 
-    def _one_by_one(self, tasks: list[_Task]) -> None:
+    def _one_by_one(self, tasks: list[_Task], error: Eau2Error) -> None:
         """Run each of `tasks` by itself: one key may be on a node that is down, one value not fit the disk, and that
-        is no matter of the others."""
+        is no matter of the others. Not for long: who asks meanwhile waits."""
+        deadline = time.monotonic() + ALONE_SECONDS
         for task in tasks:
+            if time.monotonic() > deadline:
+                task.outcome = error
+                continue
             found = _Found()
             self._fetch([task], found)
             self._settle([task], found)
@@ -328,3 +340,14 @@ class Keyspace:
         for task in tasks:
             if not keys.isdisjoint(task.keys):
                 task.outcome = error
+
+
+def _fitting(wave: Iterable[_Task]) -> list[_Task]:
+    """Return those of `wave` whose jobs have not read too much before them."""
+    fitting = []
+    for task in wave:
+        if not task.job.full:
+            fitting.append(task)
+            task.job.bytes += task.bytes
+            task.job.full = task.job.bytes > JOB_BYTES_MAX
+    return fitting

@@ -21,18 +21,25 @@ from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.key import check_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from eau2.doors.tokens import Access
 
 LINE_BYTES_MAX = 64 << 10  # without its end; longer values come with their length
+_WHO = "say AUTH and a token first"
 _VERBS = {b"C": Verb.CREATE, b"R": Verb.GET, b"U": Verb.UPDATE, b"D": Verb.DELETE}
 _WITH_VALUE = frozenset((Verb.CREATE, Verb.UPDATE))
-_LENGTH = re.compile(rb"#([0-9]{1,18})\Z")
+_LENGTH = re.compile(rb"#([0-9]+)\Z")
+_LENGTH_DIGITS_MAX = 18
+# How browsers begin: a page that somebody looks at on this machine must not get its lines done.
+_HTTP = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE) .* HTTP/|Host:", re.IGNORECASE)
 
 
 class Refused(NamedTuple):
     """A request that is none: the reply says why, and nothing is done."""
 
     reason: str
+    ends: bool = False  # and the connection, for what follows means nothing
 
 
 class Identify(NamedTuple):
@@ -56,6 +63,7 @@ class Lines:
     """
 
     def __init__(self) -> None:
+        self.trusted = True  # False: announced values are passed over, and not kept
         self._received = bytearray()
         self._searched = 0  # of it, bytes that have no line end
         self._awaited: tuple[Operation, int] | None = None  # a request whose value, and its line end, are to come
@@ -69,11 +77,13 @@ class Lines:
 
     def feed(self, data: bytes) -> list[Request]:
         """Return the requests that end in `data`, which follows what was fed before."""
+        return list(self.requests(data))
+
+    def requests(self, data: bytes) -> Iterator[Request]:
+        """Yield what `feed` returns; each before the next is looked at."""
         self._received += data
-        found: list[Request] = []
         while (request := self._next()) is not None:
-            found.append(request)
-        return found
+            yield request
 
     def end(self) -> list[Request]:
         """Return what to answer when no more bytes come: a request that is cut off is refused, for it may be wrong."""
@@ -134,6 +144,8 @@ class Lines:
             return Identify(rest.decode("utf-8", "replace").strip(" "))
         verb = _VERBS.get(name)
         if verb is None:
+            if _HTTP.match(line):
+                return Refused("this is no HTTP", ends=True)
             return Refused("a request begins with C, R, U, D or DONE")
         text, blank, value = rest.partition(b" ")
         try:
@@ -152,6 +164,10 @@ class Lines:
         announced = _LENGTH.match(request.value)
         if announced is None:
             return request
+        if len(announced[1]) > _LENGTH_DIGITS_MAX:
+            return Refused("no value is so long", ends=True)
+        if not self.trusted:
+            return self._refused(_WHO, request.verb, request.value)
         length = int(announced[1])
         if length > VALUE_BYTES_MAX:
             why = f"a value has at most {VALUE_BYTES_MAX:,} bytes, not {length:,}"
@@ -164,6 +180,8 @@ class Lines:
         announced = _LENGTH.match(value) if verb in _WITH_VALUE else None
         if announced is None:
             return Refused(why)
+        if len(announced[1]) > _LENGTH_DIGITS_MAX:
+            return Refused(why, ends=True)
         self._skipping, self._ending = int(announced[1]), why
         return None
 
@@ -204,7 +222,12 @@ class LinesConversation:
         return self._lines.amid
 
     def feed(self, data: bytes) -> list[Said | Asked]:
-        return [self._meant(request) for request in self._lines.feed(data)]
+        found = []
+        self._lines.trusted = self._access.role > Role.NOTHING
+        for request in self._lines.requests(data):
+            found.append(self._meant(request))
+            self._lines.trusted = self._access.role > Role.NOTHING
+        return found
 
     def end(self) -> list[Said | Asked]:
         return [self._meant(request) for request in self._lines.end()]
@@ -215,12 +238,12 @@ class LinesConversation:
     def _meant(self, request: Request) -> Said | Asked:
         if isinstance(request, Operation):
             wanted = Role.READ if request.verb is Verb.GET else Role.WRITE
-            why = self._access.refusal(wanted, "say AUTH and a token first")
+            why = self._access.refusal(wanted, _WHO)
             return Said(error(why)) if why else Asked(request, partial(answer, request.verb))
         if isinstance(request, Identify):
             return Said(b"OK\n" if self._access.identify(request.token) else error("the token is not known here"))
         if isinstance(request, Refused):
-            return Said(error(request.reason))
+            return Said(error(request.reason), request.ends)
         return Said(b"BYE\n", ends=True)
 
 

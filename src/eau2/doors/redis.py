@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LISTINGS_MAX = 64  # scans that are under way
 LISTED_MAX = 4_000_000  # keys of theirs together
+_OF_BROWSERS = frozenset(("POST", "HOST:"))  # a page that somebody looks at here must not get commands done
 _OFFSET_BITS = 32  # of a cursor; those above are the listing
 
 
@@ -88,7 +89,7 @@ class RedisConversation:
 
     def feed(self, data: bytes) -> list[Said | Asked]:
         found: list[Said | Asked] = []
-        for words in self._commands.feed(data):
+        for words in self._commands.commands(data):
             found.append(self._meant(words))
             self._commands.trusted = self.access.role > Role.NOTHING
         if self._commands.broken and not self._ended:
@@ -111,6 +112,8 @@ class RedisConversation:
     def _meant(self, words: list[bytes]) -> Said | Asked:
         name, arguments = words[0].decode("utf-8", "replace").upper(), words[1:]
         spec = TABLE.get(name)
+        if name in _OF_BROWSERS:
+            return Said(resp.error("ERR this is no HTTP"), ends=True)
         if spec is None:
             begin = " ".join(repr(each.decode("utf-8", "replace"))[:128] for each in arguments[:8])
             return Said(resp.error(f"ERR unknown command '{name[:128]}', with args beginning with: {begin}"))
@@ -155,7 +158,7 @@ def _hello(who: RedisConversation, arguments: list[bytes]) -> Said:
     while rest:
         option = rest.pop(0).upper()
         if option == b"AUTH" and len(rest) >= 2:
-            said = _auth(who, rest[:2])
+            said = _auth(who, rest[:2]) if who.access.has_tokens else Said(resp.OK)
             if said.reply != resp.OK:
                 return said
             del rest[:2]
@@ -265,7 +268,7 @@ TABLE: dict[str, _Spec] = {
     "DEL": _Spec(1, _MANY, _W, keys.delete),
     "ECHO": _Spec(1, 1, _R, _echo),
     "EXISTS": _Spec(1, _MANY, _R, keys.exists),
-    "FLUSHDB": _Spec(0, 1, Role.WRITE, keys.flushdb),
+    "FLUSHDB": _Spec(0, 1, Role.ADMIN, keys.flushdb),
     "GET": _Spec(1, 1, _R, keys.get),
     "GETDEL": _Spec(1, 1, _W, keys.getdel),
     "GETRANGE": _Spec(3, 3, _R, keys.getrange),

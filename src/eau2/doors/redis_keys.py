@@ -19,16 +19,19 @@ from eau2.doors.redis_words import (
     integer_of,
     key_of,
 )
+from eau2.doors.work import Wipe
 from eau2.errors import InvalidOption, InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from eau2.doors.redis import RedisConversation
     from eau2.doors.work import Asked, Outcome, View
 
 
 # -- of one key -------------------------------------------------------------------------------------------------------
+
+PATTERN_BYTES_MAX = 1024
 
 
 def get(who: RedisConversation, arguments: list[bytes]) -> Asked:
@@ -99,8 +102,10 @@ def getrange(who: RedisConversation, arguments: list[bytes]) -> Asked:
     def part(view: View) -> Outcome:
         value = view.get(key) or b""
         size = len(value)
+        if first < 0 and last < 0 and first > last:
+            return b""
         start = max(0, first + size if first < 0 else first)
-        end = last + size if last < 0 else last
+        end = max(0, last + size if last < 0 else last)
         return value[start : end + 1] if end >= start else b""
 
     return asked(Call((key,), part), as_bulk(who))
@@ -158,7 +163,8 @@ def type_(who: RedisConversation, arguments: list[bytes]) -> Asked:
 def mget(who: RedisConversation, arguments: list[bytes]) -> Asked:
     keys = [key_of(each) for each in arguments]
     return asked(
-        Call(keys, lambda view: [None if view.is_frame(key) else view.get(key) for key in keys]), as_bulks(who)
+        Call(keys, lambda view: [None if view.is_frame(key) else view.get(key) for key in keys], alone=True),
+        as_bulks(who),
     )
 
 
@@ -173,17 +179,24 @@ def mset(who: RedisConversation, arguments: list[bytes]) -> Asked:
             view.put(key, value)
         return True
 
-    return asked(Call((), put), as_ok(who))
+    return asked(Call((), put, alone=True), as_ok(who))
 
 
 def delete(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """DEL key [key ...]."""
     keys = [key_of(each) for each in arguments]
-    return asked(Call(keys, lambda view: sum([view.delete(key) for key in keys])), as_integer)
+
+    def discard(view: View) -> Outcome:
+        for key in keys:
+            view.discard(key)
+        return 0
+
+    return asked(Call((), discard, alone=True, counts=True), as_integer)
 
 
 def exists(who: RedisConversation, arguments: list[bytes]) -> Asked:
     keys = [key_of(each) for each in arguments]
-    return asked(Call(keys, lambda view: sum([view.has(key) for key in keys])), as_integer)
+    return asked(Call(keys, lambda view: sum([view.has(key) for key in keys]), alone=True), as_integer)
 
 
 # -- of all keys ------------------------------------------------------------------------------------------------------
@@ -193,8 +206,14 @@ def dbsize(who: RedisConversation, arguments: list[bytes]) -> Asked:
     return asked(Call((), lambda view: len(view.every_key()), alone=True), as_integer)
 
 
+def _matching(pattern: bytes) -> Callable[[str], object]:
+    if len(pattern) > PATTERN_BYTES_MAX:
+        raise InvalidOption(f"a pattern has at most {PATTERN_BYTES_MAX:,} bytes")
+    return compiled(pattern.decode("utf-8", "replace")).fullmatch
+
+
 def keys_(who: RedisConversation, arguments: list[bytes]) -> Asked:
-    matches = compiled(arguments[0].decode("utf-8", "replace")).fullmatch
+    matches = _matching(arguments[0])
     return asked(Call((), lambda view: [key for key in view.every_key() if matches(key)], alone=True), as_bulks(who))
 
 
@@ -205,7 +224,7 @@ def scan(who: RedisConversation, arguments: list[bytes]) -> Asked:
         raise InvalidOption("syntax error")
     for option, value in zip(arguments[1::2], arguments[2::2], strict=True):
         if option.upper() == b"MATCH":
-            matches = compiled(value.decode("utf-8", "replace")).fullmatch
+            matches = _matching(value)
         elif option.upper() == b"COUNT" and integer_of(value) > 0:
             count = integer_of(value)
         elif option.upper() == b"TYPE":
@@ -241,10 +260,4 @@ def flushdb(who: RedisConversation, arguments: list[bytes]) -> Asked:
     if not who.allow_wipe:
         raise InvalidOption("FLUSHDB is off: the server was not started with --allow-wipe")
     who.access.audit("wipe out")
-
-    def wipe(view: View) -> Outcome:
-        for key in view.every_key():
-            view.discard(key)
-        return True
-
-    return asked(Call((), wipe, alone=True), as_ok(who))
+    return asked(Wipe(), lambda outcome: resp.OK)

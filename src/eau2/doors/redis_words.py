@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from eau2.doors.redis import RedisConversation
-    from eau2.doors.work import View
+    from eau2.doors.work import Command, View
 
 INTEGER_MIN, INTEGER_MAX = -(1 << 63), (1 << 63) - 1
 _NO_INTEGER = "value is not an integer or out of range"
@@ -34,7 +34,8 @@ class Call:
 
     reads: Sequence[str]
     do: Callable[[View], Outcome]
-    alone: bool = False
+    alone: bool = False  # set where it has not just one key
+    counts: bool = False
 
     def run(self, view: View) -> Outcome:
         return self.do(view)
@@ -52,7 +53,7 @@ def told(tell: Callable[[Outcome], bytes], outcome: Outcome) -> bytes:
     return failure(outcome) if isinstance(outcome, Eau2Error) else tell(outcome)
 
 
-def asked(call: Call, tell: Callable[[Outcome], bytes]) -> Asked:
+def asked(call: Command, tell: Callable[[Outcome], bytes]) -> Asked:
     """Return the request for `call`, whose outcome `tell` encodes, unless it is an error."""
     return Asked(call, partial(told, tell))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eau2.store.store import VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 LINE_BYTES_MAX = 64 << 10  # of a line that is typed, and of the head of an array or bulk string
 ARGUMENTS_MAX = 1 << 20
@@ -42,14 +42,17 @@ class Commands:
 
     def feed(self, data: bytes) -> list[list[bytes]]:
         """Return the commands that end in `data`, each at least its name. Sees whether something `broken` came."""
-        if self.broken:
-            return []
-        self._received += data
+        return list(self.commands(data))
+
+    def commands(self, data: bytes) -> Iterator[list[bytes]]:
+        """Yield what `feed` returns; each before the next is looked at, by the trust that there is then."""
+        if not self.broken:
+            self._received += data
         found: list[list[bytes]] = []
-        while self._argument(found) if self._length >= 0 else self._line(found):
-            pass
+        while not self.broken and (self._argument(found) if self._length >= 0 else self._line(found)):
+            yield from found
+            found.clear()
         self._let_go()
-        return found
 
     def _let_go(self) -> None:
         """Let go of the bytes that have been taken; of all, where what follows means nothing."""

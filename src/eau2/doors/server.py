@@ -22,7 +22,7 @@ from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
 from eau2.doors.redis import Listings, RedisConversation
 from eau2.doors.tokens import Access, Tokens
-from eau2.errors import Eau2Error, InvalidOption, StoreUnusable
+from eau2.errors import InvalidOption, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
@@ -98,22 +98,6 @@ class Shared:
     def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
         """Have the store do `commands`; `done` is called in the event loop. As Keyspace.submit."""
         self._keyspace.submit(commands, lambda outcomes: self._tell_later(done, outcomes))
-
-    def run(self, call: Callable[[], Outcome], done: Callable[[Outcome], None]) -> None:
-        """Have `call` done in a thread, and `done` with what it returns or raises in the event loop."""
-
-        def outcome() -> Outcome:
-            try:
-                return call()
-            except Eau2Error as error:
-                return error
-
-        self._loop.run_in_executor(None, outcome).add_done_callback(lambda future: done(future.result()))
-
-    def wipe(self) -> Outcome:
-        """Delete all keys."""
-        self._store.delete_many(self._store.keys())
-        return True
 
     def member_count(self) -> int:
         now = self.now()
@@ -300,7 +284,11 @@ class Server:
         except TimeoutError:
             now = shared.now()
             for connection in tuple(shared.connections):
-                connection.look(now)
+                try:
+                    connection.look(now)
+                except Exception as error:  # our own fault; the others are looked at all the same
+                    log("failed", error=repr(error))
+                    connection.abort()
 
     def _stop(self) -> None:
         self.stopped.set()
@@ -310,6 +298,8 @@ class Server:
         self.stopped.set()
         for server in listening:
             server.close()
+        if datagrams is not None:
+            datagrams.ending = True
         for connection in tuple(shared.connections):
             connection.end()
         deadline = time.monotonic() + END_SECONDS

@@ -26,7 +26,7 @@ class Role(IntEnum):
 
 
 class Tokens:
-    """The tokens of a server; with none, who can connect may write."""
+    """The tokens of a server; with none, who can connect may do everything."""
 
     def __init__(self, roles: Iterable[tuple[str, Role]] = ()) -> None:
         self._roles = [(token.encode(), role) for token, role in roles]
@@ -45,7 +45,7 @@ class Tokens:
     @property
     def at_first(self) -> Role:
         """What a client may do that has not said who it is."""
-        return Role.NOTHING if self._roles else Role.WRITE
+        return Role.NOTHING if self._roles else Role.ADMIN
 
     def role(self, token: str) -> Role:
         """Return the role of `token`, NOTHING where it is none of ours. Takes as long for any token of that length."""

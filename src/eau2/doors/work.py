@@ -35,7 +35,7 @@ class View(Protocol):
         """Let nothing be under `key`, whatever is there."""
 
     def every_key(self) -> Sequence[str]:
-        """Return all keys, sorted. Only for a command that runs `alone`."""
+        """Return all keys, sorted. Only for a command that runs alone."""
 
     def frames(self) -> Sequence[str]:
         """Return the keys of frames, sorted. Only for a command that runs `alone`."""
@@ -50,7 +50,11 @@ class Command(Protocol):
 
     @property
     def alone(self) -> bool:
-        """Whether it runs beside no others, for it looks at all keys."""
+        """Whether it runs beside no others: it has not just one key."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its outcome is how many of the keys it discards were there. It runs alone."""
 
     def run(self, view: View) -> Outcome:
         """Do it. May raise Eau2Error, and then nothing is changed."""
@@ -81,6 +85,10 @@ class Operation(NamedTuple):
     def alone(self) -> bool:
         return False
 
+    @property
+    def counts(self) -> bool:
+        return False
+
     def run(self, view: View) -> Outcome:
         verb, key, value = self
         if verb is Verb.GET:
@@ -91,6 +99,18 @@ class Operation(NamedTuple):
             return False
         view.put(key, value)
         return True
+
+
+class Wipe:
+    """Delete all keys. A Command; its outcome is their number."""
+
+    reads: Sequence[str] = ()
+    alone = counts = True
+
+    def run(self, view: View) -> Outcome:
+        for key in view.every_key():
+            view.discard(key)
+        return 0
 
 
 class Said(NamedTuple):
