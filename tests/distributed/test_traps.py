@@ -145,6 +145,7 @@ def test_what_substrait_cannot_say_is_gathered_also_of_tables_with_several_colum
     check(cluster, query, is_cut=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", [40, 150])
 def test_a_long_chain_of_conditions_is_gathered(cluster, terms):
     """Each is nested in the one before: deeper than Substrait is read, and deeper than Python recurses."""

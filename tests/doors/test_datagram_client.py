@@ -199,6 +199,7 @@ def test_each_request_is_done_once_however_often_it_is_sent(served):
     assert served.store.keys() == []
 
 
+@pytest.mark.slow
 def test_who_gets_no_answer_is_told_what_that_means(served):
     with Network(served.server.addresses["udp"], lambda what: what == "reply") as network:
         with Client(*network.address, retry_seconds=(0.05, 0.05)) as client:
@@ -259,6 +260,7 @@ def test_what_was_refused_as_too_much_is_done_when_it_is_asked_again(served, mon
         assert client.get("k") == b"v"
 
 
+@pytest.mark.slow
 def test_many_clients_at_once_get_each_their_own(served_by):
     wrong = []
 

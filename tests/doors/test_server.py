@@ -100,6 +100,7 @@ def test_requests_come_byte_by_byte(served):
     assert [client.reply(), client.reply()] == [b"OK\n", b"x\ny"]
 
 
+@pytest.mark.slow
 def test_large_values_go_both_ways_and_a_slow_reader_gets_them_all(served):
     value = os.urandom(4 << 20)
     client = served.lines()
@@ -132,6 +133,7 @@ def test_a_store_that_is_closed_beneath_is_said(served):
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_let_go_and_nobody_else_notices(unserved, monkeypatch):
     monkeypatch.setattr(connection, "STALLED_SECONDS", 0.5)
     monkeypatch.setattr(server, "_LOOK_SECONDS", 0.1)
@@ -192,6 +194,7 @@ def test_a_stranger_may_not_make_us_remember_much(unserved):
     assert [client.reply() for _ in range(3)] == [b"OK\n", b"OK\n", b"hello"]
 
 
+@pytest.mark.slow
 def test_a_slow_reader_that_goes_on_reading_is_not_let_go(unserved, monkeypatch):
     monkeypatch.setattr(connection, "STALLED_SECONDS", 1.0)
     monkeypatch.setattr(server, "_LOOK_SECONDS", 0.05)
@@ -314,6 +317,7 @@ def test_the_ports_can_be_had_again_at_once(served):
     assert served.lines().ask(b"R a") == b"1"
 
 
+@pytest.mark.slow
 def test_a_server_closes_whatever_its_clients_do(served):
     served.store.put("big", bytes(1 << 20))
     silent, halfway, idle = served.lines(), served.lines(), served.lines()
@@ -326,6 +330,7 @@ def test_a_server_closes_whatever_its_clients_do(served):
     assert served.store.keys() == ["big"]
 
 
+@pytest.mark.slow
 def test_many_clients_come_and_go_and_none_is_mistaken_for_another(served_by):
     wrong = []
 
@@ -352,9 +357,7 @@ def test_many_clients_come_and_go_and_none_is_mistaken_for_another(served_by):
 @pytest.mark.skipif(shutil.which("nc") is None, reason="needs nc")
 def test_netcat_is_a_client(served):
     host, port = served.server.addresses["crud"]
-    done = subprocess.run(
-        ["nc", "-q", "5", host, str(port)], input=b"C a 1\nR a\nDONE\n", capture_output=True, timeout=60
-    )
+    done = subprocess.run(["nc", "-N", host, str(port)], input=b"C a 1\nR a\nDONE\n", capture_output=True, timeout=60)
     assert done.stdout == b"OK\nVALUE 1\n1\nBYE\n"
 
 
