@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_a_store_whose_creator_was_killed_is_completed(tmp_path, left, marked):
     nodes.at("node-0").write([Write("k", Kind.BYTES, b"v")])
     nodes.close()
     assert nodes.at("node-0").name == "node-0"
+    assert sorted(os.listdir(tmp_path)) == [MARKER, "filled", "node-0"]
+
+
+def test_what_a_creator_left_that_came_second_and_was_killed_is_removed(tmp_path):
+    LocalNodes(tmp_path).close()
+    (tmp_path / ".eau2.json.0123").write_text('{"format": 1, "id": "y"}')
+    LocalNodes(tmp_path).close()
+    assert sorted(os.listdir(tmp_path)) == [MARKER, "filled", "node-0"]
 
 
 CREATE = """

@@ -40,6 +40,7 @@ class LocalNodes:
         self.path = Path(os.path.abspath(path))
         try:
             self.id = self._known() or self._made()
+            self._tidy()
             self._require_node()
             self._node = DirectoryNode(self.path / _NODE, flush=flush, name=_NODE)
             if not (self.path / _FILLED).exists():
@@ -113,13 +114,18 @@ class LocalNodes:
                 os.link(new, self.path / MARKER)
             flush_file(self.path)
         finally:
-            for name in os.listdir(self.path):
-                if name.startswith(_MAKING) and (name == new.name or (self.path / MARKER).exists()):
-                    (self.path / name).unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
         identity = self._known()
         if not identity:
             raise StoreUnusable(f"{self.path / MARKER} was removed while the store was made", hint="open it again")
         return identity
+
+    def _tidy(self) -> None:
+        """Remove what creators left that were killed, also one that was killed when its marker stood already."""
+        with contextlib.suppress(OSError):  # a directory that cannot be written keeps it
+            for name in os.listdir(self.path):
+                if name.startswith(_MAKING):
+                    (self.path / name).unlink(missing_ok=True)
 
 
 def _cannot_open(error: OSError, path: Path) -> Eau2Error:
