@@ -15,7 +15,7 @@ from eau2.store.store import Store
 
 if TYPE_CHECKING:
     from eau2.store.nodes import Nodes
-    from eau2.store.store import Tables
+    from eau2.store.tables import Tables
 
 
 def open(  # `eau2.open` is what users type

@@ -16,10 +16,11 @@ from eau2.distributed.fragment import CannotCut
 from eau2.distributed.joins import mark_null_aware
 from eau2.distributed.parts import Part, Where
 from eau2.distributed.stages import Estimated, Running, described
-from eau2.distributed.substrait import Dialect, consumed, reads, register
+from eau2.distributed.substrait import Dialect, reads, register
 from eau2.errors import QueryError
 from eau2.query.pruning import are_enough
 from eau2.query.recipe import plan_node
+from eau2.query.sessions import consumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

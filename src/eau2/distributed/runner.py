@@ -10,8 +10,9 @@ from datafusion import SessionContext
 
 from eau2.distributed.fragment import CannotCut
 from eau2.distributed.hashing import Splitter
-from eau2.distributed.substrait import consumed, register
+from eau2.distributed.substrait import register
 from eau2.query.engine_errors import interruption, is_exhausted, typed
+from eau2.query.sessions import consumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

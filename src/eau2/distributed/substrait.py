@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from datafusion import SessionConfig, SessionContext
-from datafusion.substrait import Consumer, Plan, Producer, Serde
+from datafusion.substrait import Plan, Producer
 
 from eau2.distributed.fragment import CannotCut
-from eau2.query.sessions import cut, deal
+from eau2.query.sessions import consumed, cut, deal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from datafusion import DataFrame
-    from datafusion.plan import LogicalPlan
 
 Rel = dict[str, Any]  # {"filter": {...}}: a relation, by its kind
 Expression = dict[str, Any]
@@ -125,11 +124,6 @@ class Dialect:
         selected = range(len(schema) if columns is None else columns)
         rel["read"]["projection"] = {"select": {"structItems": [{"field": index} for index in selected]}}
         return rel
-
-
-def consumed(session: SessionContext, plan: bytes) -> LogicalPlan:
-    """Return `plan` over the tables of `session`."""
-    return Consumer.from_substrait_plan(session, Serde.deserialize_bytes(plan))
 
 
 def numbered(types: Sequence[pa.DataType]) -> pa.Schema:

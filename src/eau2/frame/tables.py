@@ -16,7 +16,7 @@ from eau2.values.schema import arrow_schema
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pyarrow as pa
 
@@ -30,7 +30,7 @@ StagedFrame = tuple[bytes, tuple["Staged", ...]]  # the encoded manifest, and th
 
 
 class FrameTables:
-    """`eau2.store.store.Tables` for one store: holds its query engine."""
+    """`eau2.store.tables.Tables` for one store: holds its query engine."""
 
     def __init__(self, engine: Answering) -> None:
         self._engine = engine
@@ -39,16 +39,16 @@ class FrameTables:
     def stage(self, node: Node, key: str, value: object, schema: object, home: str = "") -> StagedFrame:
         self._opened.drop_stale(node)
         if isinstance(value, Frame) and value.source is not None and schema is None and not home:
-            return _share(node, value.source)
+            return self._shared(node, key, value.source)
         wanted = None if schema is None else arrow_schema(schema)
         if isinstance(value, Frame):  # not as a foreign table: a C stream would make text of the errors of its query
             found, batches = cast_batches(*read_batches(value), wanted)
         else:
             found, batches = batches_of(value, wanted)
-        return _stage(node, key, found, batches, home)
+        return self.stage_batches(node, key, found, batches, home)
 
     def stage_file(self, node: Node, key: str, path: str | os.PathLike[str]) -> StagedFrame:
-        return _stage(node, key, FILE_SCHEMA, read_pieces(path))
+        return self.stage_batches(node, key, FILE_SCHEMA, read_pieces(path))
 
     def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int:
         if isinstance(value, bytes):
@@ -62,6 +62,13 @@ class FrameTables:
 
     def drop_stale(self, node: Node) -> None:
         self._opened.drop_stale(node)
+
+    def asked(self, query: str, sources: Mapping[str, Source]) -> Frame:
+        check_query(query)
+        return Frame.derived(self._engine.sql(query, sources.get), self._engine)
+
+    def received(self, plan: bytes, sources: Mapping[str, Source]) -> Frame:
+        return Frame.derived(self._engine.received(plan, sources), self._engine)
 
     def sql(self, store: Store, query: str) -> Frame:
         def resolve(name: str) -> Source | None:
@@ -80,7 +87,7 @@ class FrameTables:
         staged: list[Staged] = []
 
         def stage(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> bytes:
-            payload, chunks = _stage(node, key, schema, batches)
+            payload, chunks = self.stage_batches(node, key, schema, batches)
             staged.extend(chunks)
             return payload
 
@@ -98,26 +105,30 @@ class FrameTables:
         self._opened.clear()
         self._engine.close()
 
+    # -- parts of it, which tables of another kind do otherwise -------------------------------------------------------
 
-def _stage(node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], home: str = "") -> StagedFrame:
-    with FrameWriter(node, schema, key=key, home=home) as writer:
-        for batch in batches:
-            writer.write(batch)
-        return writer.finish()
+    def stage_batches(
+        self, node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], home: str = ""
+    ) -> StagedFrame:
+        """Write `batches` as the chunks of a frame for `key`, not yet seen."""
+        with FrameWriter(node, schema, key=key, home=home) as writer:
+            for batch in batches:
+                writer.write(batch)
+            return writer.finish()
 
-
-def _share(node: Node, source: Source) -> StagedFrame:
-    """A stored frame put under another key: the same chunks, nothing is encoded and next to nothing written."""
-    source.verify()
-    homes = source.manifest.chunk_homes
-    chunks = {
-        chunk_id: (data, assigned)
-        for chunk_id, data, assigned in zip(source.manifest.chunk_ids, source.buffers, homes, strict=True)
-    }
-    staged: list[Staged] = []
-    try:
-        staged.extend(node.stage_again(chunk_id, *found) for chunk_id, found in chunks.items())
-    except BaseException:
-        node.discard(staged)
-        raise
-    return source.manifest.encode(), tuple(staged)
+    def _shared(self, node: Node, key: str, source: Source) -> StagedFrame:
+        """A stored frame put under another key: the same chunks, nothing is encoded and next to nothing written."""
+        del key
+        source.verify()
+        homes = source.manifest.chunk_homes
+        chunks = {
+            chunk_id: (data, assigned)
+            for chunk_id, data, assigned in zip(source.manifest.chunk_ids, source.buffers, homes, strict=True)
+        }
+        staged: list[Staged] = []
+        try:
+            staged.extend(node.stage_again(chunk_id, *found) for chunk_id, found in chunks.items())
+        except BaseException:
+            node.discard(staged)
+            raise
+        return source.manifest.encode(), tuple(staged)

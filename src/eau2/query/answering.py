@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from datafusion import DataFrame
@@ -31,6 +31,9 @@ class Answering(Protocol):
 
         Raises UnknownTable, UnknownColumn, QueryError, and whatever `resolve` raises.
         """
+
+    def received(self, plan: bytes, tables: Mapping[str, Source]) -> Recipe:
+        """Return the recipe of a serialized Substrait plan, in which names mean what `tables` has. QueryError."""
 
     def scan(self, source: Source) -> Recipe:
         """Return the recipe that reads all of `source`. QueryError when the engine cannot take its columns."""

@@ -103,6 +103,11 @@ class Engine:
         sessions = self._ready()
         return self._typed(lambda: sessions.sql(query, resolve), names)
 
+    def received(self, plan: bytes, tables: Mapping[str, Source]) -> Recipe:
+        """The recipe of a serialized Substrait plan, in which names mean what `tables` has. QueryError."""
+        sessions = self._ready()
+        return self._typed(lambda: sessions.received(plan, tables))
+
     def scan(self, source: Source) -> Recipe:
         """The recipe that reads all of `source`. QueryError when the engine cannot take its columns."""
         return self._typed(lambda: self._ready().scan(source))

@@ -31,6 +31,8 @@ class Planning(Protocol):
 
     def table(self, source: Source) -> DataFrame: ...
 
+    def received(self, plan: bytes, tables: Mapping[str, Source]) -> DataFrame: ...
+
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
@@ -80,6 +82,9 @@ class Replaced:
 
     def table(self, source: Source) -> DataFrame:
         return self._planning.table(self._sources[source])
+
+    def received(self, plan: bytes, tables: Mapping[str, Source]) -> DataFrame:
+        return self._planning.received(plan, {name: self._sources[source] for name, source in tables.items()})
 
 
 def plan_node(plan: LogicalPlan) -> Any:

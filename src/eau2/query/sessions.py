@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import pyarrow as pa
 from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
 from datafusion.catalog import SchemaProvider, Table
+from datafusion.substrait import Consumer, Serde
 
 from eau2.errors import QueryError
 from eau2.query.engine_errors import interruption
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from datafusion import DataFrame
+    from datafusion.plan import LogicalPlan
 
     from eau2.query.source import Source
 
@@ -148,6 +150,12 @@ class Sessions:
         planned = self.planning({}).table(source)
         return Recipe(lambda planning: planning.table(source), ((table_name(source), source),), planned)
 
+    def received(self, plan: bytes, tables: Mapping[str, Source]) -> Recipe:
+        """The recipe of a serialized Substrait plan, in which names mean what `tables` has."""
+        read = dict(tables)
+        planned = self.planning({}).received(plan, read)
+        return Recipe(lambda planning: planning.received(plan, read), tuple(read.items()), planned)
+
     def plan(
         self,
         query: str,
@@ -159,6 +167,16 @@ class Sessions:
     ) -> DataFrame:
         """Plan `query` over the tables that `made` knows; what it does not know yet is made by `make`."""
         session = self._other({**_NARROW, **_AS_WRITTEN}) if as_written else self.plain
+        return self.built(lambda: session.sql_with_options(query, _only_queries()), resolve, made, make)
+
+    def built(
+        self,
+        build: Callable[[], DataFrame],
+        resolve: Resolve,
+        made: Callable[[Source], Table | None],
+        make: Callable[[Source], None],
+    ) -> DataFrame:
+        """Return what `build` makes, which asks the sessions for tables: as `plan`."""
         scope = self._scope
         outer = scope.resolve, scope.made
         scope.resolve, scope.made = resolve, made
@@ -166,7 +184,7 @@ class Sessions:
             while True:
                 scope.missing = scope.failure = None
                 try:
-                    return session.sql_with_options(query, _only_queries())
+                    return build()
                 except Exception:
                     if scope.failure is not None:
                         raise scope.failure from None
@@ -260,6 +278,15 @@ class _Planning:
     def sql(self, query: str, tables: Mapping[str, Source], *, as_written: bool) -> DataFrame:
         return self._sessions.plan(query, tables.get, self._known, self._make, as_written=as_written)
 
+    def received(self, plan: bytes, tables: Mapping[str, Source]) -> DataFrame:
+        session = self._sessions.plain
+        return self._sessions.built(
+            lambda: session.create_dataframe_from_logical_plan(consumed(session, plan)),
+            tables.get,
+            self._known,
+            self._make,
+        )
+
     def table(self, source: Source) -> DataFrame:
         name = table_name(source)
         query = f"select * from {quoted(name)}"
@@ -273,6 +300,11 @@ class _Planning:
             self._made[source] = self._sessions.register(source, self._chosen[source])
         else:
             self._sessions.make(source)
+
+
+def consumed(session: SessionContext, plan: bytes) -> LogicalPlan:
+    """Return a serialized Substrait plan over the tables of `session`."""
+    return Consumer.from_substrait_plan(session, Serde.deserialize_bytes(plan))
 
 
 def check_columns(source: Source) -> None:

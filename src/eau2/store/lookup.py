@@ -10,7 +10,7 @@ from eau2.store.nodes import Kind
 if TYPE_CHECKING:
     from eau2.frame.frame import Frame
     from eau2.store.nodes import Entry, Node
-    from eau2.store.store import Tables
+    from eau2.store.tables import Tables
 
 _BYTES = int(Kind.BYTES)
 _TRIES_MAX = 100  # each try means that another process wrote meanwhile

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from eau2.errors import Eau2Error, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
 from eau2.store.arguments import check_keys, checked_path, checked_prefix, checked_seconds, checked_values, several
 from eau2.store.lookup import look_up, look_up_many
-from eau2.store.nodes import Entry, Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
+from eau2.store.nodes import Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
 from eau2.values.key import check_key
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from eau2.frame.frame import Frame
     from eau2.ingest.report import LoadReport
-    from eau2.store.nodes import Node, Nodes, Staged
+    from eau2.store.nodes import Node, Nodes
+    from eau2.store.tables import Tables
 
 VALUE_BYTES_MAX = 64 << 20  # bytes values are read and written whole; larger things are files or frames, in chunks
 
@@ -37,32 +38,6 @@ _REQUIRED = _Required()
 
 _new_write = tuple.__new__  # what Write() calls in the end
 _BYTES, _ANYTHING = Kind.BYTES, Expect.ANYTHING  # looked up once: an enumeration's members cost 0.1 us
-
-
-class Tables(Protocol):
-    """What the floor above does for a store: it knows what a frame means. Handed in by `eau2.open`."""
-
-    def stage(
-        self, node: Node, key: str, value: object, schema: pa.Schema | None, home: str = ""
-    ) -> tuple[bytes, tuple[Staged, ...]]:
-        """Write `value`, a table of any kind for `key`, as chunks on `node`, from its member `home` on; return its
-        manifest and the chunks, not yet seen."""
-
-    def frame(self, node: Node, key: str, entry: Entry) -> Frame:
-        """Return the frame whose manifest is `entry`. FileNotFoundError when a chunk is gone."""
-
-    def sql(self, store: Store, query: str) -> Frame: ...
-
-    def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport: ...
-
-    def stage_file(self, node: Node, key: str, path: str | os.PathLike[str]) -> tuple[bytes, tuple[Staged, ...]]: ...
-
-    def write_file(self, key: str, value: bytes | Frame, path: str | os.PathLike[str]) -> int: ...
-
-    def drop_stale(self, node: Node) -> None:
-        """Let go of what has been replaced or deleted, so that its disk space is free."""
-
-    def close(self) -> None: ...
 
 
 class Store:
@@ -330,6 +305,11 @@ class Store:
     def node(self) -> Node:
         """The home of every key: for the floors above."""
         return self._node
+
+    @property
+    def tables(self) -> Tables:
+        """What knows frames: for the floors above."""
+        return self._tables
 
     # -- private ------------------------------------------------------------------------------------------------------
 
