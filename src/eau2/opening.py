@@ -13,6 +13,8 @@ from eau2.remote.address import SCHEME, require_ray
 from eau2.store.local import LocalNodes
 from eau2.store.store import Store
 
+SERVED = "eau2://"
+
 if TYPE_CHECKING:
     from eau2.store.nodes import Nodes
     from eau2.store.tables import Tables
@@ -25,6 +27,8 @@ def open(  # `eau2.open` is what users type
     replicas: int | None = None,
     flush: Literal["process", "power"] = "process",
     memory_bytes: int | None = None,
+    token: str | None = None,
+    tls: bool | str | os.PathLike[str] = False,
 ) -> Store:
     """Open the store in the directory `path`, making it when there is none. About 10 ms.
 
@@ -32,6 +36,11 @@ def open(  # `eau2.open` is what users type
     on this machine or where the head of Ray is; NAME is "eau2" by default. About 1.5 s for the first in a process. It
     has the nodes, replicas and flush that it was made with. Raises PartMissing without Ray; ClusterUnavailable when it
     is not there or does not answer; VersionsDiffer.
+
+    "eau2://HOST:PORT" is a store that `eau2 serve` serves there; the port is 7400 by default. It has the nodes,
+    replicas and flush that it is served with; queries run there. token: what the server knows us by; by default
+    EAU2_TOKEN of the environment. tls: True where the server has a certificate that this machine trusts, or the path of
+    the certificates to trust (PEM). Raises ClusterUnavailable when nobody answers there, or refuses us; VersionsDiffer.
 
     nodes: how many nodes it has, all in this directory and in each process that opens it: keys and chunks are spread
     over them and copied as on a cluster, for tests, for learning, and over several disks. By default as many as the
@@ -49,8 +58,6 @@ def open(  # `eau2.open` is what users type
     text = os.fspath(path)
     if not text:
         raise InvalidOption(f"a store is the path of a directory, not {path!r}", hint="for example eau2.open('data/')")
-    if text.startswith("eau2://"):
-        raise InvalidOption(f"this version opens directories and ray:, not {text!r}", hint="pass a path")
     if flush not in ("process", "power"):
         raise InvalidOption(f"flush is 'process' or 'power', not {flush!r}")
     if memory_bytes is not None and memory_bytes < 16 << 20:
@@ -58,11 +65,14 @@ def open(  # `eau2.open` is what users type
     checked_nodes(nodes, replicas)
     members: Nodes
     tables: Tables
-    if text.startswith(SCHEME):
-        if nodes is not None or replicas is not None or flush != "process":
-            raise InvalidOption(
-                f"{text!r} has the nodes, replicas and flush that it was made with", hint="leave them out"
-            )
+    is_elsewhere = text.startswith((SCHEME, SERVED))
+    if is_elsewhere and (nodes is not None or replicas is not None or flush != "process"):
+        raise InvalidOption(f"{text!r} has the nodes, replicas and flush that it was made with", hint="leave them out")
+    if not text.startswith(SERVED) and (token is not None or tls):
+        raise InvalidOption(f"token and tls are for a served store, not for {text!r}", hint="leave them out")
+    if text.startswith(SERVED):
+        members, tables = _served(text, token, tls, memory_bytes)
+    elif is_elsewhere:
         members, tables = _on_ray(text, memory_bytes)
     elif (nodes or 1) > 1 or has_many(text):
         members, tables = ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush), _tables(memory_bytes)
@@ -73,6 +83,17 @@ def open(  # `eau2.open` is what users type
 
 def _tables(memory_bytes: int | None) -> FrameTables:
     return FrameTables(Engine(memory_bytes))
+
+
+def _served(
+    text: str, token: str | None, tls: bool | str | os.PathLike[str], memory_bytes: int | None
+) -> tuple[Nodes, FrameTables]:
+    from eau2.served.connecting import connect  # Flight takes 30 ms to import
+    from eau2.served.node import ServedNodes
+    from eau2.served.tables import ServedTables
+
+    connection = connect(text, os.environ.get("EAU2_TOKEN", "") if token is None else token, tls)
+    return ServedNodes(connection), ServedTables(connection, memory_bytes)
 
 
 def _on_ray(text: str, memory_bytes: int | None) -> tuple[Nodes, FrameTables]:

@@ -78,7 +78,7 @@ class Query:
             batches = self._answer()
         except (CannotCut, RecursionError) as why:  # it is nested deeper than Python goes
             batches = self._gathered(str(why))
-        return (_conformed(batch, schema) for batch in batches)
+        return (conformed(batch, schema) for batch in batches)
 
     def planned(self) -> Explanation:
         """Return how the query is cut, by guesses of what its parts make."""
@@ -211,7 +211,7 @@ def _walk(plan: LogicalPlan) -> Iterator[LogicalPlan]:
         yield from _walk(each)
 
 
-def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Return `batch` with the names and types of `schema`: zones of times come out as UTC in places."""
     if batch.schema.equals(schema):
         return batch

@@ -14,6 +14,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
+import pyarrow as pa
+
 from eau2.doors.addresses import LOOPBACK, Networks, is_loopback
 from eau2.doors.connection import Connection
 from eau2.doors.datagram_door import DatagramDoor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    from eau2.doors.flight import FlightDoor
     from eau2.doors.work import Command, Conversation, Outcome
     from eau2.store.store import Store
 
@@ -48,6 +51,7 @@ class Doors:
     crud_port: int | None = 0  # CRUD lines over TCP
     redis_port: int | None = 0  # RESP, the protocol of Redis
     udp_port: int | None = 0
+    flight_port: int | None = None  # Arrow Flight
     udp_trust: tuple[str, ...] = ()  # networks besides loopback whose datagrams are answered
     allow_shutdown: bool = False  # by UDP, from loopback
     allow_wipe: bool = False  # by UDP
@@ -151,13 +155,23 @@ class Server:
     """The doors of `store`, open until `close`: a thread with an event loop. A context manager.
 
     tokens: who may do what; without any, whoever reaches a door may read and write, so only loopback is listened at.
-    tls: for the TCP doors. Raises InvalidOption; StoreUnusable when a port is taken. The store is not closed with it.
+    tls: for the TCP doors. certificate: what that was made of, PEM of the certificate and of its key, for Flight.
+    Raises InvalidOption; StoreUnusable when a port is taken. The store is not closed with it.
     """
 
     def __init__(
-        self, store: Store, doors: Doors, *, tokens: Tokens | None = None, tls: ssl.SSLContext | None = None
+        self,
+        store: Store,
+        doors: Doors,
+        *,
+        tokens: Tokens | None = None,
+        tls: ssl.SSLContext | None = None,
+        certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
         self._store, self._doors, self._tokens, self._tls = store, doors, tokens or Tokens(), tls
+        self._certificate = certificate
+        if (tls is None) != (certificate is None) and doors.flight_port is not None:
+            raise InvalidOption("Flight needs the certificate and key themselves", hint="pass certificate= beside tls=")
         self._refuse_open()
         self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, udp
         self.stopped = threading.Event()  # set when the server was asked to stop, or has
@@ -193,7 +207,8 @@ class Server:
     def _refuse_open(self) -> None:
         if is_loopback(self._doors.host):
             return
-        if (self._doors.crud_port, self._doors.redis_port) != (None, None) and not self._tokens:
+        tcp = (self._doors.crud_port, self._doors.redis_port, self._doors.flight_port)
+        if any(port is not None for port in tcp) and not self._tokens:
             raise InvalidOption(
                 f"whoever reaches {self._doors.host} could read and write everything",
                 hint="give --token-file, or EAU2_TOKEN; 127.0.0.1 is reached from this machine only",
@@ -216,10 +231,12 @@ class Server:
         self._loop, self._wanted = asyncio.get_running_loop(), asyncio.Event()
         listening: list[asyncio.Server] = []
         datagrams: DatagramDoor | None = None
+        flights: FlightDoor | None = None
         shared = Shared(self._store, self._tokens, self._doors.connections_max, self._stop)
         try:
             try:
                 datagrams = await self._listen(shared, listening)
+                flights = await asyncio.get_running_loop().run_in_executor(None, self._listen_to_flights, shared)
             except BaseException as error:
                 self._begun.set_exception(error)
                 return
@@ -230,7 +247,8 @@ class Server:
             log("failed", error=repr(error))
             raise
         finally:
-            await self._end(shared, listening, datagrams)
+            ending = None if flights is None else asyncio.get_running_loop().run_in_executor(None, flights.close, 0.4)
+            await self._end(shared, listening, datagrams, ending)
 
     async def _listen(self, shared: Shared, listening: list[asyncio.Server]) -> DatagramDoor | None:
         loop, doors = asyncio.get_running_loop(), self._doors
@@ -260,6 +278,24 @@ class Server:
                 hint="another process may have the port: 0 is any that is free",
             ) from error
         return datagrams
+
+    def _listen_to_flights(self, shared: Shared) -> FlightDoor | None:
+        doors = self._doors
+        if doors.flight_port is None:
+            return None
+        from eau2.doors.flight import FlightDoor  # Flight takes 30 ms to import
+
+        try:
+            found = FlightDoor(
+                self._store, self._tokens, shared.audit, doors.host, doors.flight_port, self._certificate
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise StoreUnusable(
+                f"the flight door cannot listen at {doors.host}:{doors.flight_port}: {error}",
+                hint="another process may have the port: 0 is any that is free",
+            ) from error
+        self._opened("flight", (doors.host, found.port))
+        return found
 
     def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[Access], Conversation]]]:
         """Yield each TCP door that is to be: its name, its port, and what makes its conversations."""
@@ -294,7 +330,13 @@ class Server:
         self.stopped.set()
         self._wanted.set()
 
-    async def _end(self, shared: Shared, listening: list[asyncio.Server], datagrams: DatagramDoor | None) -> None:
+    async def _end(
+        self,
+        shared: Shared,
+        listening: list[asyncio.Server],
+        datagrams: DatagramDoor | None,
+        flights: asyncio.Future[None] | None,
+    ) -> None:
         self.stopped.set()
         for server in listening:
             server.close()
@@ -311,6 +353,8 @@ class Server:
         if datagrams is not None:
             datagrams.close()
         await asyncio.sleep(0)  # for transports to close
+        if flights is not None:
+            await flights
         await asyncio.get_running_loop().run_in_executor(None, shared.close)
         log("stopped", aborted=left)
 

@@ -338,14 +338,13 @@ class Frame(Operations):
 
     def _first(self, count: int) -> pa.Table:
         """The first `count` rows; no chunk or batch after them is read."""
-        with self._lock:
-            kept = self._kept
-        whole = kept
         if self._source is not None:
             self._source.verify()
-            whole = self._source.table
-        if whole is not None:
-            return whole.slice(0, min(count, whole.num_rows))  # beyond its end, a table without columns would grow
+            return self._source.first(count)
+        with self._lock:
+            kept = self._kept
+        if kept is not None:
+            return kept.slice(0, min(count, kept.num_rows))  # beyond its end, a table without columns would grow
         found: list[pa.RecordBatch] = []
         for batch in self._engine.first(self._recipe(), count):
             found.append(batch.slice(0, count))

@@ -70,7 +70,7 @@ class FrameWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add the rows of `batch`, whose schema is the writer's. Waits while all workers are busy."""
-        for piece in _pieces(self._plain(batch), self._chunk_bytes):
+        for piece in pieces_of(self._plain(batch), self._chunk_bytes):
             size = piece.nbytes
             if self._pending and self._pending_bytes + size > self._chunk_bytes:
                 self._submit()
@@ -176,8 +176,8 @@ class FrameWriter:
         return ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, columns), staged
 
 
-def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
-    """Cut `batch` into slices of at most about `bytes_max`; one row is never cut."""
+def pieces_of(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
+    """Yield slices of `batch` of at most about `bytes_max`, in order; one row is never cut."""
     size, rows = batch.nbytes, batch.num_rows
     if size <= bytes_max or rows <= 1:
         if rows:
@@ -190,8 +190,8 @@ def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
             half = piece.num_rows // 2
             first, second = piece.slice(0, half), piece.slice(half)
             if first.nbytes + second.nbytes < piece.nbytes * 3 // 2:  # not a type whose slices keep everything
-                yield from _pieces(first, bytes_max)
-                yield from _pieces(second, bytes_max)
+                yield from pieces_of(first, bytes_max)
+                yield from pieces_of(second, bytes_max)
                 continue
         yield piece
 

@@ -148,6 +148,15 @@ class Source:
         tables = [self.chunk(index) for index in range(len(self.buffers))]
         return pa.concat_tables(tables).replace_schema_metadata(self.schema.metadata)
 
+    def first(self, rows: int) -> pa.Table:
+        """Return the first `rows` rows, or all there are. No chunk after them is touched."""
+        chunks = range(bisect_right(self.row_ends, rows - 1) + 1)
+        if len(chunks) >= len(self.buffers) or not len(self.schema):
+            whole = self.table
+            return whole.slice(0, min(rows, whole.num_rows))  # beyond its end, a table without columns would grow
+        found = pa.concat_tables([self.chunk(index) for index in chunks])
+        return found.slice(0, rows).replace_schema_metadata(self.schema.metadata)
+
     def locate(self, row: int) -> tuple[int, int]:
         """Return the chunk that has `row`, and the row's number in it."""
         chunk = bisect_right(self.row_ends, row)

@@ -20,7 +20,7 @@ from eau2.store.mapping import Mapping, Mappings, in_file
 from eau2.values.chunk import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
 
@@ -74,8 +74,9 @@ class ChunkCache:
         self.bytes = 0
         self.brought_bytes = 0  # since it was made
 
-    def get(self, chunk_id: str, bring: Callable[[], pa.Buffer]) -> pa.Buffer:
-        """Return a chunk's bytes, which `bring` brings when they are not here: checked, and once for all who ask."""
+    def get(self, chunk_id: str, bring: Callable[[], Iterable[pa.Buffer]]) -> pa.Buffer:
+        """Return a chunk's bytes, which `bring` brings in pieces when they are not here: checked, and once for all who
+        ask."""
         with self._lock:
             bringing = self._bringing.setdefault(chunk_id, threading.Lock())
         with bringing:
@@ -93,10 +94,10 @@ class ChunkCache:
         with self._lock:
             return chunk_id in self._chunks
 
-    def _kept(self, chunk_id: str, data: pa.Buffer) -> Mapping:
-        if identify(data) != chunk_id:
+    def _kept(self, chunk_id: str, pieces: Iterable[pa.Buffer]) -> Mapping:
+        mapping = in_file(pieces, tempfile.gettempdir())
+        if identify(mapping.buffer()) != chunk_id:
             raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
-        mapping = in_file([data], tempfile.gettempdir())
         with self._lock:
             self._chunks[chunk_id] = mapping
             self.bytes += mapping.size
@@ -114,7 +115,7 @@ class ChunkCache:
 class FarChunk:
     """A chunk of a frame that is held: `bring` brings its bytes when it is touched. It is held as long as this is."""
 
-    def __init__(self, chunk_id: str, cache: ChunkCache, bring: Callable[[], pa.Buffer]) -> None:
+    def __init__(self, chunk_id: str, cache: ChunkCache, bring: Callable[[], Iterable[pa.Buffer]]) -> None:
         self.id = chunk_id
         self._cache = cache
         self._bring = bring

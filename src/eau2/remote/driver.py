@@ -252,10 +252,13 @@ class RemoteCluster(Whole):
         if not any(isinstance(buffer, Lent) for buffer in buffers):
             return MappedFrame(buffers, places, live)
         pieces = [
-            FarChunk(piece.id, self._cache, partial(self._bring, piece, key)) if isinstance(piece, Lent) else piece
+            FarChunk(piece.id, self._cache, partial(self._brought, piece, key)) if isinstance(piece, Lent) else piece
             for piece in buffers
         ]
         return MappedFrame(FarBuffers(pieces), places, live)
+
+    def _brought(self, lent: Lent, key: str) -> Sequence[pa.Buffer]:
+        return [self._bring(lent, key)]
 
     def _bring(self, lent: Lent, key: str) -> pa.Buffer:
         """Return the bytes of a chunk from the node that keeps it, or from any that has it."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import xxhash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CHUNK_BYTES_MAX = 64 << 20  # of Arrow buffers: large enough to scan at full speed, small enough to move and retry
 
@@ -101,3 +101,8 @@ def decode(data: pa.Buffer) -> pa.Table:
 def decode_stream(data: pa.Buffer) -> pa.Table:
     """Return the rows of a stream, likewise."""
     return pa.ipc.open_stream(pa.BufferReader(data)).read_all()
+
+
+def same_chunks(chunk_ids: Sequence[str]) -> str:
+    """Return a name for `chunk_ids` in their order: frames that have the same have the same rows."""
+    return xxhash.xxh3_128_hexdigest("".join(chunk_ids).encode())

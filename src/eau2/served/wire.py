@@ -1,0 +1,144 @@
+"""What a served store and its client say to each other over Arrow Flight. Pure.
+
+Actions (`eau2.` and a verb) carry messages: a header in JSON, a line end, bytes. Rows and chunks travel as Flight
+streams of one column, `piece`: bytes of a chunk's file, or whole Arrow IPC streams of some rows each. Arrow's own
+encoding of rows in Flight would lose dictionaries that differ between batches.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from eau2 import errors
+from eau2.errors import Eau2Error, InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PROTOCOL = 1
+PORT = 7400
+PIECE_BYTES = 1 << 20  # of a chunk's file: small enough for the two sides to work at the same time
+ROWS_BYTES = 4 << 20  # of rows, before they are encoded
+REPLY_BYTES = 8 << 20  # of values in one message, as far as they are not larger each
+WRITE_BYTES_MAX = 512 << 20  # of the values in one call
+PIECES = pa.schema([pa.field("piece", pa.binary(), nullable=False)])
+MORE = b"more"  # with a message of an upload: the next has more of the same batch
+WHOLE = b"whole"  # with the last message of an upload: without it the client gave up halfway
+LEASE_SECONDS = 60.0  # what is held for a client goes when it is not heard of for so long
+
+Header = dict[str, Any]
+
+
+class SessionGone(Eau2Error, ConnectionError):
+    """The server does not know the session: it was started again, or did not hear of the client for too long."""
+
+
+def message(header: Header, payload: bytes | pa.Buffer = b"") -> bytes:
+    """Return `header` and `payload` as one."""
+    return b"%b\n%b" % (json.dumps(header, separators=(",", ":")).encode(), payload)
+
+
+def parsed(data: bytes | pa.Buffer) -> tuple[Header, memoryview]:
+    """Return the header and the payload of a message. InvalidValue when it is none."""
+    view = memoryview(data)
+    line = bytes(view[: 1 << 12])
+    end = line.find(b"\n")
+    if end < 0:
+        line = bytes(view)
+        end = line.find(b"\n")
+    try:
+        header = json.loads(line[:end] if end >= 0 else b"")
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise InvalidValue("no message: a JSON object and a line end come first")
+    return header, view[end + 1 :]
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def described(error: Eau2Error) -> Header:
+    """Return `error` so that `raised` makes it again."""
+    str(error)  # which looks up the hint of a missing key
+    kind = type(error).__name__ if type(error).__name__ in _kinds() else "Eau2Error"
+    more = {name: value for name, value in vars(error).items() if isinstance(value, (int, str)) and name[0] != "_"}
+    return {"error": kind, **more}
+
+
+def made_again(found: Header) -> Eau2Error:
+    """Return the error that was `described` as `found`; a plain one for what is not known here."""
+    kind = _kinds().get(str(found.get("error")), Eau2Error)
+    error = kind.__new__(kind)
+    Eau2Error.__init__(error, str(found.get("message", "")), hint=str(found.get("hint", "")))
+    vars(error).update({name: value for name, value in found.items() if name not in ("error", "message", "hint")})
+    if isinstance(error, errors.KeyMissing):
+        error._near = None
+    return error
+
+
+def _kinds() -> dict[str, type[Eau2Error]]:
+    known = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Eau2Error)]
+    return {kind.__name__: kind for kind in [*known, SessionGone]}
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def piece(data: pa.Buffer) -> pa.RecordBatch:
+    """Return `data`, of less than 2 GiB, as a batch of PIECES. Nothing is copied."""
+    ends = pa.py_buffer(array("i", (0, data.size)))
+    return pa.RecordBatch.from_arrays([pa.Array.from_buffers(pa.binary(), 1, [None, ends, data])], schema=PIECES)
+
+
+def content(batch: pa.RecordBatch) -> pa.Buffer:
+    """Return the bytes in a batch of PIECES. InvalidValue when it is none."""
+    if batch.num_rows != 1 or not batch.schema.equals(PIECES):
+        raise InvalidValue("no piece: one row of one column `piece` is")
+    value = batch.column(0)[0].as_buffer()
+    if value is None:
+        raise InvalidValue("a piece that is missing")
+    return value
+
+
+def cut(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
+    """Yield `data` as batches of PIECES."""
+    for start in range(0, data.size, PIECE_BYTES):
+        yield piece(data.slice(start, min(PIECE_BYTES, data.size - start)))
+
+
+def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, bool]]:
+    """Yield `batches` as batches of PIECES of about ROWS_BYTES each, and whether it goes on in the next. One copy."""
+    for batch in batches:
+        step = max(1, ROWS_BYTES * batch.num_rows // max(1, batch.nbytes))
+        for start in range(0, max(1, batch.num_rows), step):
+            part = batch if step >= batch.num_rows else batch.slice(start, step)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, part.schema) as writer:
+                writer.write_batch(part)
+            yield piece(sink.getvalue()), start + step < batch.num_rows
+
+
+def rows_in(data: pa.Buffer, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """Return the rows of a piece, which have `schema`: views into `data`. They may come from anybody, and are looked
+    through. InvalidValue when they are none."""
+    try:
+        with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
+            if not reader.schema.equals(schema):
+                raise InvalidValue("the columns have changed halfway", hint="send rows of one schema")
+            batches: list[pa.RecordBatch] = list(reader)
+            for batch in batches:
+                batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValue(f"no rows in Arrow's format: {error}") from None
+    return batches
+
+
+def rows_of(data: pa.Buffer) -> list[pa.RecordBatch]:
+    """Return the rows of a piece from the server, which is trusted: views into `data`."""
+    with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
+        return list(reader)
