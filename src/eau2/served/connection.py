@@ -152,7 +152,7 @@ class Connection:
                 return made_again(json.loads(bytes(said)))
             except ValueError:
                 pass
-        text, server = str(error).partition(". gRPC client debug")[0], f"the server at {self.address}"
+        text, server = _said_by_flight(error), f"the server at {self.address}"
         if isinstance(error, flight.FlightUnauthenticatedError):
             return ClusterUnavailable(f"{server} refuses us: {text}", hint="pass token=, or set EAU2_TOKEN")
         if isinstance(error, flight.FlightUnauthorizedError):
@@ -275,3 +275,8 @@ class Stream:
         except (flight.FlightError, pa.ArrowException) as error:
             raise self._typed(error) from None
         return content(chunk.data)
+
+
+def _said_by_flight(error: Exception) -> str:
+    """Return the message of `error` without what Flight and gRPC put round it."""
+    return str(error).partition("with message: ")[2].partition(". gRPC client debug")[0] or str(error)

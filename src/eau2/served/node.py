@@ -6,7 +6,16 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from eau2.errors import Eau2Error, InvalidOption, StoreUnusable, ValueTooLarge, VersionsDiffer
+from eau2.errors import (
+    ClusterUnavailable,
+    Eau2Error,
+    InvalidOption,
+    NodeUnavailable,
+    StoreUnusable,
+    ValueTooLarge,
+    VersionsDiffer,
+    WaitTimeout,
+)
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache
 from eau2.served.connection import CALL_SECONDS, LONG_SECONDS, Connection
 from eau2.served.held import HeldBuffers, Lease
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
+HELLO_SECONDS = 20.0
 _NEVER = "chunks are cut and placed by the server"  # what the floors above do not ask of this node
 
 
@@ -194,7 +204,10 @@ class ServedNodes:
 
     def __init__(self, connection: Connection) -> None:
         """Raises ClusterUnavailable when nobody answers there, or refuses us; VersionsDiffer."""
-        (said, _), *_ = connection.call("hello", seconds=20.0)
+        try:
+            (said, _), *_ = connection.call("hello", seconds=HELLO_SECONDS)
+        except (NodeUnavailable, WaitTimeout) as error:
+            raise ClusterUnavailable(error.message, hint="see whether `eau2 serve` runs there") from None
         if said.get("protocol") != PROTOCOL:
             raise VersionsDiffer(
                 f"the server at {connection.address} is eau2 {said.get('eau2')}, which speaks otherwise",
