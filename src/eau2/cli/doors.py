@@ -21,7 +21,7 @@ from eau2.errors import InvalidOption, NodeUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CRUD_PORT, UDP_PORT, REDIS_PORT = 7401, 7402, 7379
+FLIGHT_PORT, CRUD_PORT, UDP_PORT, REDIS_PORT = 7400, 7401, 7402, 7379
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_SECONDS = 0.05  # between two looks whether a signal has come
 _CONNECT_SECONDS = 10.0
@@ -31,6 +31,10 @@ _READ_BYTES = 1 << 16
 _PORT_HELP = "{} are served at this port; 0 is any that is free, off is none."
 HostOption = Annotated[
     str, typer.Option("--host", metavar="HOST", help="Where to listen. Beyond loopback tokens are demanded.")
+]
+FlightOption = Annotated[
+    str,
+    typer.Option("--flight-port", metavar="PORT", help=_PORT_HELP.format("eau2.open('eau2://...') and Arrow Flight")),
 ]
 CrudOption = Annotated[str, typer.Option("--crud-port", metavar="PORT", help=_PORT_HELP.format("CRUD lines over TCP"))]
 UdpOption = Annotated[
@@ -68,6 +72,7 @@ WipeOption = Annotated[bool, typer.Option("--allow-wipe", help="A datagram, and 
 def serve(
     call: Call,
     host: HostOption = "127.0.0.1",
+    flight_port: FlightOption = str(FLIGHT_PORT),
     crud_port: CrudOption = str(CRUD_PORT),
     redis_port: RedisOption = str(REDIS_PORT),
     udp_port: UdpOption = None,
@@ -79,18 +84,19 @@ def serve(
     allow_shutdown: ShutdownOption = False,
     allow_wipe: WipeOption = False,
 ) -> None:
-    """Let clients in by small protocols: Redis's, CRUD lines over TCP, and UDP.
+    """Let clients in: eau2.open("eau2://...") and Arrow Flight, Redis's protocol, CRUD lines over TCP, and UDP.
 
     Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
     """
     from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
     from eau2.doors.tokens import Tokens
 
-    tokens, tls = Tokens.read(token_file), _tls(tls_cert, tls_key)
+    tokens, (tls, certificate) = Tokens.read(token_file), _tls(tls_cert, tls_key)
     if udp_port is None:
         udp_port = "off" if tokens and not udp_trust else str(UDP_PORT)
     doors = Doors(
         host=host,
+        flight_port=_port("--flight-port", flight_port),
         crud_port=_port("--crud-port", crud_port),
         redis_port=_port("--redis-port", redis_port),
         udp_port=_port("--udp-port", udp_port),
@@ -104,7 +110,11 @@ def serve(
     logger.addHandler(shown)
     logger.setLevel(logging.INFO)
     try:
-        with call.making() as store, Server(store, doors, tokens=tokens, tls=tls) as server, _told_to_stop() as told:
+        with (
+            call.making() as store,
+            Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server,
+            _told_to_stop() as told,
+        ):
             call.answer(
                 {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
                 lambda _: Text(_listening(call.store_path, server.addresses)),
@@ -149,23 +159,24 @@ def _port(option: str, text: str) -> int | None:
     return int(text)
 
 
-def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+def _tls(certificate: str | None, key: str | None) -> tuple[ssl.SSLContext, tuple[bytes, bytes]] | tuple[None, None]:
     if certificate is None and key is None:
-        return None
+        return None, None
     if certificate is None or key is None:
         raise InvalidOption("--tls-cert and --tls-key go together")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(certificate, key)
+        with open(certificate, "rb") as public, open(key, "rb") as secret:
+            return context, (public.read(), secret.read())
     except OSError as error:  # ssl.SSLError is one
         raise InvalidOption(f"{certificate} and {key} are no certificate and key: {error}") from None
-    return context
 
 
 def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
-    names = {"crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
-    lines = [f"{names[door]:12} {host}:{port}" for door, (host, port) in addresses.items()]
+    names = {"flight": "Arrow Flight", "crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
+    lines = [f"{names[door]:13} {host}:{port}" for door, (host, port) in addresses.items()]
     return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
 
 

@@ -1,0 +1,293 @@
+"""What a client of a served store sees when the server dies, comes back, hangs or ends; and what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import flight
+from tests.served.serving import FLIGHT_ONLY, address_of
+from tests.until import SECONDS_MAX, until
+
+import eau2
+from eau2.doors.server import Server
+from eau2.errors import InvalidOption, NodeUnavailable, OutcomeUnknown, ReadOnly, StoreClosed
+
+EAU2 = [sys.executable, "-c", "from eau2.cli import main; main()"]
+TABLE = pa.table({"n": [1, 2, 3]})
+MEGABYTE = 1 << 20
+
+
+class Serving:
+    """`eau2 serve` in a process of its own, started again at the same port."""
+
+    def __init__(self, directory, port=0, *options):
+        self.directory = directory
+        others = [word for door in ("crud", "redis", "udp") for word in (f"--{door}-port", "off")]
+        command = [*EAU2, "serve", "--store", str(directory), "--flight-port", str(port), *others, "--json", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        host, self.port = json.loads(self.process.stdout.readline())["doors"]["flight"]
+        self.address = f"eau2://{host}:{self.port}"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(SECONDS_MAX)
+
+    def again(self):
+        return Serving(self.directory, self.port)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGCONT)
+        self.process.kill()
+        self.process.wait(SECONDS_MAX)
+        self.process.stdout.close()
+
+
+def resident(process) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError
+
+
+def numbered(count):
+    for number in range(count):
+        yield pa.record_batch({"n": np.full(MEGABYTE, number)})  # 8 MB
+
+
+@pytest.mark.slow
+class TestTheServerDies:
+    def test_what_was_acknowledged_is_there_when_it_is_started_again_at_its_port(self, tmp_path):
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            store.put("a", b"1")
+            store.put("f", TABLE)
+            held = store.frame("f")
+            server.kill()
+            with pytest.raises(NodeUnavailable, match="does not answer"):
+                store.get("a")
+            with pytest.raises((NodeUnavailable, OutcomeUnknown)):
+                store.put("a", b"2")
+            with server.again():
+                assert until(lambda: _answered(store, "a") in (b"1", b"2"))
+                assert held.to_arrow() == TABLE  # the server holds it anew
+                assert store.sql("select sum(n) as n from f").to_arrow().to_pydict() == {"n": [6]}
+                assert store.put("f", {"n": [4]}) == 2
+
+    def test_a_frame_that_was_replaced_while_the_server_was_away_is_gone_and_said_so(self, tmp_path):
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            store.put("f", TABLE)
+            held = store.frame("f")
+            server.kill()
+            with eau2.open(tmp_path / "store") as direct:
+                direct.put("f", {"n": [9]})
+            with server.again():
+                assert until(lambda: _answered(store, "none") is None)
+                with pytest.raises(NodeUnavailable, match="'f' was replaced"):
+                    held.to_arrow()
+                assert store.frame("f").to_arrow().to_pydict() == {"n": [9]}
+
+    def test_a_put_whose_server_dies_midway_changes_nothing(self, tmp_path):
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            store.put("f", TABLE)
+
+            def batches():
+                yield from numbered(20)
+                server.kill()
+                yield from numbered(20)
+
+            with pytest.raises(NodeUnavailable):
+                store.put("f", batches())
+        with eau2.open(tmp_path / "store") as direct:
+            assert direct.frame("f").to_arrow() == TABLE
+            assert direct.check().faults == ()
+            assert direct.statistics().chunks == 1
+
+    def test_a_waiter_hears_of_a_server_that_is_gone(self, tmp_path):
+        with (
+            Serving(tmp_path / "store") as server,
+            eau2.open(server.address) as store,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            waiting = pool.submit(store.wait, "k", timeout_seconds=10 * SECONDS_MAX)
+            time.sleep(0.3)
+            server.kill()
+            with pytest.raises(NodeUnavailable):
+                waiting.result(SECONDS_MAX)
+
+
+def _answered(store, key):
+    try:
+        return store.get(key, default=None)
+    except NodeUnavailable:
+        return b"unavailable"
+
+
+@pytest.mark.slow
+class TestTheServerEnds:
+    def test_it_ends_within_a_second_whatever_its_clients_do(self, tmp_path):
+        with eau2.open(tmp_path / "store") as direct:
+            direct.put("big", numbered(40))
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            host, port = server.address.removeprefix("eau2://").split(":")
+            with flight.connect((host, int(port))) as client, ThreadPoolExecutor(1) as pool:
+                reader = client.do_get(flight.Ticket(b'{"key": "big"}'))
+                reader.read_chunk()  # and never another
+                writer, _ = client.do_put(flight.FlightDescriptor.for_path("half"), TABLE.schema)
+                writer.write_table(TABLE)  # and never the end
+                waiting = pool.submit(store.wait, "k", timeout_seconds=10 * SECONDS_MAX)
+                time.sleep(0.3)
+                start = time.monotonic()
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(SECONDS_MAX) == 0
+                assert time.monotonic() - start < SECONDS_MAX / 2  # a second on a quiet machine
+                with pytest.raises(NodeUnavailable):
+                    waiting.result(SECONDS_MAX)
+                reader.cancel()
+                with contextlib.suppress(flight.FlightError, pa.ArrowException):
+                    writer.close()
+        with eau2.open(tmp_path / "store") as direct:
+            assert direct.keys() == ["big"]
+
+    def test_it_ends_in_its_process_too_and_leaves_nothing(self, tmp_path):
+        with eau2.open(tmp_path / "store") as direct:
+            direct.put("big", numbered(40))
+            with Server(direct, FLIGHT_ONLY) as server:
+                with flight.connect(server.addresses["flight"]) as client:
+                    reader = client.do_get(flight.Ticket(b'{"key": "big"}'))
+                    reader.read_chunk()
+                    server.close()
+                    with contextlib.suppress(flight.FlightError, pa.ArrowException):
+                        while True:
+                            reader.read_chunk()
+                reader.cancel()
+
+    def test_its_port_can_be_had_again_at_once(self, tmp_path):
+        with eau2.open(tmp_path / "store") as direct:
+            port = 0
+            for number in range(3):
+                doors = FLIGHT_ONLY if not port else _at(port)
+                with Server(direct, doors) as server, eau2.open(address_of(server)) as store:
+                    port = server.addresses["flight"][1]
+                    store.put("a", b"%d" % number)
+            assert direct.get("a") == b"2"
+
+    def test_a_port_that_is_taken_is_said(self, tmp_path):
+        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
+            with pytest.raises(eau2.StoreUnusable, match="cannot listen"):
+                Server(direct, _at(server.addresses["flight"][1]))
+
+
+def _at(port):
+    from dataclasses import replace
+
+    return replace(FLIGHT_ONLY, flight_port=port)
+
+
+@pytest.mark.slow
+class TestClients:
+    def test_a_client_that_is_killed_leaves_nothing_at_the_server(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("eau2.doors.flight_sessions.LEASE_SECONDS", 2.0)
+        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
+            direct.put("f", TABLE)
+            code = (
+                "import eau2, sys, time\n"
+                f"store = eau2.open({address_of(server)!r})\n"
+                "held = store.frame('f')\n"
+                "def rows():\n"
+                "    yield {'n': 1}\n"
+                "    print('held', flush=True)\n"
+                "    time.sleep(600)\n"
+                "import pyarrow as pa\n"
+                "store.put('g', rows(), schema=pa.schema([('n', pa.int64())]))\n"
+            )
+            with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as client:
+                assert client.stdout.readline() == "held\n"
+                client.kill()
+            direct.delete("f")
+            gc.collect()
+            chunks = tmp_path / "store" / "node-0" / "chunks"
+            assert until(lambda: not [name for _, _, names in os.walk(chunks) for name in names])
+            assert direct.keys() == []
+            assert direct.check().faults == ()
+
+    def test_memory_stays_bounded_on_both_sides(self, tmp_path):
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            store.put("f", numbered(4))
+            store.sql("select n from f").rows  # noqa: B018  # what is made once
+            at_first = resident(server.process.pid), resident(os.getpid())
+            store.put("big", numbered(100))  # 800 MB
+            assert sum(batch.num_rows for batch in store.sql("select n from big where n >= 0").batches()) == (
+                100 * MEGABYTE
+            )
+            assert resident(server.process.pid) - at_first[0] < 500 * MEGABYTE
+            assert resident(os.getpid()) - at_first[1] < 300 * MEGABYTE
+
+    def test_ctrl_c_ends_the_waiting_for_an_answer(self, tmp_path):
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            store.put("f", {"n": np.arange(3000)})
+            timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                store.sql(
+                    "select count(*) from f a, f b, f c, f d where a.n + b.n + c.n + d.n = 7 and a.n * b.n <> 5"
+                ).to_arrow()
+            timer.join()
+            assert store.get("none", default=None) is None
+
+    def test_closing_ends_the_waiting_for_an_answer(self, tmp_path):
+        with Serving(tmp_path / "store") as server, ThreadPoolExecutor(1) as pool:
+            store = eau2.open(server.address)
+            store.put("f", {"n": np.arange(3000)})
+            query = store.sql("select count(*) from f a, f b, f c, f d where a.n + b.n + c.n + d.n = 7 and a.n <> b.n")
+            asking = pool.submit(query.to_arrow)
+            time.sleep(0.5)
+            store.close()
+            with pytest.raises(StoreClosed):
+                asking.result(SECONDS_MAX)
+
+    def test_a_forked_child_may_not_use_it(self, tmp_path):
+        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
+            with eau2.open(address_of(server)) as store:
+                store.put("a", b"1")
+                store._node.abandon()  # what a fork does in the child; gRPC and fork do not go together in a test
+                with pytest.raises(StoreClosed):
+                    store.get("a")
+
+    def test_a_full_disk_behind_the_server_is_said_as_such(self, tmp_path):
+        directory = tmp_path / "store"
+        eau2.open(directory).close()
+        directory.chmod(0o500)
+        try:
+            if os.access(directory, os.W_OK):
+                pytest.skip("the superuser may write anywhere")
+            with eau2.open(directory) as direct, Server(direct, FLIGHT_ONLY) as server:
+                with eau2.open(address_of(server)) as store, pytest.raises(ReadOnly):
+                    store.put("a", b"1")
+        finally:
+            directory.chmod(0o700)
+
+    def test_values_that_are_too_many_for_one_call_are_refused_before_they_are_sent(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("eau2.served.node.WRITE_BYTES_MAX", 1000)
+        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
+            with eau2.open(address_of(server)) as store:
+                with pytest.raises(eau2.ValueTooLarge, match="several calls"):
+                    store.put_many({"a": b"x" * 600, "b": b"x" * 600})
+                assert store.keys() == []
+                with pytest.raises(InvalidOption):
+                    store.put("f", TABLE, node="nobody")
