@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import flight
-from tests.served.serving import FLIGHT_ONLY, address_of
+from tests.served.serving import FLIGHT_ONLY, address_of, serving
 from tests.until import SECONDS_MAX, until
 
 import eau2
@@ -188,9 +188,12 @@ class TestTheServerEnds:
             assert direct.get("a") == b"2"
 
     def test_a_port_that_is_taken_is_said(self, tmp_path):
-        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
-            with pytest.raises(eau2.StoreUnusable, match="cannot listen"):
-                Server(direct, _at(server.addresses["flight"][1]))
+        with (
+            eau2.open(tmp_path / "store") as direct,
+            Server(direct, FLIGHT_ONLY) as server,
+            pytest.raises(eau2.StoreUnusable, match="cannot listen"),
+        ):
+            Server(direct, _at(server.addresses["flight"][1]))
 
 
 def _at(port):
@@ -225,6 +228,27 @@ class TestClients:
             assert until(lambda: not [name for _, _, names in os.walk(chunks) for name in names])
             assert direct.keys() == []
             assert direct.check().faults == ()
+
+    def test_half_of_what_another_client_of_flight_sends_is_nothing(self, tmp_path):
+        code = (
+            "import sys, time, pyarrow as pa\n"
+            "from pyarrow import flight\n"
+            "client = flight.connect((sys.argv[1], int(sys.argv[2])))\n"
+            "schema = pa.schema([('n', pa.int64())])\n"
+            "writer, _ = client.do_put(flight.FlightDescriptor.for_path('half'), schema)\n"
+            "for _ in range(100):\n"
+            "    writer.write_batch(pa.record_batch({'n': pa.array(range(1000))}))\n"
+            "print('sent', flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
+            command = [sys.executable, "-c", code, *map(str, server.addresses["flight"])]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+                assert client.stdout.readline() == "sent\n"
+                client.kill()
+            staging = tmp_path / "store" / "node-0" / "staging"
+            assert until(lambda: not [name for of, _, names in os.walk(staging) for name in names if name != "lock"])
+            assert direct.keys() == []
 
     def test_memory_stays_bounded_on_both_sides(self, tmp_path):
         with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
@@ -262,32 +286,29 @@ class TestClients:
                 asking.result(SECONDS_MAX)
 
     def test_a_forked_child_may_not_use_it(self, tmp_path):
-        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
-            with eau2.open(address_of(server)) as store:
-                store.put("a", b"1")
-                store._node.abandon()  # what a fork does in the child; gRPC and fork do not go together in a test
-                with pytest.raises(StoreClosed):
-                    store.get("a")
+        with serving(tmp_path / "store") as address, eau2.open(address) as store:
+            store.put("a", b"1")
+            store._node.abandon()  # what a fork does in the child; gRPC and fork do not go together in a test
+            with pytest.raises(StoreClosed):
+                store.get("a")
 
-    def test_a_full_disk_behind_the_server_is_said_as_such(self, tmp_path):
+    def test_a_directory_that_cannot_be_written_is_said_as_such(self, tmp_path):
         directory = tmp_path / "store"
         eau2.open(directory).close()
         directory.chmod(0o500)
         try:
             if os.access(directory, os.W_OK):
                 pytest.skip("the superuser may write anywhere")
-            with eau2.open(directory) as direct, Server(direct, FLIGHT_ONLY) as server:
-                with eau2.open(address_of(server)) as store, pytest.raises(ReadOnly):
-                    store.put("a", b"1")
+            with serving(directory) as address, eau2.open(address) as store, pytest.raises(ReadOnly):
+                store.put("a", b"1")
         finally:
             directory.chmod(0o700)
 
     def test_values_that_are_too_many_for_one_call_are_refused_before_they_are_sent(self, tmp_path, monkeypatch):
         monkeypatch.setattr("eau2.served.node.WRITE_BYTES_MAX", 1000)
-        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
-            with eau2.open(address_of(server)) as store:
-                with pytest.raises(eau2.ValueTooLarge, match="several calls"):
-                    store.put_many({"a": b"x" * 600, "b": b"x" * 600})
-                assert store.keys() == []
-                with pytest.raises(InvalidOption):
-                    store.put("f", TABLE, node="nobody")
+        with serving(tmp_path / "store") as address, eau2.open(address) as store:
+            with pytest.raises(eau2.ValueTooLarge, match="several calls"):
+                store.put_many({"a": b"x" * 600, "b": b"x" * 600})
+            assert store.keys() == []
+            with pytest.raises(InvalidOption):
+                store.put("f", TABLE, node="nobody")

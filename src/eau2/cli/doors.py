@@ -111,9 +111,9 @@ def serve(
     logger.setLevel(logging.INFO)
     try:
         with (
+            _told_to_stop() as told,
             call.making() as store,
             Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server,
-            _told_to_stop() as told,
         ):
             call.answer(
                 {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
@@ -182,14 +182,24 @@ def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
 
 @contextmanager
 def _told_to_stop() -> "Iterator[list[int]]":
-    """Within this, SIGINT and SIGTERM are no more than numbers in a list: what was accepted is answered."""
+    """Within this, a SIGINT or SIGTERM is no more than a number in a list: what was accepted is answered. The server
+    has times of its own, so the watch over late commands is off; a second signal ends the process."""
     told: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: told.append(number)) for number in _SIGNALS}
+
+    def tell(number: int, _: object) -> None:
+        if told:
+            os._exit(128 + number)
+        told.append(number)
+
+    watch = signal.set_wakeup_fd(-1)
+    before = {number: signal.signal(number, tell) for number in _SIGNALS}
     try:
         yield told
     finally:
-        for number, how in before.items():
-            signal.signal(number, how)
+        if not told:
+            signal.set_wakeup_fd(watch, warn_on_full_buffer=False)
+            for number, how in before.items():
+                signal.signal(number, how)
 
 
 def _connected(host: str, port: int) -> socket.socket:

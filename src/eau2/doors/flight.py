@@ -27,6 +27,7 @@ from eau2.doors.log import log
 from eau2.doors.tokens import Role
 from eau2.errors import Eau2Error, InvalidOption, InvalidValue, QueryError, StoreClosed
 from eau2.served import wire
+from eau2.store.nodes import Kind, Write
 from eau2.values.chunk import CHUNK_BYTES_MAX, one_batch
 from eau2.values.key import check_key
 
@@ -200,24 +201,33 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
         under a command."""
         caller_of(context).require(Role.WRITE)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
-            version = self._put(_key_of(descriptor), reader)
+            version = self._put(context, _key_of(descriptor), reader)
             writer.write(pa.py_buffer(json.dumps({"version": version}).encode()))
         else:
             asked = _json(descriptor.command)
             token = self._staged(asked, reader)
             writer.write(pa.py_buffer(json.dumps({"token": token}).encode()))
 
-    def _put(self, key: str, reader: flight.MetadataRecordBatchReader) -> int:
+    def _put(self, context: Any, key: str, reader: flight.MetadataRecordBatchReader) -> int:
         def batches() -> Iterator[pa.RecordBatch]:
             for chunk in reader:
                 if chunk.data is not None:
                     chunk.data.validate(full=True)
                     yield chunk.data
 
+        node, tables = self._store.node, self._store.tables
         try:
-            return self._store.put(key, batches(), schema=reader.schema)
+            manifest, staged = tables.stage_batches(node, key, reader.schema, batches())
         except pa.ArrowInvalid as error:
             raise InvalidValue(f"{key!r}: {error}") from None
+        if context.is_cancelled() or self._ending.is_set():  # what broke off looks to gRPC's reader as if it had ended
+            node.discard(staged)
+            raise InvalidValue(f"{key!r}: the client gave up halfway")
+        (outcome,) = node.write([Write(key, Kind.FRAME, manifest, staged)])
+        if isinstance(outcome, Eau2Error):
+            raise outcome
+        tables.drop_stale(node)
+        return outcome
 
     def _staged(self, asked: dict[str, Any], reader: flight.MetadataRecordBatchReader) -> str:
         """Stage what our client sends: a piece with the schema, pieces with rows, and a mark that this was all."""
@@ -288,6 +298,8 @@ class _Calling:
             raise flight_error(error) from None
         if isinstance(error, pa.ArrowException):
             raise flight_error(InvalidValue(f"Arrow does not take it: {error}")) from None
+        if isinstance(error, OSError):  # of the connection: nobody is there to be told
+            raise flight.FlightCancelledError(str(error)) from None
         log("failed", door="flight", error=repr(error))
         raise flight.FlightInternalError("the server has failed; its log says how") from None
 

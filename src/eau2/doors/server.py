@@ -247,7 +247,11 @@ class Server:
             log("failed", error=repr(error))
             raise
         finally:
-            ending = None if flights is None else asyncio.get_running_loop().run_in_executor(None, flights.close, 0.4)
+            ending = (
+                None
+                if flights is None
+                else asyncio.get_running_loop().run_in_executor(None, flights.close, END_SECONDS / 2)
+            )
             await self._end(shared, listening, datagrams, ending)
 
     async def _listen(self, shared: Shared, listening: list[asyncio.Server]) -> DatagramDoor | None:
