@@ -28,7 +28,6 @@ from eau2.doors.tokens import Role
 from eau2.errors import Eau2Error, InvalidOption, InvalidValue, QueryError, StoreClosed
 from eau2.served import wire
 from eau2.store.nodes import Kind, Write
-from eau2.values.chunk import CHUNK_BYTES_MAX, one_batch
 from eau2.values.key import check_key
 
 if TYPE_CHECKING:
@@ -170,8 +169,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             frame = self._actions.query(session, asked["query"])
             if asked["query"].get("count"):
                 counted = pa.record_batch({"rows": pa.array([frame.rows], pa.int64())})
-                return (part for part, _ in wire.rows([counted]))
-            return (part for part, _ in wire.rows(frame.batches()))
+                return wire.rows([counted])
+            return wire.rows(frame.batches())
         if "watch" in asked:
             return self._watch.numbers()
         raise InvalidOption("a ticket has a key, or sql", hint='for example {"key": "trips"}')
@@ -209,17 +208,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             writer.write(pa.py_buffer(json.dumps({"token": token}).encode()))
 
     def _put(self, context: Any, key: str, reader: flight.MetadataRecordBatchReader) -> int:
-        def batches() -> Iterator[pa.RecordBatch]:
-            for chunk in reader:
-                if chunk.data is not None:
-                    chunk.data.validate(full=True)
-                    yield chunk.data
-
         node, tables = self._store.node, self._store.tables
-        try:
-            manifest, staged = tables.stage_batches(node, key, reader.schema, batches())
-        except pa.ArrowInvalid as error:
-            raise InvalidValue(f"{key!r}: {error}") from None
+        manifest, staged = tables.stage_batches(node, key, reader.schema, _sent(key, reader))
         if context.is_cancelled() or self._ending.is_set():  # what broke off looks to gRPC's reader as if it had ended
             node.discard(staged)
             raise InvalidValue(f"{key!r}: the client gave up halfway")
@@ -230,29 +220,10 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
         return outcome
 
     def _staged(self, asked: dict[str, Any], reader: flight.MetadataRecordBatchReader) -> str:
-        """Stage what our client sends: a piece with the schema, pieces with rows, and a mark that this was all."""
+        """Stage what our client sends: rows, and a mark that this was all."""
         key, store = check_key(asked.get("stage", "")), self._store
-        first = next(iter(reader), None)
-        if first is None or first.data is None:
-            raise InvalidValue(f"{key!r}: no rows came, nor their schema")
-        schema = pa.ipc.read_schema(pa.BufferReader(wire.content(first.data)))
-        whole = False
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            nonlocal whole
-            parts: list[pa.RecordBatch] = []  # of a batch that has not come whole
-            for chunk in reader:
-                mark = b"" if chunk.app_metadata is None else chunk.app_metadata.to_pybytes()
-                whole = whole or mark == wire.WHOLE
-                if chunk.data is not None and chunk.data.num_rows:
-                    parts += wire.rows_in(wire.content(chunk.data), schema)
-                if mark != wire.MORE or sum(part.nbytes for part in parts) > CHUNK_BYTES_MAX:
-                    yield from one_batch(pa.Table.from_batches(parts, schema)).to_batches() if parts else ()
-                    parts = []
-            if not whole:
-                raise InvalidValue(f"{key!r}: the client gave up halfway")
-
-        sent = store.tables.stage_batches(store.node, key, schema, batches(), str(asked.get("home", "")))
+        batches = _sent(key, reader, wire.WHOLE)
+        sent = store.tables.stage_batches(store.node, key, reader.schema, batches, str(asked.get("home", "")))
         return self._sessions.stage(asked.get("session"), sent)
 
     # -- actions ------------------------------------------------------------------------------------------------------
@@ -379,6 +350,22 @@ def _info(descriptor: flight.FlightDescriptor, frame: Frame, ticket: dict[str, s
     rows, size = (frame.rows, frame.bytes) if known else (-1, -1)
     endpoint = flight.FlightEndpoint(json.dumps(ticket), [])
     return flight.FlightInfo(plain_schema(frame.schema), descriptor, [endpoint], rows, size)
+
+
+def _sent(key: str, reader: flight.MetadataRecordBatchReader, mark: bytes = b"") -> Iterator[pa.RecordBatch]:
+    """Yield what a client sends, looked through, as it may come from anybody. InvalidValue when it is broken, or when
+    the message with `mark` does not come."""
+    marked = not mark
+    try:
+        for chunk in reader:
+            marked = marked or (chunk.app_metadata is not None and chunk.app_metadata.to_pybytes() == mark)
+            if chunk.data is not None and chunk.data.num_rows:
+                chunk.data.validate(full=True)
+                yield chunk.data
+    except pa.ArrowException as error:
+        raise InvalidValue(f"{key!r}: no rows in Arrow's format: {error}") from None
+    if not marked:
+        raise InvalidValue(f"{key!r}: the client gave up halfway")
 
 
 def _key_of(descriptor: flight.FlightDescriptor) -> str:

@@ -19,7 +19,6 @@ from eau2.errors import ClusterUnavailable, Eau2Error, NodeUnavailable, OutcomeU
 from eau2.ingest.writer import pieces_of
 from eau2.served.wire import (
     LEASE_SECONDS,
-    MORE,
     WHOLE,
     Header,
     SessionGone,
@@ -27,8 +26,6 @@ from eau2.served.wire import (
     made_again,
     message,
     parsed,
-    piece,
-    rows,
 )
 from eau2.store.nodes import closed
 from eau2.values.chunk import CHUNK_BYTES_MAX
@@ -107,16 +104,15 @@ class Connection:
         session, _ = self.in_session("keep", {"released": []})  # the server knows it: rows are not sent twice
         asked = {"stage": key, "home": home, "session": session}
         descriptor = flight.FlightDescriptor.for_command(json.dumps(asked).encode())
-        first = piece(schema.serialize())
         try:
-            writer, reader = self._client.do_put(descriptor, first.schema, self._options(LONG_SECONDS))
+            writer, reader = self._client.do_put(descriptor, schema, self._options(LONG_SECONDS))
         except (flight.FlightError, pa.ArrowException) as error:
             raise self._error(error) from None
         try:
-            writer.write_batch(first)
             # Cut as the writer of chunks cuts them, so that the same rows are the same chunks however they are put.
-            for part, goes_on in rows(cut for batch in batches for cut in pieces_of(batch, CHUNK_BYTES_MAX)):
-                writer.write_with_metadata(part, pa.py_buffer(MORE)) if goes_on else writer.write_batch(part)
+            for batch in batches:
+                for part in pieces_of(batch, CHUNK_BYTES_MAX):
+                    writer.write_batch(part)
             writer.write_metadata(pa.py_buffer(WHOLE))
             writer.done_writing()
             answer = reader.read()

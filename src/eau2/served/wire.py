@@ -26,7 +26,6 @@ ROWS_BYTES = 4 << 20  # of rows, before they are encoded
 REPLY_BYTES = 8 << 20  # of values in one message, as far as they are not larger each
 WRITE_BYTES_MAX = 512 << 20  # of the values in one call
 PIECES = pa.schema([pa.field("piece", pa.binary(), nullable=False)])
-MORE = b"more"  # with a message of an upload: the next has more of the same batch
 WHOLE = b"whole"  # with the last message of an upload: without it the client gave up halfway
 LEASE_SECONDS = 60.0  # what is held for a client goes when it is not heard of for so long
 
@@ -111,8 +110,8 @@ def cut(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
         yield piece(data.slice(start, min(PIECE_BYTES, data.size - start)))
 
 
-def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, bool]]:
-    """Yield `batches` as batches of PIECES of about ROWS_BYTES each, and whether it goes on in the next. One copy."""
+def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield `batches` as batches of PIECES, of about ROWS_BYTES each. One copy."""
     for batch in batches:
         step = max(1, ROWS_BYTES * batch.num_rows // max(1, batch.nbytes))
         for start in range(0, max(1, batch.num_rows), step):
@@ -120,22 +119,7 @@ def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, bo
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, part.schema) as writer:
                 writer.write_batch(part)
-            yield piece(sink.getvalue()), start + step < batch.num_rows
-
-
-def rows_in(data: pa.Buffer, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Return the rows of a piece, which have `schema`: views into `data`. They may come from anybody, and are looked
-    through. InvalidValue when they are none."""
-    try:
-        with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
-            if not reader.schema.equals(schema):
-                raise InvalidValue("the columns have changed halfway", hint="send rows of one schema")
-            batches: list[pa.RecordBatch] = list(reader)
-            for batch in batches:
-                batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidValue(f"no rows in Arrow's format: {error}") from None
-    return batches
+            yield piece(sink.getvalue())
 
 
 def rows_of(data: pa.Buffer) -> list[pa.RecordBatch]:
