@@ -1,0 +1,139 @@
+"""A table of a gigabyte put to a served store and got from it, beside a bare Flight server, and beside Ray over ray://."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from pyarrow import flight
+
+import eau2
+from benchmarks.distributed import Asked
+from benchmarks.doors import _free_port
+from benchmarks.frames import table_of
+from benchmarks.measure import interleaved, scratch, sized, target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BYTES = 1 << 30
+ROWS_AT_ONCE = 1 << 19  # 40 MB a message, for all who cut
+RATIO_MIN = 0.8
+
+
+@contextlib.contextmanager
+def _printing(*command: str) -> Iterator[str]:
+    """A process that prints a line when it is ready, and ends with its input; yield the line."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+def serve(path: str) -> None:
+    """Serve the store at `path` until standard input ends."""
+    from eau2.doors.server import Doors, Server
+
+    doors = Doors(crud_port=None, redis_port=None, udp_port=None, flight_port=0)
+    with eau2.open(path) as store, Server(store, doors) as server:
+        print(server.addresses["flight"][1], flush=True)
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def _ray(folder: str, size: int) -> Iterator[Asked]:
+    """A machine of Ray with a server for ray://, and a driver that asks it."""
+    port = _free_port()
+    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block", "--num-cpus=2"]
+    ray += [f"--port={_free_port()}", f"--ray-client-server-port={port}", "--include-dashboard=false"]
+    ray += [f"--object-store-memory={4 * size}", f"--temp-dir={folder}/r"]
+    with open(f"{folder}/ray.log", "wb") as log, subprocess.Popen(ray, stdout=log, stderr=log) as head:
+        driver = [sys.executable, "-m", "benchmarks.flight_child", "ray", f"ray://127.0.0.1:{port}", str(size)]
+        asked = Asked("ray", driver, f"{folder}/driver.log")
+        try:
+            asked.ready()
+            yield asked
+        finally:
+            asked.end()
+            head.terminate()
+            head.wait(timeout=60)
+
+
+def run() -> dict:
+    """Put and get the same table everywhere, in turn; return a table and targets."""
+    size = sized(BYTES, BYTES // 20)
+    table = table_of(size)
+    with (
+        tempfile.TemporaryDirectory(dir=scratch(), prefix="flight") as folder,
+        tempfile.TemporaryDirectory(prefix="ray") as short,  # sockets have short names
+        _printing(sys.executable, "-m", "benchmarks.flight_child", "bare") as bare_port,
+        _printing(sys.executable, "-c", f"from benchmarks.flight import serve; serve({folder!r})") as port,
+        eau2.open(f"eau2://127.0.0.1:{port}") as store,
+        flight.connect(("127.0.0.1", int(port))) as plain,
+        flight.connect(("127.0.0.1", int(bare_port))) as bare,
+        _ray(short, size) as ray,
+    ):
+
+        def put(client: flight.FlightClient) -> Callable[[], None]:
+            def work() -> None:
+                writer, _ = client.do_put(flight.FlightDescriptor.for_path("plain"), table.schema)
+                writer.write_table(table, max_chunksize=ROWS_AT_ONCE)
+                writer.close()
+
+            return work
+
+        def got() -> object:
+            store.node.cache.clear()  # type: ignore[attr-defined]  # what was brought once is not brought again
+            return store.frame("table").to_arrow()
+
+        def get(client: flight.FlightClient) -> Callable[[], object]:
+            return lambda: client.do_get(flight.Ticket(b'{"key": "plain"}')).read_all()
+
+        puts = interleaved(
+            {
+                "bare Flight server": put(bare),
+                "eau2.open('eau2://')": lambda: store.put("table", table),
+                "eau2, a Flight client": put(plain),
+                "ray://": lambda: ray.ask("put"),
+            },
+            before=lambda _: os.sync(),
+        )
+        gets = interleaved(
+            {
+                "bare Flight server": get(bare),
+                "eau2.open('eau2://')": got,
+                "eau2, a Flight client": get(plain),
+                "ray://": lambda: ray.ask("get"),
+            }
+        )
+    figures = {
+        "put": {name: timing.figures() for name, timing in puts.items()},
+        "get": {name: timing.figures() for name, timing in gets.items()},
+    }
+    names = list(puts)
+    bare_put, bare_get = puts[names[0]].median, gets[names[0]].median
+    rows, targets = [], []
+    for name in names:
+        put_seconds, get_seconds = puts[name].median, gets[name].median
+        ratios = bare_put / put_seconds, bare_get / get_seconds
+        rows.append([name, put_seconds, get_seconds, *ratios])
+        if name.startswith("eau2"):
+            for what, ratio in zip(("put", "get"), ratios, strict=True):
+                targets.append(target(f"{what} by {name}: rate over the bare server's", ratio, at_least=RATIO_MIN))
+    return {
+        "figures": {"bytes": table.nbytes, **figures},
+        "tables": [
+            {
+                "title": f"{table.nbytes / 1e9:.2f} GB over loopback, seconds",
+                "columns": ["", "put", "get", "put, rate over the bare server's", "get, likewise"],
+                "rows": rows,
+            }
+        ],
+        "targets": targets,
+    }
