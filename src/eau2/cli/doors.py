@@ -16,6 +16,7 @@ from rich.text import Text
 
 from eau2.cli.call import Call, print_json
 from eau2.cli.screen import text_or_base64
+from eau2.cli.tls import TlsDoor, trusting
 from eau2.errors import InvalidOption, NodeUnavailable
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ def serve(
 def crud(
     call: Call,
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="A door for CRUD lines.", show_default=False)],
+    tls_ca: Annotated[
+        str | None, typer.Option("--tls-ca", metavar="FILE", help="By TLS, with a certificate this vouches for.")
+    ] = None,
 ) -> None:
     """Send CRUD lines from standard input to a server, and print its replies.
 
@@ -127,7 +131,7 @@ def crud(
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise InvalidOption(f"an address is HOST:PORT, not {address!r}", hint=f"for example 127.0.0.1:{CRUD_PORT}")
-    with _connected(host.strip("[]"), int(port)) as door:
+    with _connected(host.strip("[]"), int(port), tls_ca) as door:
         sender = _Sender(door)
         replies = _received(door, address, sender)
         if call.json:
@@ -181,10 +185,12 @@ def _told_to_stop() -> "Iterator[list[int]]":
             signal.signal(number, how)
 
 
-def _connected(host: str, port: int) -> socket.socket:
-    where = f"{host}:{port}"
+def _connected(host: str, port: int, tls_ca: str | None) -> socket.socket | TlsDoor:
+    where, tls = f"{host}:{port}", None if tls_ca is None else trusting(tls_ca)
     try:
         door = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        if tls is not None:
+            door = tls.wrap_socket(door, server_hostname=host)
         token = os.environ.get("EAU2_TOKEN")
         if token:
             door.sendall(b"AUTH " + token.encode("utf-8", "surrogateescape") + b"\n")
@@ -194,13 +200,13 @@ def _connected(host: str, port: int) -> socket.socket:
         door.settimeout(_SILENT_SECONDS)
     except OSError as error:
         raise NodeUnavailable(f"{where} does not answer: {error}", hint="`eau2 serve` opens a door") from None
-    return door
+    return TlsDoor(door) if isinstance(door, ssl.SSLSocket) else door
 
 
 class _Sender(threading.Thread):
     """Sends standard input, a line end if its last line has none, and that there is no more."""
 
-    def __init__(self, door: socket.socket) -> None:
+    def __init__(self, door: socket.socket | TlsDoor) -> None:
         super().__init__(name="eau2-crud", daemon=True)
         self._door = door
         self.failed = False  # the server took no more
@@ -219,7 +225,7 @@ class _Sender(threading.Thread):
             self.failed = True
 
 
-def _received(door: socket.socket, address: str, sender: _Sender) -> "Iterator[bytes]":
+def _received(door: socket.socket | TlsDoor, address: str, sender: _Sender) -> "Iterator[bytes]":
     """Yield what comes from `door` until it closes."""
     end = b""
     while True:
