@@ -1,6 +1,5 @@
 """serve, crud: a store's doors, and the client of one of them."""
 
-import logging
 import os
 import select
 import signal
@@ -84,6 +83,7 @@ def serve(
 
     Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
     """
+    from eau2.doors.log import logged_to_standard_error
     from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
     from eau2.doors.tokens import Tokens
 
@@ -100,21 +100,19 @@ def serve(
         allow_wipe=allow_wipe,
         connections_max=connections_max,
     )
-    logger = logging.getLogger("eau2.doors")
-    shown = logging.StreamHandler(sys.stderr)
-    logger.addHandler(shown)
-    logger.setLevel(logging.INFO)
-    try:
-        with call.making() as store, Server(store, doors, tokens=tokens, tls=tls) as server, _told_to_stop() as told:
-            call.answer(
-                {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
-                lambda _: Text(_listening(call.store_path, server.addresses)),
-            )
-            sys.stdout.flush()
-            while not told and not server.stopped.wait(_LOOK_SECONDS):
-                pass
-    finally:
-        logger.removeHandler(shown)
+    with (
+        logged_to_standard_error(),
+        call.making() as store,
+        Server(store, doors, tokens=tokens, tls=tls) as server,
+        _told_to_stop() as told,
+    ):
+        call.answer(
+            {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
+            lambda _: Text(_listening(call.store_path, server.addresses)),
+        )
+        sys.stdout.flush()
+        while not told and not server.stopped.wait(_LOOK_SECONDS):
+            pass
 
 
 def crud(
