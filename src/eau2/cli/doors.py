@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,11 +106,12 @@ def serve(
         Server(store, doors, tokens=tokens, tls=tls) as server,
         _told_to_stop() as told,
     ):
-        call.answer(
-            {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
-            lambda _: Text(_listening(call.store_path, server.addresses)),
-        )
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):  # nobody reads that it serves, which is no reason not to
+            call.answer(
+                {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
+                lambda _: Text(_listening(call.store_path, server.addresses)),
+            )
+            sys.stdout.flush()
         while not told and not server.stopped.wait(_LOOK_SECONDS):
             pass
 
@@ -175,12 +176,14 @@ def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
 def _told_to_stop() -> "Iterator[list[int]]":
     """Within this, SIGINT and SIGTERM are no more than numbers in a list: what was accepted is answered."""
     told: list[int] = []
+    wakeup = signal.set_wakeup_fd(-1)  # by which `interruptible` would learn of it, and end us amid the answers
     before = {number: signal.signal(number, lambda number, _: told.append(number)) for number in _SIGNALS}
     try:
         yield told
     finally:
         for number, how in before.items():
             signal.signal(number, how)
+        signal.set_wakeup_fd(wakeup)
 
 
 def _connected(host: str, port: int, tls_ca: str | None) -> socket.socket | TlsDoor:
