@@ -141,7 +141,7 @@ class Lines:
         if name == b"DONE" and not rest.strip(b" "):
             return Goodbye()
         if name == b"AUTH" and rest:
-            return Identify(rest.decode("utf-8", "replace").strip(" "))
+            return Identify(rest.decode("utf-8", "surrogateescape").strip(" "))
         verb = _VERBS.get(name)
         if verb is None:
             if _HTTP.match(line):

@@ -147,7 +147,7 @@ def _echo(who: RedisConversation, arguments: list[bytes]) -> Said:
 def _auth(who: RedisConversation, arguments: list[bytes]) -> Said:
     if not who.access.has_tokens:
         raise InvalidOption("AUTH <password> called without any password configured for the default user")
-    if who.access.identify(arguments[-1].decode("utf-8", "replace")):
+    if who.access.identify(arguments[-1].decode("utf-8", "surrogateescape")):
         return Said(resp.OK)
     return Said(resp.error("WRONGPASS the token is not known here"))
 
