@@ -12,6 +12,7 @@ from itertools import count, pairwise
 from unittest import mock
 
 import hiredis
+from tests.doors.globs import matches
 
 from eau2.doors import datagrams, lines, redis_keys, resp
 from eau2.doors.datagrams import Code, Command, Refused, Replies, Request, Standing
@@ -27,8 +28,12 @@ FEW_BYTES_MAX = 4 << 10  # of what a parser holds besides what its limits name
 LIMITS = {
     lines: {"LINE_BYTES_MAX": 100, "VALUE_BYTES_MAX": 200},
     resp: {
-        **{"LINE_BYTES_MAX": 100, "VALUE_BYTES_MAX": 200, "COMMAND_BYTES_MAX": 500, "ARGUMENTS_MAX": 20},
-        **{"_STRANGER_ARGUMENTS_MAX": 5, "_STRANGER_BYTES_MAX": 50},
+        "LINE_BYTES_MAX": 100,
+        "VALUE_BYTES_MAX": 200,
+        "COMMAND_BYTES_MAX": 500,
+        "ARGUMENTS_MAX": 20,
+        "_STRANGER_ARGUMENTS_MAX": 5,
+        "_STRANGER_BYTES_MAX": 50,
     },
 }
 
@@ -313,52 +318,6 @@ def check_patterns(data):
     size = int.from_bytes(data[:2], "little") % (redis_keys.PATTERN_BYTES_MAX + 1)
     pattern, name = data[2 : 2 + size].decode("utf-8", "replace"), data[2 + size :].decode("utf-8", "replace")
     assert bool(compiled(pattern).fullmatch(name)) == matches(pattern, name)
-
-
-def matches(pattern, name):
-    """Whether `pattern` matches `name`, in time that is their product whatever they are."""
-    reached = {0}  # lengths of the beginnings of `name` that the pattern matches so far
-    for star, letters, negated in _places(pattern):
-        if star:
-            reached = set(range(min(reached), len(name) + 1)) if reached else reached
-        else:
-            reached = {
-                at + 1
-                for at in reached
-                if at < len(name) and any(low <= name[at] <= high for low, high in letters) != negated
-            }
-    return len(name) in reached
-
-
-def _places(pattern):
-    """Yield whether each place of `pattern` is a star, and the ranges of letters that stand there, or may not."""
-    at = 0
-    while at < len(pattern):
-        letter, at = pattern[at], at + 1
-        if letter == "*":
-            yield True, [], False
-        elif letter == "?":
-            yield False, [], True
-        elif letter != "[":
-            if letter == "\\" and at < len(pattern):
-                letter, at = pattern[at], at + 1
-            yield False, [(letter, letter)], False
-        else:
-            negated = pattern[at : at + 1] == "^"
-            at += negated
-            ranges = []
-            while at < len(pattern) and pattern[at] != "]":
-                at += pattern[at] == "\\" and at + 1 < len(pattern)
-                low = high = pattern[at]
-                at += 1
-                if pattern[at : at + 1] == "-" and at + 1 < len(pattern) and pattern[at + 1] != "]":
-                    at += 1
-                    at += pattern[at] == "\\" and at + 1 < len(pattern)
-                    high = pattern[at]
-                    at += 1
-                ranges.append((min(low, high), max(low, high)))
-            at += 1
-            yield False, ranges, negated
 
 
 def check_tokens(data):
