@@ -2,9 +2,9 @@
 
 python -m tests.doors.fuzz lines|resp|redis|datagrams|at_most_once|patterns|tokens [--seconds 600] [--folder FOLDER]
 
-`uv pip install --group fuzz`, or pip's since 25.1, installs atheris (Python 3.11 to 3.13 on Linux). What is held true is in
-fuzzed.py. What breaks it lies in the folder as crash-*, slow-* or timeout-*, and `--again FILE` does it once more; what
-reached new code lies in its corpus, from which a later run goes on.
+`uv pip install --group fuzz`, or pip's since 25.1, installs atheris (Python 3.11 to 3.13 on Linux). What is held
+true is in fuzzed.py. What breaks it lies in the folder as PARSER-crash-* or PARSER-timeout-*, and `--again FILE` does
+it once more; what reached new code lies in its corpus, from which a later run goes on.
 """
 
 from __future__ import annotations
