@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
-from tests.until import SECONDS_MAX
+from tests.until import SECONDS_MAX, until
 
 import eau2
 from eau2.doors import keyspace
@@ -196,3 +197,15 @@ def test_what_was_submitted_is_done_before_the_end(store):
         opened.submit([put(f"k{number}")], told.append)
     opened.close()
     assert len(told) == len(store.keys()) == 300
+
+
+def test_nothing_is_kept_of_what_was_read_when_nobody_asks(served):
+    def kept():
+        gc.collect()
+        return [each for each in gc.get_objects() if isinstance(each, keyspace._Found | keyspace._Job)]
+
+    before = kept()  # of other tests
+    served.store.put("big", bytes(1 << 20))
+    client = served.lines()
+    assert len(client.ask(b"R big")) == 1 << 20
+    until(lambda: len(kept()) == len(before))

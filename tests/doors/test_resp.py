@@ -125,6 +125,7 @@ def test_replies_have_the_bytes_of_the_protocol():
         b"%1\r\n$1\r\na\r\n:1\r\n",
     ]
     assert resp.error("ERR two\nlines") == b"-ERR two lines\r\n"
+    assert resp.error("ERR 'é\x1b[2J\udcff'") == b"-ERR '\xc3\xa9\\x1b[2J\\udcff'\r\n"
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,15 @@ def test_tokens_are_read_from_a_file_for_its_owner_only(tmp_path, monkeypatch):
         Tokens.read(tmp_path / "none")
 
 
+def test_a_token_need_not_be_text(unserved, monkeypatch):
+    token = b"\xff\xfe no text, but sixteen bytes"
+    monkeypatch.setenv("EAU2_TOKEN", os.fsdecode(token))
+    unserved.open(tokens=Tokens.read(None))
+    assert unserved.lines().ask(b"AUTH " + token) == b"OK\n"
+    assert unserved.lines().ask(b"AUTH " + token.replace(b"\xff", b"\xfd")).startswith(b"ERROR")
+    assert unserved.redis().ask("AUTH", token) == "OK"
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
 def test_lines_are_served_by_tls(unserved, tmp_path):
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

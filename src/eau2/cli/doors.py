@@ -1,6 +1,5 @@
 """serve, crud: a store's doors, and the client of one of them."""
 
-import logging
 import os
 import select
 import signal
@@ -8,7 +7,7 @@ import socket
 import ssl
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from eau2.cli.call import Call, print_json
 from eau2.cli.screen import text_or_base64
+from eau2.cli.tls import TlsDoor, trusting
 from eau2.errors import InvalidOption, NodeUnavailable
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def serve(
 
     Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
     """
+    from eau2.doors.log import logged_to_standard_error
     from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
     from eau2.doors.tokens import Tokens
 
@@ -105,30 +106,28 @@ def serve(
         allow_wipe=allow_wipe,
         connections_max=connections_max,
     )
-    logger = logging.getLogger("eau2.doors")
-    shown = logging.StreamHandler(sys.stderr)
-    logger.addHandler(shown)
-    logger.setLevel(logging.INFO)
-    try:
-        with (
-            _told_to_stop() as told,
-            call.making() as store,
-            Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server,
-        ):
+    with (
+        logged_to_standard_error(),
+        _told_to_stop() as told,
+        call.making() as store,
+        Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server,
+    ):
+        with suppress(BrokenPipeError):  # nobody reads that it serves, which is no reason not to
             call.answer(
                 {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
                 lambda _: Text(_listening(call.store_path, server.addresses)),
             )
             sys.stdout.flush()
-            while not told and not server.stopped.wait(_LOOK_SECONDS):
-                pass
-    finally:
-        logger.removeHandler(shown)
+        while not told and not server.stopped.wait(_LOOK_SECONDS):
+            pass
 
 
 def crud(
     call: Call,
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="A door for CRUD lines.", show_default=False)],
+    tls_ca: Annotated[
+        str | None, typer.Option("--tls-ca", metavar="FILE", help="By TLS, with a certificate this vouches for.")
+    ] = None,
 ) -> None:
     """Send CRUD lines from standard input to a server, and print its replies.
 
@@ -137,7 +136,7 @@ def crud(
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise InvalidOption(f"an address is HOST:PORT, not {address!r}", hint=f"for example 127.0.0.1:{CRUD_PORT}")
-    with _connected(host.strip("[]"), int(port)) as door:
+    with _connected(host.strip("[]"), int(port), tls_ca) as door:
         sender = _Sender(door)
         replies = _received(door, address, sender)
         if call.json:
@@ -202,10 +201,12 @@ def _told_to_stop() -> "Iterator[list[int]]":
                 signal.signal(number, how)
 
 
-def _connected(host: str, port: int) -> socket.socket:
-    where = f"{host}:{port}"
+def _connected(host: str, port: int, tls_ca: str | None) -> socket.socket | TlsDoor:
+    where, tls = f"{host}:{port}", None if tls_ca is None else trusting(tls_ca)
     try:
         door = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        if tls is not None:
+            door = tls.wrap_socket(door, server_hostname=host)
         token = os.environ.get("EAU2_TOKEN")
         if token:
             door.sendall(b"AUTH " + token.encode("utf-8", "surrogateescape") + b"\n")
@@ -215,13 +216,13 @@ def _connected(host: str, port: int) -> socket.socket:
         door.settimeout(_SILENT_SECONDS)
     except OSError as error:
         raise NodeUnavailable(f"{where} does not answer: {error}", hint="`eau2 serve` opens a door") from None
-    return door
+    return TlsDoor(door) if isinstance(door, ssl.SSLSocket) else door
 
 
 class _Sender(threading.Thread):
     """Sends standard input, a line end if its last line has none, and that there is no more."""
 
-    def __init__(self, door: socket.socket) -> None:
+    def __init__(self, door: socket.socket | TlsDoor) -> None:
         super().__init__(name="eau2-crud", daemon=True)
         self._door = door
         self.failed = False  # the server took no more
@@ -240,7 +241,7 @@ class _Sender(threading.Thread):
             self.failed = True
 
 
-def _received(door: socket.socket, address: str, sender: _Sender) -> "Iterator[bytes]":
+def _received(door: socket.socket | TlsDoor, address: str, sender: _Sender) -> "Iterator[bytes]":
     """Yield what comes from `door` until it closes."""
     end = b""
     while True:

@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        while self._waiting and not self._busy and not self._paused:
+        while self._waiting and not self._busy and not self._paused and not transport.is_closing():
             request = self._waiting[0]
             if isinstance(request, Asked):
                 self._submit()

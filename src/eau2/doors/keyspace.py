@@ -212,20 +212,24 @@ class Keyspace:
     def _work(self) -> None:
         while jobs := self._take():
             while jobs:
-                try:
-                    tasks, found = self._select(jobs)
-                    self._settle(tasks, found)
-                except Exception as error:  # our own fault; whoever asked must not wait for ever
-                    log("failed", error=repr(error))
-                    tasks = [_Task(job, command) for job in jobs for command in job.commands]
-                    for task in tasks:
-                        task.outcome = Eau2Error(f"internal failure: {type(error).__name__}")
-                for task in tasks:
-                    task.job.outcomes.append(task.outcome)
-                for job in jobs:
-                    if job.outcomes:
-                        job.done(job.outcomes)
-                jobs = [job for job in jobs if not job.outcomes]
+                jobs = self._do(jobs)
+
+    def _do(self, jobs: list[_Job]) -> list[_Job]:
+        """Do `jobs` as far as memory allows; return those that are left. Nothing is held of what was read."""
+        try:
+            tasks, found = self._select(jobs)
+            self._settle(tasks, found)
+        except Exception as error:  # our own fault; whoever asked must not wait for ever
+            log("failed", error=repr(error))
+            tasks = [_Task(job, command) for job in jobs for command in job.commands]
+            for task in tasks:
+                task.outcome = Eau2Error(f"internal failure: {type(error).__name__}")
+        for task in tasks:
+            task.job.outcomes.append(task.outcome)
+        for job in jobs:
+            if job.outcomes:
+                job.done(job.outcomes)
+        return [job for job in jobs if not job.outcomes]
 
     def _take(self) -> list[_Job]:
         """Return the jobs that wait, up to about TOGETHER_MAX commands; [] when there will be no more."""

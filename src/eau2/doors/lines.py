@@ -141,7 +141,7 @@ class Lines:
         if name == b"DONE" and not rest.strip(b" "):
             return Goodbye()
         if name == b"AUTH" and rest:
-            return Identify(rest.decode("utf-8", "replace").strip(" "))
+            return Identify(rest.decode("utf-8", "surrogateescape").strip(" "))
         verb = _VERBS.get(name)
         if verb is None:
             if _HTTP.match(line):
@@ -216,21 +216,27 @@ class LinesConversation:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._lines = Lines()
+        self._ended = False  # what follows is not read, nor is a token in it tried
 
     @property
     def amid(self) -> bool:
         return self._lines.amid
 
     def feed(self, data: bytes) -> list[Said | Asked]:
-        found = []
+        found: list[Said | Asked] = []
+        if self._ended:
+            return found
         self._lines.trusted = self._access.role > Role.NOTHING
         for request in self._lines.requests(data):
-            found.append(self._meant(request))
+            found.append(meant := self._meant(request))
+            if isinstance(meant, Said) and meant.ends:
+                self._ended = True
+                break
             self._lines.trusted = self._access.role > Role.NOTHING
         return found
 
     def end(self) -> list[Said | Asked]:
-        return [self._meant(request) for request in self._lines.end()]
+        return [] if self._ended else [self._meant(request) for request in self._lines.end()]
 
     def error(self, why: str) -> bytes:
         return error(why)

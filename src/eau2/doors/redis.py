@@ -89,10 +89,15 @@ class RedisConversation:
 
     def feed(self, data: bytes) -> list[Said | Asked]:
         found: list[Said | Asked] = []
+        if self._ended:
+            return found
         for words in self._commands.commands(data):
-            found.append(self._meant(words))
+            found.append(meant := self._meant(words))
+            if isinstance(meant, Said) and meant.ends:  # what follows is not read, nor is a token in it tried
+                self._ended = True
+                return found
             self._commands.trusted = self.access.role > Role.NOTHING
-        if self._commands.broken and not self._ended:
+        if self._commands.broken:
             self._ended = True
             found.append(Said(resp.error(f"ERR Protocol error: {self._commands.broken}"), ends=True))
         return found
@@ -142,7 +147,7 @@ def _echo(who: RedisConversation, arguments: list[bytes]) -> Said:
 def _auth(who: RedisConversation, arguments: list[bytes]) -> Said:
     if not who.access.has_tokens:
         raise InvalidOption("AUTH <password> called without any password configured for the default user")
-    if who.access.identify(arguments[-1].decode("utf-8", "replace")):
+    if who.access.identify(arguments[-1].decode("utf-8", "surrogateescape")):
         return Said(resp.OK)
     return Said(resp.error("WRONGPASS the token is not known here"))
 

@@ -182,8 +182,11 @@ OK = b"+OK\r\n"
 
 
 def error(text: str) -> bytes:
-    """Return an error; its first word is its kind."""
-    return b"-" + " ".join(text.split()).encode("utf-8", "backslashreplace") + b"\r\n"
+    """Return an error; its first word is its kind. What would steer a terminal is escaped: it may be what was sent."""
+    line = " ".join(text.split())
+    if not line.isprintable():
+        line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+    return b"-" + line.encode() + b"\r\n"
 
 
 def simple(text: str) -> bytes:

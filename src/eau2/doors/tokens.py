@@ -29,7 +29,8 @@ class Tokens:
     """The tokens of a server; with none, who can connect may do everything."""
 
     def __init__(self, roles: Iterable[tuple[str, Role]] = ()) -> None:
-        self._roles = [(token.encode(), role) for token, role in roles]
+        # The environment may have what is no UTF-8.
+        self._roles = [(token.encode("utf-8", "surrogateescape"), role) for token, role in roles]
         for token, _ in self._roles:
             if len(token) < TOKEN_BYTES_MIN:
                 raise InvalidOption(
