@@ -22,14 +22,14 @@ from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
 from eau2.doors.redis import Listings, RedisConversation
 from eau2.doors.tokens import Access, Tokens
-from eau2.errors import InvalidOption, StoreUnusable
+from eau2.errors import InvalidOption, PartMissing, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
+    from types import ModuleType, TracebackType
 
-    from eau2.doors.work import Command, Conversation, Outcome
+    from eau2.doors.work import Command, Outcome
     from eau2.store.store import Store
 
 CONNECTIONS_MAX = 10_000
@@ -47,6 +47,7 @@ class Doors:
     host: str = "127.0.0.1"
     crud_port: int | None = 0  # CRUD lines over TCP
     redis_port: int | None = 0  # RESP, the protocol of Redis
+    http_port: int | None = None  # takes `pip install eau2[serve]`
     udp_port: int | None = 0
     udp_trust: tuple[str, ...] = ()  # networks besides loopback whose datagrams are answered
     allow_shutdown: bool = False  # by UDP, from loopback
@@ -76,6 +77,7 @@ class Shared:
         self._telling = False  # the loop was asked to call `_tell`
         self._members = (-_MEMBERS_SECONDS, 0)
         self._begun = self.now()
+        self.closed_too: list[Callable[[], None]] = []  # what doors have besides connections
 
     def access(self, connection: object) -> Access:
         """Return what a client may do that has not said who it is."""
@@ -123,6 +125,8 @@ class Shared:
         log(what, audit=True, client=str(who), **facts)
 
     def close(self) -> None:
+        for close in self.closed_too:
+            close()
         self._keyspace.close()
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ class Server:
     ) -> None:
         self._store, self._doors, self._tokens, self._tls = store, doors, tokens or Tokens(), tls
         self._refuse_open()
-        self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, udp
+        self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, http, udp
         self.stopped = threading.Event()  # set when the server was asked to stop, or has
         self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="eau2-server", daemon=True)
@@ -193,7 +197,8 @@ class Server:
     def _refuse_open(self) -> None:
         if is_loopback(self._doors.host):
             return
-        if (self._doors.crud_port, self._doors.redis_port) != (None, None) and not self._tokens:
+        ports = self._doors.crud_port, self._doors.redis_port, self._doors.http_port
+        if any(port is not None for port in ports) and not self._tokens:
             raise InvalidOption(
                 f"whoever reaches {self._doors.host} could read and write everything",
                 hint="give --token-file, or EAU2_TOKEN; 127.0.0.1 is reached from this machine only",
@@ -236,9 +241,8 @@ class Server:
         loop, doors = asyncio.get_running_loop(), self._doors
         datagrams: DatagramDoor | None = None
         try:
-            for name, port, converse in self._spoken(shared):
+            for name, port, made in self._spoken(shared):
                 door = name, port
-                made = partial(Connection, shared, converse)
                 listening.append(await loop.create_server(made, doors.host, port, ssl=self._tls, backlog=1024))
                 self._opened(name, listening[-1].sockets[0].getsockname())
             if doors.udp_port is not None:
@@ -261,18 +265,26 @@ class Server:
             ) from error
         return datagrams
 
-    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[Access], Conversation]]]:
-        """Yield each TCP door that is to be: its name, its port, and what makes its conversations."""
+    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[], asyncio.Protocol]]]:
+        """Yield each TCP door that is to be: its name, its port, and what makes its connections."""
         if self._doors.crud_port is not None:
-            yield "crud", self._doors.crud_port, LinesConversation
+            yield "crud", self._doors.crud_port, partial(Connection, shared, LinesConversation)
         if self._doors.redis_port is not None:
             listings = Listings()
             allow_wipe = self._doors.allow_wipe
             yield (
                 "redis",
                 self._doors.redis_port,
-                lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
+                partial(
+                    Connection,
+                    shared,
+                    lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
+                ),
             )
+        if self._doors.http_port is not None:
+            http = _http().HttpDoor(self._store, shared, host=self._doors.host)
+            shared.closed_too.append(http.close)
+            yield "http", self._doors.http_port, http.connection
 
     def _opened(self, door: str, address: tuple[str, int]) -> None:
         self.addresses[door] = address[0], address[1]
@@ -313,6 +325,17 @@ class Server:
         await asyncio.sleep(0)  # for transports to close
         await asyncio.get_running_loop().run_in_executor(None, shared.close)
         log("stopped", aborted=left)
+
+
+def _http() -> ModuleType:
+    """Return the HTTP door. PartMissing where what it stands on is not installed."""
+    try:
+        from eau2.doors import http  # here: its parts are optional, and take 0.2 s to import
+    except ModuleNotFoundError as error:
+        raise PartMissing(
+            f"the HTTP door needs {error.name}, which is not installed", hint='pip install "eau2[serve]"'
+        ) from None
+    return http
 
 
 def _enlarge(transport: asyncio.DatagramTransport) -> None:
