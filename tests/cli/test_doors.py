@@ -21,7 +21,7 @@ EAU2 = [sys.executable, "-c", "from eau2.cli import main; main()"]
 @contextlib.contextmanager
 def serving(directory, *options, **environment):
     """A server; yield its process and what it said of its doors."""
-    ports = [word for door in ("crud", "redis", "udp") for word in (f"--{door}-port", "0")]
+    ports = [word for door in ("crud", "redis", "http", "udp") for word in (f"--{door}-port", "0")]
     command = [*EAU2, "serve", "--store", str(directory), *ports, "--json", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
@@ -55,7 +55,7 @@ def test_a_store_is_served_until_it_is_told_to_stop(tmp_path):
             server.send_signal(number)
             assert server.wait(SECONDS_MAX) == 0
             events = [json.loads(line) for line in server.stderr]
-            assert [each["event"] for each in events] == ["listening"] * 3 + ["stopped"]
+            assert [each["event"] for each in events] == ["listening"] * 4 + ["stopped"]
     with library.open(tmp_path / "store") as store:
         assert store.get("k") == b"a\nb"
 

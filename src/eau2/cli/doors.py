@@ -21,7 +21,7 @@ from eau2.errors import InvalidOption, NodeUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CRUD_PORT, UDP_PORT, REDIS_PORT = 7401, 7402, 7379
+CRUD_PORT, UDP_PORT, REDIS_PORT, HTTP_PORT = 7401, 7402, 7379, 7480
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_SECONDS = 0.05  # between two looks whether a signal has come
 _CONNECT_SECONDS = 10.0
@@ -42,6 +42,14 @@ UdpOption = Annotated[
     ),
 ]
 RedisOption = Annotated[str, typer.Option("--redis-port", metavar="PORT", help=_PORT_HELP.format("Clients of Redis"))]
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http-port",
+        metavar="PORT",
+        help=_PORT_HELP.format("HTTP") + f" {HTTP_PORT}, where eau2[serve] is installed.",
+    ),
+]
 TrustOption = Annotated[
     list[str] | None,
     typer.Option("--udp-trust", metavar="NETWORK", help="Answer datagrams from there too. May be repeated."),
@@ -70,6 +78,7 @@ def serve(
     host: HostOption = "127.0.0.1",
     crud_port: CrudOption = str(CRUD_PORT),
     redis_port: RedisOption = str(REDIS_PORT),
+    http_port: HttpOption = None,
     udp_port: UdpOption = None,
     udp_trust: TrustOption = None,
     token_file: TokensOption = None,
@@ -79,20 +88,25 @@ def serve(
     allow_shutdown: ShutdownOption = False,
     allow_wipe: WipeOption = False,
 ) -> None:
-    """Let clients in by small protocols: Redis's, CRUD lines over TCP, and UDP.
+    """Let clients in by HTTP and by small protocols: Redis's, CRUD lines over TCP, and UDP.
 
     Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
     """
-    from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
+    from eau2.doors.log import log
+    from eau2.doors.server import Doors, Server, has_http  # asyncio takes 50 ms to import
     from eau2.doors.tokens import Tokens
 
-    tokens, tls = Tokens.read(token_file), _tls(tls_cert, tls_key)
+    tokens, tls, left_out = Tokens.read(token_file), _tls(tls_cert, tls_key), False
     if udp_port is None:
         udp_port = "off" if tokens and not udp_trust else str(UDP_PORT)
+    if http_port is None:
+        http_port = str(HTTP_PORT) if has_http() else "off"
+        left_out = http_port == "off"
     doors = Doors(
         host=host,
         crud_port=_port("--crud-port", crud_port),
         redis_port=_port("--redis-port", redis_port),
+        http_port=_port("--http-port", http_port),
         udp_port=_port("--udp-port", udp_port),
         udp_trust=tuple(udp_trust or ()),
         allow_shutdown=allow_shutdown,
@@ -103,6 +117,8 @@ def serve(
     shown = logging.StreamHandler(sys.stderr)
     logger.addHandler(shown)
     logger.setLevel(logging.INFO)
+    if left_out:
+        log("left out", door="http", hint='pip install "eau2[serve]"')
     try:
         with call.making() as store, Server(store, doors, tokens=tokens, tls=tls) as server, _told_to_stop() as told:
             call.answer(
@@ -164,7 +180,7 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
 
 
 def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
-    names = {"crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
+    names = {"crud": "CRUD lines", "redis": "Redis", "http": "HTTP", "udp": "UDP"}
     lines = [f"{names[door]:12} {host}:{port}" for door, (host, port) in addresses.items()]
     return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 HEAD_BYTES_MAX = 32 << 10  # of a request, with its headers
 THREADS_MAX = 16  # that ask the store
 UPLOADS_MAX = 8  # frames that are taken in at once: each has a thread for as long as its rows come
-PASSED_OVER_BYTES_MAX = 64 << 20  # of a body that is not wanted, before its connection is closed
+PASSED_OVER_BYTES_MAX = 128 << 20  # of a body that is not wanted, before its connection is closed
 _END_SECONDS = 0.4
 _ALWAYS = {
     "cache-control": "no-store",
@@ -176,6 +176,7 @@ class HttpConnection(H11Protocol):
         if self._closing:
             return
         self._moved = self._shared.now()
+        self._begin_anew()
         self._got += len(data)
         if self.conn.their_state is h11.SEND_BODY and not self._is_answering():
             self._passed_over += len(data)
@@ -231,8 +232,7 @@ class HttpConnection(H11Protocol):
             if now - self._moved > STALLED_SECONDS:
                 self.break_off()
             return
-        if self.cycle is not self._seen:
-            self._seen, self._waited, self._got, self._passed_over = self.cycle, 0.0, 0, 0
+        self._begin_anew()
         if self._is_coming():
             # Not while we do not read: then it is not the client who takes its time.
             self._waited += 0.0 if self.flow.read_paused else since
@@ -245,6 +245,11 @@ class HttpConnection(H11Protocol):
         return f"{self.client}"
 
     # -- private ------------------------------------------------------------------------------------------------------
+
+    def _begin_anew(self) -> None:
+        """Count from zero for a request that was not seen before."""
+        if self.cycle is not self._seen:
+            self._seen, self._waited, self._got, self._passed_over = self.cycle, 0.0, 0, 0
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -307,6 +312,10 @@ class HttpConnection(H11Protocol):
         raw: bytes = scope["raw_path"]
         if not raw.startswith(b"/"):
             raise Refused(400, "InvalidPath", "a path begins with a slash")
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Refused(505, "VersionNotSupported", "this is HTTP 1.0 and 1.1")
+        if len(raw) + len(scope["query_string"]) + sum(map(_length, scope["headers"])) > HEAD_BYTES_MAX:
+            raise Refused(431, "HeadersTooLarge", f"a request's head has at most {HEAD_BYTES_MAX:,} bytes")
         scope["path"] = path = raw.decode("ascii")
         headers, method = Headers(scope=scope), scope["method"]
         access = self._shared.access(self)
@@ -328,6 +337,10 @@ class HttpConnection(H11Protocol):
         why = access.refusal(wanted, "")
         if why:
             raise Refused(403, "Forbidden", why)
+
+
+def _length(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1])
 
 
 def told(error: BaseException) -> Response:

@@ -130,8 +130,11 @@ async def get_value(request: Request) -> Response:
     if isinstance(found.value, bytes):
         if override is not None:
             raise NotAcceptable(f"{key!r} holds bytes, which have no format", hint="leave ?format= out")
+        if len(found.value) <= _PIECE_BYTES:
+            return Response(found.value, 200, headers, "application/octet-stream")
         headers["content-length"] = str(len(found.value))
-        return Streamed(_cut(found.value), headers, "application/octet-stream")
+        wanted = b"" if request.method == "HEAD" else found.value
+        return Streamed(_cut(wanted), headers, "application/octet-stream")
     headers["vary"] = "Accept"
     if override is None and is_file(found.value.schema):
         return await _told(asking, request, _file_pieces(found.value), headers, "application/octet-stream")

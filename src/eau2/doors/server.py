@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from eau2.doors.addresses import LOOPBACK, Networks, is_loopback
@@ -36,6 +37,7 @@ CONNECTIONS_MAX = 10_000
 END_SECONDS = 0.5  # to answer what was accepted when the server stops
 START_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # between two looks at the deadlines of connections
+_HTTP_PARTS = ("starlette", "uvicorn", "h11")
 _UDP_BUFFER_BYTES = 4 << 20  # what the kernel keeps for us while we are busy
 _MEMBERS_SECONDS = 1.0  # for which the number of members is not asked for again
 
@@ -327,14 +329,20 @@ class Server:
         log("stopped", aborted=left)
 
 
+def has_http() -> bool:
+    """Whether what the HTTP door stands on is installed."""
+    return all(find_spec(name) is not None for name in _HTTP_PARTS)
+
+
 def _http() -> ModuleType:
     """Return the HTTP door. PartMissing where what it stands on is not installed."""
-    try:
-        from eau2.doors import http  # here: its parts are optional, and take 0.2 s to import
-    except ModuleNotFoundError as error:
+    if not has_http():
         raise PartMissing(
-            f"the HTTP door needs {error.name}, which is not installed", hint='pip install "eau2[serve]"'
-        ) from None
+            f"the HTTP door needs {', '.join(_HTTP_PARTS)}, which are not all installed",
+            hint='pip install "eau2[serve]"',
+        )
+    from eau2.doors import http  # here: its parts are optional, and take 0.2 s to import
+
     return http
 
 
