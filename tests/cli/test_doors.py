@@ -124,6 +124,24 @@ def answered(known, verb, key, value=b""):
     return b"OK\n"
 
 
+@pytest.mark.slow
+def test_without_its_parts_http_is_left_out_unless_it_is_asked_for(tmp_path):
+    code = "import eau2.doors.server as s; s._HTTP_PARTS = ('no_such_part',); from eau2.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--store", str(tmp_path / "store"), "--json"]
+    command += ["--crud-port", "0", "--redis-port", "0", "--udp-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert set(json.loads(server.stdout.readline())["doors"]) == {"crud", "redis", "udp"}
+            said = json.loads(server.stderr.readline())
+            assert (said["event"], said["door"]) == ("left out", "http")
+            assert "eau2[serve]" in said["hint"]
+        finally:
+            server.kill()
+    ran = subprocess.run([*command, "--http-port", "0"], capture_output=True, text=True, timeout=SECONDS_MAX)
+    assert ran.returncode == 3
+    assert json.loads(ran.stderr.splitlines()[-1])["error"] == "PartMissing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -6,12 +6,14 @@ import http.client
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -353,8 +355,8 @@ def test_a_query_ends_when_who_asked_goes_away_and_holds_up_nobody(unserved):
 
 
 @pytest.mark.slow
-def test_more_queries_than_threads_hold_up_the_door_only_until_they_end(unserved, noted, monkeypatch):
-    monkeypatch.setattr(door, "THREADS_MAX", 2)
+def test_more_queries_than_run_at_a_time_hold_up_only_queries(unserved, noted, monkeypatch):
+    monkeypatch.setattr(door, "QUERIES_MAX", 2)
     unserved.noted = noted
     served = unserved.open(HTTP)
     served.store.put("t", {"id": range(100)})
@@ -362,9 +364,10 @@ def test_more_queries_than_threads_hold_up_the_door_only_until_they_end(unserved
     head = b"POST /sql HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     asked = [served.raw(head + body) for _ in range(5)]
     until(lambda: len(connections(served)) == 5)
+    assert served.http().get("/keys").json["keys"] == ["t"]
     for each in asked:
         each.close()
-    assert served.http().get("/keys").json["keys"] == ["t"]
+    assert served.http().sql("select 1 as one").json == [{"one": 1}]
     until(rests)
 
 
@@ -461,3 +464,23 @@ def test_curl_is_a_client(served):
     curl("-T", "-", "-H", "Content-Type: text/csv", f"{url}/keys/t", given=b"a,b\n1,x\n2,y\n")
     assert json.loads(curl("--json", '{"query": "select sum(a) as s from t"}', f"{url}/sql")) == [{"s": 3}]
     assert curl("-H", "Accept: text/csv", f"{url}/keys/t") == b'"a","b"\n1,"x"\n2,"y"\n'
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_examples_of_the_document_are_true(served, tmp_path):
+    section = (Path(__file__).resolve().parents[2] / "docs" / "doors.md").read_text().partition("## HTTP")[2]
+    (tmp_path / "photo.jpg").write_bytes(b"a photo")
+    (tmp_path / "trips.csv").write_bytes(b"vendor,fare\na,1.5\n")
+    host, port = served.server.addresses["http"]
+    said = []
+    for line in re.findall(r"^curl.*", section, re.MULTILINE):
+        command = line.replace("localhost:7480", f"{host}:{port}")
+        ran = subprocess.run(f"{command.partition('  #')[0]} -sSf", shell=True, cwd=tmp_path, capture_output=True)
+        assert ran.returncode == 0, (line, ran.stderr)
+        said.append(ran.stdout)
+    row = {"vendor": "a", "fare": 1.5}
+    assert (tmp_path / "photo.jpg").read_bytes() == served.store.get("photos/1") == b"a photo"
+    assert json.loads(said[2])["rows"] == 1
+    assert json.loads(said[3]) == [row]
+    assert said[4] == b'"vendor","fare"\n"a",1.5\n'
+    assert json.loads(said[5]) == [{"vendor": "a", "mean": 1.5}]

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from eau2.store.store import Store
 
 HEAD_BYTES_MAX = 32 << 10  # of a request, with its headers
-THREADS_MAX = 16  # that ask the store
+THREADS_MAX = 8  # that ask the store for keys and their values
+QUERIES_MAX = 8  # that run at a time: others do not hold up who asks for a key
 UPLOADS_MAX = 8  # frames that are taken in at once: each has a thread for as long as its rows come
 PASSED_OVER_BYTES_MAX = 128 << 20  # of a body that is not wanted, before its connection is closed
 _END_SECONDS = 0.4
@@ -98,19 +99,17 @@ class HttpDoor:
             timeout_keep_alive=int(IDLE_SECONDS),
         )
         self.state = ServerState()
-        self._askers = _Threads(THREADS_MAX, "eau2-http")
-        self._uploads = _Threads(UPLOADS_MAX, "eau2-http-put")
+        self.askers = _Threads(THREADS_MAX, "eau2-http")
+        self.queries = _Threads(QUERIES_MAX, "eau2-http-sql")
+        self.uploads = _Threads(UPLOADS_MAX, "eau2-http-put")
 
     def connection(self) -> HttpConnection:
         return HttpConnection(self)
 
-    def pool(self, *, upload: bool) -> ThreadPoolExecutor:
-        return (self._uploads if upload else self._askers).pool
-
     def close(self) -> None:
         deadline = time.monotonic() + _END_SECONDS
-        self._askers.end(deadline)
-        self._uploads.end(deadline)
+        for threads in (self.askers, self.queries, self.uploads):
+            threads.end(deadline)
 
 
 class Asking:
@@ -119,6 +118,7 @@ class Asking:
     def __init__(self, door: HttpDoor) -> None:
         self._door = door
         self._asker = Asker()
+        self._threads = door.askers
         self.loop = asyncio.get_running_loop()
         self.gone = False  # who asked has gone; read by other threads too
 
@@ -126,13 +126,17 @@ class Asking:
     def store(self) -> Store:
         return self._door.store
 
+    def may_take_long(self) -> None:
+        """Have what follows worked on beside what is quick."""
+        self._threads = self._door.queries
+
     async def work(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Return what `function` returns in a thread. A query in it ends when who asked goes away."""
-        return await self.loop.run_in_executor(self._door.pool(upload=False), self._run, partial(function, *arguments))
+        return await self.loop.run_in_executor(self._threads.pool, self._run, partial(function, *arguments))
 
     async def take_in(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """As `work`, for what waits for the client."""
-        return await self.loop.run_in_executor(self._door.pool(upload=True), self._run, partial(function, *arguments))
+        return await self.loop.run_in_executor(self._door.uploads.pool, self._run, partial(function, *arguments))
 
     def leave(self) -> None:
         self.gone = True

@@ -17,6 +17,7 @@ from eau2.doors.http_values import NotAcceptable, encoded, format_asked
 from eau2.errors import InvalidOption, InvalidValue, KeyMissing, StoreBusy, VersionConflict
 from eau2.frame.frame import Frame, read_batches
 from eau2.ingest.files import is_file
+from eau2.store.arguments import checked_prefix
 from eau2.store.nodes import Kind
 from eau2.values.key import check_key
 
@@ -106,8 +107,8 @@ async def list_keys(request: Request) -> Response:
 
 def _page(store: Store, prefix: str, after: str, count: int) -> list[str]:
     """Return the keys after `after`, at most `count` and one more."""
-    if not after and prefix.isprintable():
-        return store.node.keys(prefix, limit=count + 1)
+    if not after:
+        return store.node.keys(checked_prefix(prefix), limit=count + 1)
     keys = store.keys(prefix)
     start = bisect.bisect_right(keys, after)
     return keys[start : start + count + 1]
@@ -191,6 +192,7 @@ async def query(request: Request) -> Response:
     asking = _asking(request)
     text = _query_of(_media_type(request), await _body(request))
     format_ = format_asked(request.headers.get("accept", ""), request.query_params.get("format"))
+    asking.may_take_long()
     pieces = await asking.work(lambda: encoded(*read_batches(asking.store.sql(text)), format_))
     return await _told(asking, request, pieces, {"vary": "Accept"}, format_.value)
 

@@ -54,6 +54,7 @@ async def put_body(asking: Asking, request: Request, key: str, condition: Condit
     if media_type in LOADED:
         with _unnamed() as file:
             await _keep(asking, request, file)
+            asking.may_take_long()
             return await asking.work(_load, asking.store, key, file, LOADED[media_type], condition, request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > VALUE_BYTES_MAX:
