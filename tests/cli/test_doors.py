@@ -21,7 +21,7 @@ EAU2 = [sys.executable, "-c", "from eau2.cli import main; main()"]
 @contextlib.contextmanager
 def serving(directory, *options, **environment):
     """A server; yield its process and what it said of its doors."""
-    ports = [word for door in ("flight", "crud", "redis", "udp") for word in (f"--{door}-port", "0")]
+    ports = [word for door in ("flight", "crud", "redis", "http", "udp") for word in (f"--{door}-port", "0")]
     command = [*EAU2, "serve", "--store", str(directory), *ports, "--json", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
@@ -55,7 +55,7 @@ def test_a_store_is_served_until_it_is_told_to_stop(tmp_path):
             server.send_signal(number)
             assert server.wait(SECONDS_MAX) == 0
             events = [json.loads(line) for line in server.stderr]
-            assert [each["event"] for each in events] == ["listening"] * 4 + ["stopped"]
+            assert [each["event"] for each in events] == ["listening"] * 5 + ["stopped"]
     with library.open(tmp_path / "store") as store:
         assert store.get("k") == b"a\nb"
 
@@ -122,6 +122,24 @@ def answered(known, verb, key, value=b""):
         return b"EXISTS\n" if verb == b"C" else b"MISSING\n"
     known[key] = value
     return b"OK\n"
+
+
+@pytest.mark.slow
+def test_without_its_parts_http_is_left_out_unless_it_is_asked_for(tmp_path):
+    code = "import eau2.doors.server as s; s._HTTP_PARTS = ('no_such_part',); from eau2.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--store", str(tmp_path / "store"), "--json"]
+    command += ["--crud-port", "0", "--redis-port", "0", "--udp-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert set(json.loads(server.stdout.readline())["doors"]) == {"crud", "redis", "udp"}
+            said = json.loads(server.stderr.readline())
+            assert (said["event"], said["door"]) == ("left out", "http")
+            assert "eau2[serve]" in said["hint"]
+        finally:
+            server.kill()
+    ran = subprocess.run([*command, "--http-port", "0"], capture_output=True, text=True, timeout=SECONDS_MAX)
+    assert ran.returncode == 3
+    assert json.loads(ran.stderr.splitlines()[-1])["error"] == "PartMissing"
 
 
 @pytest.mark.parametrize(

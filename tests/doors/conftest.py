@@ -1,5 +1,8 @@
+import http.client
+import json
 import socket
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import pytest
 from tests.until import SECONDS_MAX
@@ -82,6 +85,49 @@ class RedisClient:
         self.socket.close()
 
 
+class Answered(NamedTuple):
+    """An answer of HTTP."""
+
+    status: int
+    body: bytes
+    headers: http.client.HTTPMessage
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def tag(self):
+        return self.headers["ETag"]
+
+
+class HttpClient:
+    """A connection that speaks HTTP; paths go as they are."""
+
+    def __init__(self, address, **headers):
+        self.connection = http.client.HTTPConnection(*address, timeout=SECONDS_MAX)
+        self.headers = headers
+
+    def ask(self, method, path, body=None, **headers):
+        """Headers as keywords: `if_match='"1"'`."""
+        given = {name.replace("_", "-"): value for name, value in {**self.headers, **headers}.items()}
+        self.connection.request(method, path, body, given)
+        answer = self.connection.getresponse()
+        return Answered(answer.status, answer.read(), answer.headers)
+
+    def get(self, path, **headers):
+        return self.ask("GET", path, **headers)
+
+    def put(self, path, body, **headers):
+        return self.ask("PUT", path, body, **headers)
+
+    def sql(self, text, path="/sql", **headers):
+        return self.ask("POST", path, text.encode(), **{"content_type": "text/plain", **headers})
+
+    def close(self):
+        self.connection.close()
+
+
 class Served:
     """A store and its server, and clients of it."""
 
@@ -101,6 +147,17 @@ class Served:
         client = RedisClient(self.server.addresses["redis"])
         self._stack.callback(client.close)
         return client
+
+    def http(self, **headers):
+        client = HttpClient(self.server.addresses["http"], **headers)
+        self._stack.callback(client.close)
+        return client
+
+    def raw(self, data):
+        """A connection to the HTTP door that has sent `data`."""
+        asked = self._stack.enter_context(socket.create_connection(self.server.addresses["http"], timeout=SECONDS_MAX))
+        asked.sendall(data)
+        return asked
 
     def datagrams(self):
         asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

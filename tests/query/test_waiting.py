@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tests.until import SECONDS_MAX
 
+from eau2.errors import QueryError
 from eau2.query import waiting
 
 
@@ -43,3 +44,33 @@ def test_a_thread_that_is_abandoned_at_any_moment_ends_without_a_word(monkeypatc
     caller.thread.join(SECONDS_MAX)
     assert not caller.thread.is_alive()
     assert said == []
+
+
+def test_who_leaves_ends_what_is_waited_for_now_and_later():
+    calls, begun, go_on = waiting.Calls(), threading.Event(), threading.Event()
+    asker, raised = waiting.Asker(), []
+
+    def dawdle():
+        begun.set()
+        while not go_on.wait(0.01):
+            pass
+
+    def ask():
+        try:
+            asker.run(lambda: calls.run(dawdle))
+        except QueryError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(SECONDS_MAX)
+    assert waiting.asker() is None  # of this thread
+    asker.leave()
+    thread.join(SECONDS_MAX)
+    assert len(raised) == 1
+    ask()
+    assert len(raised) == 2
+    go_on.set()
+    assert calls.run(lambda: 7) == 7  # who has no asker is not concerned
+    assert asker.run(lambda: 8) == 8  # nor what asks no engine
+    waiting.end_idle()

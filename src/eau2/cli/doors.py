@@ -21,7 +21,7 @@ from eau2.errors import InvalidOption, NodeUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FLIGHT_PORT, CRUD_PORT, UDP_PORT, REDIS_PORT = 7400, 7401, 7402, 7379
+FLIGHT_PORT, CRUD_PORT, UDP_PORT, REDIS_PORT, HTTP_PORT = 7400, 7401, 7402, 7379, 7480
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_SECONDS = 0.05  # between two looks whether a signal has come
 _CONNECT_SECONDS = 10.0
@@ -46,6 +46,14 @@ UdpOption = Annotated[
     ),
 ]
 RedisOption = Annotated[str, typer.Option("--redis-port", metavar="PORT", help=_PORT_HELP.format("Clients of Redis"))]
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http-port",
+        metavar="PORT",
+        help=_PORT_HELP.format("HTTP") + f" {HTTP_PORT}, where eau2[serve] is installed.",
+    ),
+]
 TrustOption = Annotated[
     list[str] | None,
     typer.Option("--udp-trust", metavar="NETWORK", help="Answer datagrams from there too. May be repeated."),
@@ -75,6 +83,7 @@ def serve(
     flight_port: FlightOption = str(FLIGHT_PORT),
     crud_port: CrudOption = str(CRUD_PORT),
     redis_port: RedisOption = str(REDIS_PORT),
+    http_port: HttpOption = None,
     udp_port: UdpOption = None,
     udp_trust: TrustOption = None,
     token_file: TokensOption = None,
@@ -84,42 +93,44 @@ def serve(
     allow_shutdown: ShutdownOption = False,
     allow_wipe: WipeOption = False,
 ) -> None:
-    """Let clients in: eau2.open("eau2://...") and Arrow Flight, Redis's protocol, CRUD lines over TCP, and UDP.
+    """Let clients in: eau2.open("eau2://...") and Arrow Flight, HTTP, Redis's protocol, CRUD lines over TCP, and UDP.
 
     Until Ctrl-C or SIGTERM; then what was accepted is answered. What happens is logged to standard error as JSON.
     """
-    from eau2.doors.log import logged_to_standard_error
-    from eau2.doors.server import Doors, Server  # asyncio takes 50 ms to import
+    from eau2.doors.log import log, logged_to_standard_error
+    from eau2.doors.server import Doors, Server, has_http  # asyncio takes 50 ms to import
     from eau2.doors.tokens import Tokens
 
-    tokens, (tls, certificate) = Tokens.read(token_file), _tls(tls_cert, tls_key)
+    tokens, (tls, certificate), left_out = Tokens.read(token_file), _tls(tls_cert, tls_key), False
     if udp_port is None:
         udp_port = "off" if tokens and not udp_trust else str(UDP_PORT)
+    if http_port is None:
+        http_port = str(HTTP_PORT) if has_http() else "off"
+        left_out = http_port == "off"
     doors = Doors(
         host=host,
         flight_port=_port("--flight-port", flight_port),
         crud_port=_port("--crud-port", crud_port),
         redis_port=_port("--redis-port", redis_port),
+        http_port=_port("--http-port", http_port),
         udp_port=_port("--udp-port", udp_port),
         udp_trust=tuple(udp_trust or ()),
         allow_shutdown=allow_shutdown,
         allow_wipe=allow_wipe,
         connections_max=connections_max,
     )
-    with (
-        logged_to_standard_error(),
-        _told_to_stop() as told,
-        call.making() as store,
-        Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server,
-    ):
-        with suppress(BrokenPipeError):  # nobody reads that it serves, which is no reason not to
-            call.answer(
-                {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
-                lambda _: Text(_listening(call.store_path, server.addresses)),
-            )
-            sys.stdout.flush()
-        while not told and not server.stopped.wait(_LOOK_SECONDS):
-            pass
+    with logged_to_standard_error(), _told_to_stop() as told, call.making() as store:
+        if left_out:
+            log("left out", door="http", hint='pip install "eau2[serve]"')
+        with Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server:
+            with suppress(BrokenPipeError):  # nobody reads that it serves, which is no reason not to
+                call.answer(
+                    {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
+                    lambda _: Text(_listening(call.store_path, server.addresses)),
+                )
+                sys.stdout.flush()
+            while not told and not server.stopped.wait(_LOOK_SECONDS):
+                pass
 
 
 def crud(
@@ -174,7 +185,7 @@ def _tls(certificate: str | None, key: str | None) -> tuple[ssl.SSLContext, tupl
 
 
 def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
-    names = {"flight": "Arrow Flight", "crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
+    names = {"flight": "Arrow Flight", "http": "HTTP", "crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
     lines = [f"{names[door]:13} {host}:{port}" for door, (host, port) in addresses.items()]
     return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
 

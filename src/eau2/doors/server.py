@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -24,21 +25,22 @@ from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
 from eau2.doors.redis import Listings, RedisConversation
 from eau2.doors.tokens import Access, Tokens
-from eau2.errors import InvalidOption, StoreUnusable
+from eau2.errors import InvalidOption, PartMissing, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
+    from types import ModuleType, TracebackType
 
     from eau2.doors.flight import FlightDoor
-    from eau2.doors.work import Command, Conversation, Outcome
+    from eau2.doors.work import Command, Outcome
     from eau2.store.store import Store
 
 CONNECTIONS_MAX = 10_000
 END_SECONDS = 0.5  # to answer what was accepted when the server stops
 START_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # between two looks at the deadlines of connections
+_HTTP_PARTS = ("starlette", "uvicorn", "h11")
 _UDP_BUFFER_BYTES = 4 << 20  # what the kernel keeps for us while we are busy
 _MEMBERS_SECONDS = 1.0  # for which the number of members is not asked for again
 
@@ -50,6 +52,7 @@ class Doors:
     host: str = "127.0.0.1"
     crud_port: int | None = 0  # CRUD lines over TCP
     redis_port: int | None = 0  # RESP, the protocol of Redis
+    http_port: int | None = None  # takes `pip install eau2[serve]`
     udp_port: int | None = 0
     flight_port: int | None = None  # Arrow Flight
     udp_trust: tuple[str, ...] = ()  # networks besides loopback whose datagrams are answered
@@ -80,6 +83,7 @@ class Shared:
         self._telling = False  # the loop was asked to call `_tell`
         self._members = (-_MEMBERS_SECONDS, 0)
         self._begun = self.now()
+        self.closed_too: list[Callable[[], None]] = []  # what doors have besides connections
 
     def access(self, connection: object) -> Access:
         """Return what a client may do that has not said who it is."""
@@ -127,6 +131,8 @@ class Shared:
         log(what, audit=True, client=str(who), **facts)
 
     def close(self) -> None:
+        for close in self.closed_too:
+            close()
         self._keyspace.close()
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ class Server:
         if (tls is None) != (certificate is None) and doors.flight_port is not None:
             raise InvalidOption("Flight needs the certificate and key themselves", hint="pass certificate= beside tls=")
         self._refuse_open()
-        self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, udp
+        self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, http, udp
         self.stopped = threading.Event()  # set when the server was asked to stop, or has
         self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="eau2-server", daemon=True)
@@ -207,8 +213,9 @@ class Server:
     def _refuse_open(self) -> None:
         if is_loopback(self._doors.host):
             return
-        tcp = (self._doors.crud_port, self._doors.redis_port, self._doors.flight_port)
-        if any(port is not None for port in tcp) and not self._tokens:
+        doors = self._doors
+        ports = doors.flight_port, doors.crud_port, doors.redis_port, doors.http_port
+        if any(port is not None for port in ports) and not self._tokens:
             raise InvalidOption(
                 f"whoever reaches {self._doors.host} could read and write everything",
                 hint="give --token-file, or EAU2_TOKEN; 127.0.0.1 is reached from this machine only",
@@ -258,9 +265,8 @@ class Server:
         loop, doors = asyncio.get_running_loop(), self._doors
         datagrams: DatagramDoor | None = None
         try:
-            for name, port, converse in self._spoken(shared):
+            for name, port, made in self._spoken(shared):
                 door = name, port
-                made = partial(Connection, shared, converse)
                 listening.append(await loop.create_server(made, doors.host, port, ssl=self._tls, backlog=1024))
                 self._opened(name, listening[-1].sockets[0].getsockname())
             if doors.udp_port is not None:
@@ -302,18 +308,26 @@ class Server:
         self._opened("flight", (doors.host, found.port))
         return found
 
-    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[Access], Conversation]]]:
-        """Yield each TCP door that is to be: its name, its port, and what makes its conversations."""
+    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[], asyncio.Protocol]]]:
+        """Yield each TCP door that is to be: its name, its port, and what makes its connections."""
         if self._doors.crud_port is not None:
-            yield "crud", self._doors.crud_port, LinesConversation
+            yield "crud", self._doors.crud_port, partial(Connection, shared, LinesConversation)
         if self._doors.redis_port is not None:
             listings = Listings()
             allow_wipe = self._doors.allow_wipe
             yield (
                 "redis",
                 self._doors.redis_port,
-                lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
+                partial(
+                    Connection,
+                    shared,
+                    lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
+                ),
             )
+        if self._doors.http_port is not None:
+            http = _http().HttpDoor(self._store, shared, host=self._doors.host)
+            shared.closed_too.append(http.close)
+            yield "http", self._doors.http_port, http.connection
 
     def _opened(self, door: str, address: tuple[str, int]) -> None:
         self.addresses[door] = address[0], address[1]
@@ -362,6 +376,23 @@ class Server:
             await flights
         await asyncio.get_running_loop().run_in_executor(None, shared.close)
         log("stopped", aborted=left)
+
+
+def has_http() -> bool:
+    """Whether what the HTTP door stands on is installed."""
+    return all(find_spec(name) is not None for name in _HTTP_PARTS)
+
+
+def _http() -> ModuleType:
+    """Return the HTTP door. PartMissing where what it stands on is not installed."""
+    if not has_http():
+        raise PartMissing(
+            f"the HTTP door needs {', '.join(_HTTP_PARTS)}, which are not all installed",
+            hint='pip install "eau2[serve]"',
+        )
+    from eau2.doors import http  # here: its parts are optional, and take 0.2 s to import
+
+    return http
 
 
 def _enlarge(transport: asyncio.DatagramTransport) -> None:

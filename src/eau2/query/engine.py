@@ -18,7 +18,7 @@ from eau2.query.recipe import Recipe, Replaced, plan_node
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
 from eau2.query.spill import SpillFolder
-from eau2.query.waiting import Calls, end_idle
+from eau2.query.waiting import Calls, asker, end_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -291,7 +291,10 @@ class Engine:
     def _drained(self, stream: object) -> Iterator[pa.RecordBatch]:
         batches = iter(stream)  # type: ignore[call-overload]  # the engine's RecordBatchStream
         while True:
-            batch = self._typed(lambda: next(batches, None))
+            if asker() is None:
+                batch = self._typed(lambda: next(batches, None))
+            else:  # somebody may leave, while few of many rows are in the answer
+                batch = self._typed(lambda: self._calls.run(lambda: next(batches, None)))
             if batch is None:
                 return
             yield batch.to_pyarrow()

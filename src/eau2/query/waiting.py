@@ -9,6 +9,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from eau2.errors import Eau2Error, QueryError
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class _Call(Generic[Answer]):
         self.done.acquire()
         self.answer: Answer | None = None
         self.error: BaseException | None = None
-        self.ended = False  # nobody waits for it any more
+        self.ended: Eau2Error | None = None  # why nobody waits for it any more
 
     def finish(self) -> None:
         """Wake who waits. It may have been woken before, by `Calls.end`."""
@@ -96,6 +97,53 @@ def _take_idle() -> _Caller | None:
     return None
 
 
+class Asker:
+    """Who asks an engine on behalf of somebody who may go away. One thread at a time asks; any may `leave`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards both below
+        self._call: _Call[Any] | None = None
+        self._left = False
+
+    def run(self, function: Callable[[], Answer]) -> Answer:
+        """Return `function()`. What it waits for of an engine ends with QueryError, at once, when somebody leaves."""
+        _of_thread.asker = self
+        try:
+            return function()
+        finally:
+            _of_thread.asker = None
+
+    def leave(self) -> None:
+        """End what runs, and what is yet to begin."""
+        with self._lock:
+            self._left = True
+            self._end()
+
+    def wait_for(self, call: _Call[Any] | None) -> None:
+        """Note which call, if any, its thread waits for."""
+        with self._lock:
+            self._call = call
+            if self._left:
+                self._end()
+
+    def _end(self) -> None:
+        if self._call is not None:
+            self._call.ended = QueryError("the query was ended: nobody waits for its answer")
+            self._call.finish()
+
+
+class _OfThread(threading.local):
+    asker: Asker | None = None
+
+
+_of_thread = _OfThread()
+
+
+def asker() -> Asker | None:
+    """Return on whose behalf this thread asks, if that may end."""
+    return _of_thread.asker
+
+
 class Calls:
     """The calls of one engine that somebody waits for."""
 
@@ -105,7 +153,8 @@ class Calls:
         self._ended = False
 
     def run(self, function: Callable[[], Answer]) -> Answer:
-        """Return `function()`; raise Ctrl-C, or StoreClosed after `end`, at once, whatever the engine is doing.
+        """Return `function()`; raise Ctrl-C, or StoreClosed after `end`, or QueryError when the thread's Asker leaves,
+        at once, whatever the engine is doing.
 
         The engine itself looks for signals once a second, and for neither while its threads are busy with a join that
         grows; so another thread makes the call, and this one waits for that. Costs 20 us.
@@ -118,15 +167,20 @@ class Calls:
                 raise closed()
             self._running.add(call)
         caller.calls.put(call)  # type: ignore[arg-type]  # a queue of calls of any kind
+        on_behalf = asker()
         try:
+            if on_behalf is not None:
+                on_behalf.wait_for(call)
             while not call.done.acquire(timeout=_LOOK_SECONDS):
                 pass
             if call.ended:
-                raise closed()
+                raise call.ended
         except BaseException:
             caller.abandon()
             raise
         finally:
+            if on_behalf is not None:
+                on_behalf.wait_for(None)
             with self._lock:
                 self._running.discard(call)
         _idle.append(caller)
@@ -143,5 +197,5 @@ class Calls:
         with self._lock:
             self._ended = True
             for call in self._running:
-                call.ended = True
+                call.ended = closed()
                 call.finish()
