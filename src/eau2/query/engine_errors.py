@@ -106,7 +106,9 @@ def typed(error: BaseException, *, names: Callable[[], Sequence[str]] | None = N
     if found := _NO_COLUMN.search(text):
         return _unknown_column(found[1], text)
     if _NO_QUERY.search(text):
-        return QueryError(f"not a query: {readable(text)}", hint="a query only reads; frames are written by put()")
+        return QueryError(
+            f"not a query: {readable(text)}", hint="queries only read; put() writes, and clients of Flight SQL ingest"
+        )
     return QueryError(readable(text) or f"the engine failed: {type(error).__name__}")
 
 
