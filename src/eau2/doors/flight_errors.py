@@ -82,6 +82,18 @@ def told_to_client() -> Iterator[None]:
         raise flight.FlightInternalError(f"the server failed: {type(error).__name__}") from None
 
 
+@contextmanager
+def told_by_get_schema() -> Iterator[None]:
+    """As `told_to_client`, for the verb `get_schema`: there pyarrow knows no errors of Flight, and would send their
+    tracebacks, with no better status than INVALID_ARGUMENT."""
+    try:
+        with told_to_client():
+            yield
+    except flight.FlightError as error:
+        told = eau2_error(error)
+        raise refusal(pa.ArrowInvalid, str(error), type(told or error).__name__) from None
+
+
 def refusal(status: type[pa.ArrowException], text: str, name: str = "") -> pa.ArrowException:
     """Return an error of `status`, one of Arrow's, whose traceback pyarrow does not send to the client."""
     kind = type(name or status.__name__, (status,), {"__cause__": property(_untold)})

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from eau2.doors import flight_sql_catalog
-from eau2.doors.flight_errors import invalid, told_to_client, unsupported
+from eau2.doors.flight_errors import invalid, told_by_get_schema, told_to_client, unsupported
 from eau2.doors.flight_sql_catalog import Answer
 from eau2.doors.flight_sql_ingest import Received, ingest
 from eau2.doors.flight_sql_statements import Statements, schema_if_known
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eau2.doors.tokens import Access
     from eau2.store.store import Store
 
-BATCH_BYTES = 4 << 20  # of answers: drivers refuse messages of over 16 MiB, of Java 4 MiB
+BATCH_BYTES = 4 << 20  # of answers: ADBC's driver refuses messages of over 16 MiB
 _NOT_CANCELLABLE = 3
 _ACTIONS = {
     "CreatePreparedStatement": "Prepares a query; its parameters are `?` or `$1`.",
@@ -68,16 +68,19 @@ class FlightSql:
             found = self._command(descriptor)
             if found is None:
                 return None
-            schema = self._answer(access, *found).schema
+            name, command = found
+            schema = self._answer(access, name, command).schema
             ticket = descriptor.command
-            if found[0] == "CommandStatementQuery":
-                ticket = self._messages.packed("TicketStatementQuery", statement_handle=found[1].query.encode())
+            if name == "CommandStatementQuery":
+                ticket = self._messages.packed("TicketStatementQuery", statement_handle=command.query.encode())
+            elif name == "CommandPreparedStatementQuery":
+                self._statements.get(command.prepared_statement_handle).check_bound()
             # No location: the server that was asked.
             return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], -1, -1)
 
     def schema(self, access: Access, descriptor: flight.FlightDescriptor) -> flight.SchemaResult | None:
         """Return the columns of what is asked for."""
-        with told_to_client():
+        with told_by_get_schema():
             found = self._command(descriptor)
             return None if found is None else flight.SchemaResult(self._answer(access, *found).schema)
 

@@ -41,14 +41,18 @@ class Statement:
 
     def frames(self, store: Store) -> Iterator[Frame]:
         """Yield the answer for each row of the parameters, the first where there are no parameters."""
-        if not self.names:
+        self.check_bound()
+        if self.rows is None:
             yield store.sql(self.query)
             return
-        if self.rows is None:
-            raise invalid(f"the query has {len(self.names)} parameters, and no values were bound")
         for batch in self.rows.to_batches():
             for row in range(batch.num_rows):
                 yield store.sql(self.query, parameters=self._named([column[row] for column in batch.columns]))
+
+    def check_bound(self) -> None:
+        """Raise ArrowInvalid where parameters have no values."""
+        if self.names and self.rows is None:
+            raise invalid(f"the query has {len(self.names)} parameters, and no values were bound")
 
     def schema(self, store: Store) -> pa.Schema:
         """Return the columns of the answer, by the first row of the parameters, or by nulls."""
