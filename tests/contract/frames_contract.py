@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from tests.contract.arrow_types import COLUMNS, Celsius, difference
 
-from eau2.errors import InvalidValue, KeyExists, KeyMissing, LoadError, VersionConflict, WrongKind
+from eau2.errors import InvalidValue, KeyExists, KeyMissing, LoadError, QueryError, VersionConflict, WrongKind
 
 TABLE = pa.table({"n": [1, 2, None], "s": ["a", None, "c"]})
 MEGABYTE = 1 << 20
@@ -386,6 +386,29 @@ class FramesContract:
         assert store.frame("f").to_arrow().column("n").to_pylist() == [10, 20, 30]
         assert store.frame("top").to_arrow().column("n").to_pylist() == [2, 3]
         assert store.check().faults == ()
+
+    def test_parameters_of_a_query_are_values_and_no_text(self, store, subtests):
+        store.put("f", {"n": [1, 2, 3], "s": ["a", "it's", "' or 1 = 1 --"]})
+        for query, parameters, expected in (
+            ("select n from f where s = ?", ["it's"], [2]),
+            ("select n from f where s = $1 or n = $2", ["' or 1 = 1 --", 1], [1, 3]),
+            ("select n from f where n between $low and $high", {"low": 2, "high": 3}, [2, 3]),
+            ("select N as n from f where S <> '?' and n > ? limit ?", [1, 1], [2]),
+            ("select n from f where n in (select n from f where n = ?)", [pa.scalar(3, pa.int8())], [3]),
+            ("select n from f where n = ?", [None], []),
+        ):
+            with subtests.test(query):
+                frame = store.sql(query, parameters=parameters)
+                assert sorted(frame.to_arrow()["n"].to_pylist()) == expected
+                assert frame.filter("n < 3").rows == sum(n < 3 for n in expected)
+        for query, parameters in (
+            ("select ?", []),
+            ("select $1", None),
+            ("select $a", {"b": 1}),
+            ("select n from ?", ["f"]),
+        ):
+            with subtests.test(query), pytest.raises(QueryError):
+                store.sql(query, parameters=parameters)
 
     def test_a_frame_of_one_store_is_put_into_another(self, store, second_opener):
         store.put("f", TABLE)

@@ -12,6 +12,7 @@ from tests.contract.arrow_types import COLUMNS
 from tests.distributed.comparing import difference
 
 from eau2.errors import QueryError
+from eau2.query.placeholders import bound
 
 ROWS = 12
 
@@ -344,3 +345,25 @@ def test_what_reads_no_table_runs_at_the_caller(cluster):
     assert cluster.sql(query)["n"].to_pylist() == [1, 2, 3, 4, 5]
     assert cluster.explain(query).nodes == ()
     assert cluster.nodes.fragments == []
+
+
+# -- parameters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("select * from t where id > ?", [3]),
+        ("select k, $1 as x, sum(v) from t where d < $2 group by k order by k", ["it's", dt.date(2026, 1, 9)]),
+        ("select t.id from t join full f on t.id = f.id where f.k = $k", {"k": "a"}),
+        ("select id from t order by id limit $1 offset $2", [3, 2]),
+    ],
+)
+def test_a_query_with_parameters_is_cut_as_one_with_literals(cluster, query, parameters):
+    text, values = bound(query, parameters)
+    recipe = cluster.distributed.sql(text, cluster.sources.get, None, values)
+    found = cluster.distributed.collect(recipe)
+    expected = cluster.engine.collect(cluster.engine.sql(text, cluster.whole.get, None, values))
+    assert found.num_rows > 0
+    assert difference(found, expected) == ""
+    assert cluster.distributed.explain(recipe).uncut == ""

@@ -86,22 +86,27 @@ class TestAnyClient:
 
     def test_what_is_missing_or_wrong_is_said(self, served):
         _, client = served
-        for asked in (ticket(key="none"), ticket(sql="select 1 from none"), ticket(), flight.Ticket(b"\xff")):
-            with pytest.raises(flight.FlightServerError):
+        for asked in (ticket(key="none"), ticket(sql="select 1 from none")):
+            with pytest.raises(pa.ArrowKeyError, match="none"):
                 client.do_get(asked).read_all()
-        with pytest.raises(flight.FlightServerError, match="'none'"):
+        for asked in (ticket(), ticket(sql="select"), flight.Ticket(b"\xff"), flight.Ticket(b"[]")):
+            with pytest.raises((pa.ArrowInvalid, flight.FlightServerError)):
+                client.do_get(asked).read_all()
+        with pytest.raises(pa.ArrowKeyError, match="'none'"):
             client.get_flight_info(path("none"))
-        with pytest.raises(flight.FlightServerError, match="one key"):
+        with pytest.raises(pa.ArrowInvalid, match="one key"):
             client.get_flight_info(flight.FlightDescriptor.for_path("a", "b"))
-        with pytest.raises(flight.FlightServerError, match="is it of another version"):
+        with pytest.raises(flight.FlightServerError, match=r"no action 'eau2\.unheard'"):
             list(client.do_action("eau2.unheard"))
+        with pytest.raises(pa.ArrowNotImplementedError, match="no action"):
+            list(client.do_action("unheard"))
 
     def test_rows_that_are_broken_change_nothing(self, served):
         store, client = served
         ends = pa.py_buffer((0).to_bytes(4, "little") + (3).to_bytes(4, "little"))
         broken = pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(b"\xff\xfe\xfd")])
         writer, _ = client.do_put(path("t"), pa.schema([("s", pa.string())]))
-        with pytest.raises(flight.FlightServerError):
+        with pytest.raises(pa.ArrowInvalid, match="UTF8"):
             for _ in range(1000):
                 writer.write_batch(pa.RecordBatch.from_arrays([broken], ["s"]))
             writer.close()
@@ -120,8 +125,8 @@ class TestAnyClient:
             ):
                 try:
                     ask()
-                except (flight.FlightServerError, flight.FlightTimedOutError) as error:
-                    assert "its log says how" not in str(error)
+                except (pa.ArrowException, flight.FlightServerError, flight.FlightTimedOutError) as error:
+                    assert not isinstance(error, flight.FlightInternalError), error
 
         ask_all()
 

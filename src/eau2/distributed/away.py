@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame
 
     from eau2.query.engine import Engine, EngineStatistics, Reading
+    from eau2.query.placeholders import Values
     from eau2.query.recipe import Recipe
     from eau2.query.source import Source
 
@@ -49,14 +50,18 @@ class AwayEngine(ABC):
     # -- recipes ------------------------------------------------------------------------------------------------------
 
     def sql(
-        self, query: str, resolve: Callable[[str], Source | None], names: Callable[[], Sequence[str]] | None = None
+        self,
+        query: str,
+        resolve: Callable[[str], Source | None],
+        names: Callable[[], Sequence[str]] | None = None,
+        values: Values | None = None,
     ) -> Recipe:
         """Plan `query` as `Engine.sql` does. QueryError also for what the engine would answer wrongly."""
         if _SAMPLE.search(_QUOTED.sub("", query)):
             raise QueryError(
                 "TABLESAMPLE is not known to the engine, which would give all rows", hint="filter by a hash"
             )
-        recipe = self._local.sql(query, lambda name: self._stand_in(resolve(name)), names)
+        recipe = self._local.sql(query, lambda name: self._stand_in(resolve(name)), names, values)
         _refuse_correlated_not_in(self._local.plan_text(recipe))
         return recipe
 

@@ -11,6 +11,7 @@ from eau2.ingest.files import FILE_SCHEMA, is_file, not_a_file, read_pieces, wri
 from eau2.ingest.intake import batches_of, cast_batches
 from eau2.ingest.writer import FrameWriter
 from eau2.query.engine_errors import check_query
+from eau2.query.placeholders import bound
 from eau2.store.nodes import Kind, Write
 from eau2.values.schema import arrow_schema
 
@@ -70,7 +71,7 @@ class FrameTables:
     def received(self, plan: bytes, sources: Mapping[str, Source]) -> Frame:
         return Frame.derived(self._engine.received(plan, sources), self._engine)
 
-    def sql(self, store: Store, query: str) -> Frame:
+    def sql(self, store: Store, query: str, parameters: object = None) -> Frame:
         def resolve(name: str) -> Source | None:
             try:
                 return store.frame(name).source
@@ -78,7 +79,8 @@ class FrameTables:
                 return None
 
         check_query(query)
-        return Frame.derived(self._engine.sql(query, resolve, store.node.frames), self._engine)
+        text, values = bound(query, parameters)
+        return Frame.derived(self._engine.sql(text, resolve, store.node.frames, values), self._engine)
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:
         from eau2.ingest.reading import read  # here: Arrow's readers of CSV, JSON and Parquet take 30 ms to import

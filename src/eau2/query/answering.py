@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame
 
     from eau2.query.engine import Reading
+    from eau2.query.placeholders import Values
     from eau2.query.recipe import Recipe
     from eau2.query.shipping import WorkerProcesses
     from eau2.query.source import Source
@@ -25,9 +26,14 @@ class Answering(Protocol):
     spill: SpillFolder
 
     def sql(
-        self, query: str, resolve: Callable[[str], Source | None], names: Callable[[], Sequence[str]] | None = None
+        self,
+        query: str,
+        resolve: Callable[[str], Source | None],
+        names: Callable[[], Sequence[str]] | None = None,
+        values: Values | None = None,
     ) -> Recipe:
-        """Plan `query`, in which a name means what `resolve` returns. `names` is asked for a hint.
+        """Plan `query`, in which a name means what `resolve` returns. `names` is asked for a hint, `values` are of its
+        parameters.
 
         Raises UnknownTable, UnknownColumn, QueryError, and whatever `resolve` raises.
         """

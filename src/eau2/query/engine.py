@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame
     from datafusion.plan import LogicalPlan
 
+    from eau2.query.placeholders import Values
     from eau2.query.placing import Share
     from eau2.query.sessions import Sessions
     from eau2.query.source import Source
@@ -94,14 +95,19 @@ class Engine:
     # -- recipes ------------------------------------------------------------------------------------------------------
 
     def sql(
-        self, query: str, resolve: Callable[[str], Source | None], names: Callable[[], Sequence[str]] | None = None
+        self,
+        query: str,
+        resolve: Callable[[str], Source | None],
+        names: Callable[[], Sequence[str]] | None = None,
+        values: Values | None = None,
     ) -> Recipe:
-        """Plan `query`, in which a name means what `resolve` returns; about 0.3 ms. `names` is asked for a hint.
+        """Plan `query`, in which a name means what `resolve` returns; about 0.3 ms. `names` is asked for a hint,
+        `values` are of its parameters.
 
         Raises UnknownTable, UnknownColumn, QueryError, and whatever `resolve` raises.
         """
         sessions = self._ready()
-        return self._typed(lambda: sessions.sql(query, resolve), names)
+        return self._typed(lambda: sessions.sql(query, resolve, values), names)
 
     def received(self, plan: bytes, tables: Mapping[str, Source]) -> Recipe:
         """The recipe of a serialized Substrait plan, in which names mean what `tables` has. QueryError."""

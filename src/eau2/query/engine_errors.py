@@ -35,6 +35,7 @@ _PARSER = re.compile(r'SQL error: ParserError\("(.*)"\)', re.DOTALL)
 _LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
 _SYMBOL = re.compile(r"[-+*/%|&^<>=!~]+")
 _WORD = re.compile(r"\b(?:and|or|union|intersect|except|join)\b", re.IGNORECASE)
+_NO_QUERY = re.compile(r"\b(?:DML|DDL|Statement) not supported|Unsupported SQL statement")
 _BUG = re.compile(r"\.?\s*This issue was likely caused by a bug in DataFusion's code.*", re.DOTALL)
 
 
@@ -104,6 +105,10 @@ def typed(error: BaseException, *, names: Callable[[], Sequence[str]] | None = N
         return _unknown_table(found[1], names() if names else ())
     if found := _NO_COLUMN.search(text):
         return _unknown_column(found[1], text)
+    if _NO_QUERY.search(text):
+        return QueryError(
+            f"not a query: {readable(text)}", hint="queries only read; put() writes, and clients of Flight SQL ingest"
+        )
     return QueryError(readable(text) or f"the engine failed: {type(error).__name__}")
 
 

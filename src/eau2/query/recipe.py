@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame
     from datafusion.plan import LogicalPlan
 
+    from eau2.query.placeholders import Values
     from eau2.query.source import Source
 
     Step = tuple[Callable[..., DataFrame], tuple["Recipe", ...]]
@@ -27,7 +28,7 @@ _TIME = re.compile(r"\b(?:now|current_date|current_time)\(\)")  # by whatever na
 class Planning(Protocol):
     """What a recipe is built with: names become tables, whole or with some chunks left out."""
 
-    def sql(self, query: str, tables: Mapping[str, Source], *, as_written: bool) -> DataFrame: ...
+    def sql(self, query: str, tables: Mapping[str, Source], *, values: Values, as_written: bool) -> DataFrame: ...
 
     def table(self, source: Source) -> DataFrame: ...
 
@@ -76,9 +77,9 @@ class Replaced:
         self._planning = planning
         self._sources = sources
 
-    def sql(self, query: str, tables: Mapping[str, Source], *, as_written: bool) -> DataFrame:
+    def sql(self, query: str, tables: Mapping[str, Source], *, values: Values, as_written: bool) -> DataFrame:
         others = {name: self._sources[source] for name, source in tables.items()}
-        return self._planning.sql(query, others, as_written=as_written)
+        return self._planning.sql(query, others, values=values, as_written=as_written)
 
     def table(self, source: Source) -> DataFrame:
         return self._planning.table(self._sources[source])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame
     from datafusion.plan import LogicalPlan
 
+    from eau2.query.placeholders import Values
     from eau2.query.source import Source
 
     Resolve = Callable[[str], Source | None]
@@ -128,20 +129,21 @@ class Sessions:
         """Return what builds recipes; of the sources in `chosen` only those chunks are there."""
         return _Planning(self, chosen)
 
-    def sql(self, query: str, resolve: Resolve) -> Recipe:
-        """Plan `query`. What `resolve` raises is raised; the engine's own errors come as they are.
+    def sql(self, query: str, resolve: Resolve, values: Values | None = None) -> Recipe:
+        """Plan `query`, `values` being those of its parameters. What `resolve` raises is raised; the engine's own
+        errors come as they are.
 
         Names without quotes are folded to lower case, as the engine does; where that finds nothing, the query is read
         again with names as they are written.
         """
         try:
-            return self._sql(query, resolve, as_written=False)
+            return self._sql(query, resolve, values or {}, as_written=False)
         except Exception as error:
             text = str(error)
             if query.islower() or not (_NO_TABLE.search(text) or _NO_COLUMN in text):
                 raise
             try:
-                return self._sql(query, resolve, as_written=True)
+                return self._sql(query, resolve, values or {}, as_written=True)
             except Exception:
                 raise error from None
 
@@ -163,11 +165,15 @@ class Sessions:
         made: Callable[[Source], Table | None],
         make: Callable[[Source], None],
         *,
+        values: Values,
         as_written: bool,
     ) -> DataFrame:
-        """Plan `query` over the tables that `made` knows; what it does not know yet is made by `make`."""
+        """Plan `query`, its parameters being `values`, over the tables that `made` knows; what it does not know yet is
+        made by `make`."""
         session = self._other({**_NARROW, **_AS_WRITTEN}) if as_written else self.plain
-        return self.built(lambda: session.sql_with_options(query, _only_queries()), resolve, made, make)
+        return self.built(
+            lambda: session.sql_with_options(query, _only_queries(), param_values=values), resolve, made, make
+        )
 
     def built(
         self,
@@ -230,7 +236,7 @@ class Sessions:
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _sql(self, query: str, resolve: Resolve, *, as_written: bool) -> Recipe:
+    def _sql(self, query: str, resolve: Resolve, values: Values, *, as_written: bool) -> Recipe:
         found: dict[str, Source] = {}
 
         def remember(name: str) -> Source | None:
@@ -239,10 +245,12 @@ class Sessions:
                 found[name] = source
             return source
 
-        planned = self.plan(query, remember, self.made, self.make, as_written=as_written)
+        planned = self.plan(query, remember, self.made, self.make, values=values, as_written=as_written)
         pinned = dict(found)
         return Recipe(
-            lambda planning: planning.sql(query, pinned, as_written=as_written), tuple(pinned.items()), planned
+            lambda planning: planning.sql(query, pinned, values=values, as_written=as_written),
+            tuple(pinned.items()),
+            planned,
         )
 
     def _other(self, settings: Mapping[str, str]) -> SessionContext:
@@ -275,8 +283,8 @@ class _Planning:
         self._chosen = chosen
         self._made: dict[Source, Table] = {}  # of those with chunks left out
 
-    def sql(self, query: str, tables: Mapping[str, Source], *, as_written: bool) -> DataFrame:
-        return self._sessions.plan(query, tables.get, self._known, self._make, as_written=as_written)
+    def sql(self, query: str, tables: Mapping[str, Source], *, values: Values, as_written: bool) -> DataFrame:
+        return self._sessions.plan(query, tables.get, self._known, self._make, values=values, as_written=as_written)
 
     def received(self, plan: bytes, tables: Mapping[str, Source]) -> DataFrame:
         session = self._sessions.plain
@@ -290,7 +298,7 @@ class _Planning:
     def table(self, source: Source) -> DataFrame:
         name = table_name(source)
         query = f"select * from {quoted(name)}"
-        return self._sessions.plan(query, {name: source}.get, self._known, self._make, as_written=False)
+        return self._sessions.plan(query, {name: source}.get, self._known, self._make, values={}, as_written=False)
 
     def _known(self, source: Source) -> Table | None:
         return self._made.get(source) if source in self._chosen else self._sessions.made(source)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from eau2.frame.frame import Frame
     from eau2.query.engine import Engine
+    from eau2.query.placeholders import Values
     from eau2.query.recipe import Recipe
     from eau2.query.source import Source
     from eau2.served.connection import Connection, Stream
@@ -49,11 +50,16 @@ class ServedEngine(AwayEngine):
     # -- recipes ------------------------------------------------------------------------------------------------------
 
     def sql(
-        self, query: str, resolve: Callable[[str], Source | None], names: Callable[[], Sequence[str]] | None = None
+        self,
+        query: str,
+        resolve: Callable[[str], Source | None],
+        names: Callable[[], Sequence[str]] | None = None,
+        values: Values | None = None,
     ) -> Recipe:
         """As `Engine.sql`."""
-        recipe = super().sql(query, resolve, names)
-        self._queries[recipe] = query
+        recipe = super().sql(query, resolve, names, values)
+        if not values:  # else its plan has them
+            self._queries[recipe] = query
         return recipe
 
     # -- answers ------------------------------------------------------------------------------------------------------

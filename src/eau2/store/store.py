@@ -15,7 +15,7 @@ from eau2.values.key import check_key
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     import pyarrow as pa
@@ -271,13 +271,15 @@ class Store:
             progress=progress,
         )
 
-    def sql(self, query: str) -> Frame:
+    def sql(self, query: str, *, parameters: Sequence[object] | Mapping[str, object] | None = None) -> Frame:
         """Return the answer of `query` as a lazy Frame. Keys are table names; those with `/` or blanks are quoted.
 
+        parameters: a list for `?`, or `$1`, `$2`, in the query; a dict for `$name`. They are Python's or pyarrow's
+        scalars, stand where a literal may, and never become text: what they hold is no SQL.
         The tables are those of this moment. UnknownTable, UnknownColumn and QueryError are raised here, and what can
         only be found by running when the answer is read.
         """
-        return self._tables.sql(self, query)
+        return self._tables.sql(self, query, parameters)
 
     # -- the store itself ---------------------------------------------------------------------------------------------
 

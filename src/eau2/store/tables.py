@@ -34,7 +34,7 @@ class Tables(Protocol):
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
         """Return the frame whose manifest is `entry`. FileNotFoundError when a chunk is gone."""
 
-    def sql(self, store: Store, query: str) -> Frame: ...
+    def sql(self, store: Store, query: str, parameters: object = None) -> Frame: ...
 
     def asked(self, query: str, sources: Mapping[str, Source]) -> Frame:
         """Return the lazy answer of an SQL query, in which names mean what `sources` has. As `Store.sql`."""

@@ -1,0 +1,59 @@
+"""Rows that a client of Flight sends: looked through, counted, and only taken when all of them have come."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from eau2.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+    from pyarrow import flight
+
+_GONE_SECONDS = 0.005  # after the end of a stream gRPC may find that it was broken off
+
+
+class Received:
+    """The batches that a client sends, checked and counted as they come.
+
+    A connection that breaks off looks to the reader as if the client had sent all: `gave_up` tells. With `mark`, that
+    must have come with a message.
+    """
+
+    def __init__(
+        self, reader: flight.MetadataRecordBatchReader, gave_up: Callable[[], bool], *, mark: bytes = b""
+    ) -> None:
+        self.schema: pa.Schema = reader.schema
+        self.rows = 0
+        self._reader, self._gave_up, self._mark = reader, gave_up, mark
+        self._marked = not mark
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            try:
+                chunk = self._reader.read_chunk()
+            except StopIteration:
+                self.check_whole()
+                return
+            if self._mark and chunk.app_metadata is not None:
+                self._marked = self._marked or chunk.app_metadata.to_pybytes() == self._mark
+            if chunk.data is not None:
+                yield self._checked(chunk.data)
+
+    def check_whole(self) -> None:
+        """Raise InvalidValue unless all has come."""
+        if not self._mark:
+            time.sleep(_GONE_SECONDS)
+        if self._gave_up() or not self._marked:
+            raise InvalidValue("the client gave up halfway: nothing was changed")
+
+    def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not batch.schema.equals(self.schema):
+            raise InvalidValue(f"a batch has other columns than those before: {batch.schema.names}")
+        # A stranger's lengths and offsets: to read beyond a buffer ends the process.
+        batch.validate(full=True)
+        self.rows += batch.num_rows
+        return batch
