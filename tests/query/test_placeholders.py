@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eau2.errors import QueryError
+from eau2.query.engine_errors import check_query
 from eau2.query.placeholders import PARAMETERS_MAX, bound, placeholders
 
 # What the engine reads as one piece, with a question mark in it that is none, or as the placeholder that it is.
@@ -157,3 +158,23 @@ def test_a_value_comes_back_as_it_was(session, value):
     text, values = bound("select ? as x", [value])
     answer = session.sql(text, param_values=values).to_arrow_table()["x"][0]
     assert answer.as_py() == (value.as_py() if isinstance(value, pa.Scalar) else value)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "select " + "interval " * 2000 + "'1'",
+        "select 1 " + "is null " * 20_000,
+        "select 1" + "::int" * 20_000,
+        "select 1 " + "in (1, 2) " * 20_000,
+        "select 1 " + "at time zone 'utc' " * 20_000,
+        "select E'\\'', 1 " + "is null " * 20_000,
+        "select /* /* */ ' */ 1 " + "is null " * 20_000,
+        "select $$'$$, greatest(1, 2)" + "+ greatest(1, 2)" * 20_000,
+    ],
+    ids=lambda chain: chain[:30],
+)
+def test_a_query_that_would_overflow_the_stack_of_the_engine_is_refused(chain):
+    with pytest.raises(QueryError, match="operators in a row"):
+        check_query(chain)
+    check_query("select " + "1 is null, " * 20_000 + "1")

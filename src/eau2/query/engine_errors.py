@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import DiskFull, Eau2Error, QueryError, QueryOutOfMemory, UnknownColumn, UnknownTable
+from eau2.query.placeholders import code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ _LABELS = (
 )
 _PARSER = re.compile(r'SQL error: ParserError\("(.*)"\)', re.DOTALL)
 _LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
-_SYMBOL = re.compile(r"[-+*/%|&^<>=!~]+")
+_CHAINING = frozenset({"is", "in", "like", "ilike", "similar", "between", "at", "collate", "not"})
+_PREFIX_WEIGHT = 8  # of `interval`, of which the parser overflows its stack at 700
 _WORD = re.compile(r"\b(?:and|or|union|intersect|except|join)\b", re.IGNORECASE)
 _NO_QUERY = re.compile(r"\b(?:DML|DDL|Statement) not supported|Unsupported SQL statement")
 _BUG = re.compile(r"\.?\s*This issue was likely caused by a bug in DataFusion's code.*", re.DOTALL)
@@ -47,12 +49,32 @@ def check_query(query: str) -> None:
     if len(query) < 2 * OPERATORS_MAX:
         return
     plain = _LITERAL.sub("", query)
-    longest = max(len(_SYMBOL.findall(part)) for part in plain.split(","))
-    if max(longest, len(_WORD.findall(plain))) > OPERATORS_MAX:
+    if max(_longest(query), len(_WORD.findall(plain))) > OPERATORS_MAX:
         raise QueryError(
             f"the query has over {OPERATORS_MAX:,} operators in a row",
             hint=_SHALLOWER,
         )
+
+
+def _longest(query: str) -> int:
+    """Return how many operators nest in the deepest expression of `query`: commas part expressions, but not those
+    around their brackets."""
+    levels, total, longest = [0], 0, 0  # of operators, in each bracket that is open
+    for token in code(query):
+        text = token[0].lower()
+        weight = 1 if token["operator"] or text == "[" or text in _CHAINING else 0
+        weight = _PREFIX_WEIGHT if text == "interval" else weight
+        levels[-1] += weight
+        total += weight
+        longest = max(longest, total)
+        if text in ("(", "[", "{"):
+            levels.append(0)
+        elif text == ",":
+            total -= levels[-1]
+            levels[-1] = 0
+        elif text in (")", "]", "}") and len(levels) > 1:
+            total -= levels.pop()
+    return longest
 
 
 def check_expression(expression: Expr) -> None:

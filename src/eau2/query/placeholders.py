@@ -7,7 +7,7 @@ Values never become text: the engine puts them into the plan. All that is change
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ _HINT = "store.sql('... where n > ? and s = ?', parameters=[1, 'a']), or $name a
 _TOKEN = re.compile(
     r"""[eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z) | '(?:[^']|'')*+(?:'|\Z) | "(?:[^"]|"")*+(?:"|\Z) | `(?:[^`]|``)*+(?:`|\Z)
     | --[^\n]*+ | (?P<comment>/\*) | (?P<quote>\$\w*+\$) | \$(?P<name>\w++) | (?P<mark>\?)(?P<number>[0-9]*+)
-    | [^\W\d][\w$@#]*+""",
+    | (?P<word>[^\W\d][\w$@\#]*+) | (?P<bracket>[()\[\]{},]) | (?P<operator>(?:(?!--|/\*)[-+*/%|&^<>=!~:])+)""",
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT = re.compile(r"/\*|\*/")
@@ -39,6 +39,21 @@ class Placeholders(NamedTuple):
         return not self.names or self.names[0].isdecimal()
 
 
+def code(query: str) -> Iterator[re.Match[str]]:
+    """Yield what `query` consists of, but texts, names in quotes and comments. Groups: `name` of a `$name`; `mark` of a
+    `?`, and the `number` behind it; `word`; `operator`; `bracket`, also a comma."""
+    at = 0
+    while (token := _TOKEN.search(query, at)) is not None:
+        at = token.end()
+        if token["comment"]:
+            at = _end_of_comment(query, at)
+        elif token["quote"]:
+            end = query.find(token["quote"], at)
+            at = len(query) if end < 0 else end + len(token["quote"])
+        elif token.lastgroup is not None:
+            yield token
+
+
 def placeholders(query: str) -> Placeholders:
     """Return the parameters of `query`. QueryError where `?`, `$1` and `$name` are mixed, or the numbers are too many.
 
@@ -48,7 +63,7 @@ def placeholders(query: str) -> Placeholders:
     parts: list[str] = []
     kept = marks = 0  # where what was not yet copied begins; how many `?` came
     found: dict[str, None] = {}
-    for token in _tokens(query):
+    for token in code(query):
         name = token["name"] or token["number"]
         if name:
             found[name] = None
@@ -89,21 +104,6 @@ def bound(query: str, parameters: object) -> tuple[str, Values]:
         count = "a value is" if len(given) == 1 else f"{len(given)} values are"
         raise QueryError(f"the query has {_listed(names)}, and {count} given", hint=_HINT)
     return text, {name: _scalar(name, value) for name, value in zip(names, given, strict=True)}
-
-
-def _tokens(query: str) -> list[re.Match[str]]:
-    found: list[re.Match[str]] = []
-    at = 0
-    while (token := _TOKEN.search(query, at)) is not None:
-        at = token.end()
-        if token["comment"]:
-            at = _end_of_comment(query, at)
-        elif token["quote"]:
-            end = query.find(token["quote"], at)
-            at = len(query) if end < 0 else end + len(token["quote"])
-        elif token["name"] or token["mark"]:
-            found.append(token)
-    return found
 
 
 def _end_of_comment(query: str, at: int) -> int:
