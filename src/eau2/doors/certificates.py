@@ -41,9 +41,9 @@ def make_pair(folder: Path, hosts: Iterable[str] = (), *, days: int = DAYS, repl
     """Make `folder`/cert.pem and key.pem for this machine's own names and `hosts`, for `days` days from now.
 
     cert.pem has two certificates: the server's, and the one that signed it, whose key is nowhere: whoever trusts the
-    file trusts nothing that anybody could still make. Not one that signs itself: some clients (rustls, Firefox) take
-    no server's certificate that may sign, others (openssl, older Go) trust none that may not. key.pem is for its
-    owner only.
+    file trusts nothing that anybody could still make. One that signs itself would be a certificate that may sign for
+    any host, or else a root that may not sign; some clients (rustls, Firefox) take no such. key.pem is for its owner
+    only.
 
     InvalidOption where one of the files is there (`replace` removes them first), cannot be written, or a host is no
     name and no address. PartMissing without `cryptography`.
