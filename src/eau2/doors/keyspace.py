@@ -185,6 +185,7 @@ class Keyspace:
         self._store = store
         self._ready = threading.Condition()  # guards everything below
         self._jobs: deque[_Job] = deque()
+        self._left = 0  # jobs that were submitted and not done
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="eau2-doors", daemon=True)
         self._thread.start()
@@ -198,7 +199,13 @@ class Keyspace:
             if self._closed:
                 raise StoreClosed("the door is closed")
             self._jobs.append(_Job(commands, done))
+            self._left += 1
             self._ready.notify()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was submitted is left to do. For who submits."""
+        return not self._left
 
     def close(self) -> None:
         """Finish what was submitted, and end the thread; wait for it for a second. May be called again."""
@@ -224,6 +231,8 @@ class Keyspace:
                     task.job.outcomes.append(task.outcome)
                 for job in jobs:
                     if job.outcomes:
+                        with self._ready:
+                            self._left -= 1
                         job.done(job.outcomes)
                 jobs = [job for job in jobs if not job.outcomes]
 

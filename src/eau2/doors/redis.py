@@ -16,7 +16,7 @@ from eau2.doors import resp
 from eau2.doors.redis_words import failure, integer_of, name_of
 from eau2.doors.resp import Commands
 from eau2.doors.tokens import Role
-from eau2.doors.work import Asked, Said
+from eau2.doors.work import Asked, Plain, Said
 from eau2.errors import Eau2Error, InvalidOption
 
 if TYPE_CHECKING:
@@ -96,6 +96,19 @@ class RedisConversation:
             self._ended = True
             found.append(Said(resp.error(f"ERR Protocol error: {self._commands.broken}"), ends=True))
         return found
+
+    def plain(self, data: bytes) -> Plain | None:
+        if self._commands.amid or self._ended:
+            return None
+        found = resp.plain(data)
+        if found is None or self.access.role < (Role.READ if found[1] is None else Role.WRITE):
+            return None
+        return Plain(*found, resp.NULL3 if self.resp3 else resp.NULL)
+
+    def meant(self, plain: Plain) -> list[Said | Asked]:
+        if plain.values is None:
+            return [self._meant([b"GET", key]) for key in plain.keys]
+        return [self._meant([b"SET", *pair]) for pair in zip(plain.keys, plain.values, strict=True)]
 
     def end(self) -> list[Said | Asked]:
         return []  # as Redis does: a command that is cut off is forgotten

@@ -21,15 +21,17 @@ from eau2.doors.keyspace import Keyspace
 from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
 from eau2.doors.redis import Listings, RedisConversation
+from eau2.doors.redis_words import failure
 from eau2.doors.tokens import Access, Tokens
-from eau2.errors import InvalidOption, StoreUnusable
+from eau2.doors.turn import TooMuch, Turn
+from eau2.errors import Eau2Error, InvalidOption, OutcomeUnknown, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from eau2.doors.work import Command, Conversation, Outcome
+    from eau2.doors.work import Command, Conversation, Outcome, Plain
     from eau2.store.store import Store
 
 CONNECTIONS_MAX = 10_000
@@ -74,6 +76,9 @@ class Shared:
         self._loopback = Networks(LOOPBACK)
         self._told: deque[tuple[Callable[[list[Outcome]], None], list[Outcome]]] = deque()
         self._telling = False  # the loop was asked to call `_tell`
+        at_once = store.node.at_once
+        self._plain = None if at_once is None else Turn(at_once)
+        self._gathered: list[tuple[Connection, Plain]] = []
         self._members = (-_MEMBERS_SECONDS, 0)
         self._begun = self.now()
 
@@ -98,6 +103,15 @@ class Shared:
     def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
         """Have the store do `commands`; `done` is called in the event loop. As Keyspace.submit."""
         self._keyspace.submit(commands, lambda outcomes: self._tell_later(done, outcomes))
+
+    def gather(self, who: Connection, plain: Plain) -> bool:
+        """Whether `who` will be told what comes of `plain`, or is turned away, once all have said what they ask now."""
+        if self._plain is None or not self._keyspace.idle:
+            return False
+        if not self._gathered:
+            self._loop.call_soon(self._turn)
+        self._gathered.append((who, plain))
+        return True
 
     def member_count(self) -> int:
         now = self.now()
@@ -146,6 +160,26 @@ class Shared:
             except Exception as error:  # our own fault; the others are told all the same
                 log("failed", error=repr(error))
 
+    def _turn(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        assert self._plain is not None
+        for do, some in (
+            (self._plain.read, [each for each in gathered if each[1].values is None]),
+            (self._plain.put, [each for each in gathered if each[1].values is not None]),
+        ):
+            if not some:
+                continue
+            try:
+                replies = do([plain for _, plain in some])
+            except OutcomeUnknown as error:  # it must not be done again
+                replies = [failure(error) * len(plain.keys) for _, plain in some]
+            except (Eau2Error, TooMuch):  # what one has wrong, or the store, is said to each by itself
+                for who, plain in some:
+                    who.turned_away(plain)
+                continue
+            for (who, _), reply in zip(some, replies, strict=True):
+                who.told(reply)
+
 
 class Server:
     """The doors of `store`, open until `close`: a thread with an event loop. A context manager.
@@ -162,7 +196,7 @@ class Server:
         self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, udp
         self.stopped = threading.Event()  # set when the server was asked to stop, or has
         self._begun: Future[None] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="eau2-server", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="eau2-server", daemon=True)
         self._thread.start()
         try:
             self._begun.result(START_SECONDS)
@@ -211,6 +245,10 @@ class Server:
                 loop.call_soon_threadsafe(wake.set)
             except RuntimeError:  # it has ended
                 return
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._run())
 
     async def _run(self) -> None:
         self._loop, self._wanted = asyncio.get_running_loop(), asyncio.Event()
@@ -313,6 +351,15 @@ class Server:
         await asyncio.sleep(0)  # for transports to close
         await asyncio.get_running_loop().run_in_executor(None, shared.close)
         log("stopped", aborted=left)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop: uvloop's, with `eau2[serve]`; None for that of the standard library."""
+    try:
+        import uvloop  # an optional engine
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _enlarge(transport: asyncio.DatagramTransport) -> None:

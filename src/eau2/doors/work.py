@@ -127,6 +127,17 @@ class Asked(NamedTuple):
     answer: Callable[[Outcome], bytes]
 
 
+class Plain(NamedTuple):
+    """Requests of one client that came together, all to read or all to put, of one key each: of one it is the rule.
+
+    Not yet looked at: a key may be none. What becomes of them is told as `bulk` does: `absent` where nothing is.
+    """
+
+    keys: list[bytes]
+    values: list[bytes] | None  # None: to read
+    absent: bytes
+
+
 class Conversation(Protocol):
     """One connection's protocol: bytes in, requests out, in order, however the bytes are cut. No sockets."""
 
@@ -136,6 +147,13 @@ class Conversation(Protocol):
 
     def feed(self, data: bytes) -> list[Said | Asked]:
         """Return the requests that end in `data`."""
+
+    def plain(self, data: bytes) -> Plain | None:
+        """Return what `data` asks where that is plain, and nothing has begun that has not ended; else None, and then it
+        is to be fed."""
+
+    def meant(self, plain: Plain) -> list[Said | Asked]:
+        """Return what `feed` would have for the same requests."""
 
     def end(self) -> list[Said | Asked]:
         """Return what to answer when no more bytes come."""

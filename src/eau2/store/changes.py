@@ -18,7 +18,7 @@ from eau2.store.nodes import VERSION_MASK, Kind, refusal
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from eau2.store.chunks import ChunkFiles
     from eau2.store.nodes import Staged, Write
@@ -75,11 +75,16 @@ class Changes:
         plain = all(write.kind == Kind.BYTES and not write.expect for write in writes)
         if not plain or len(values) < len(writes):
             return None
+        versions = self.put_all(values)
+        return [versions[write.key] for write in writes]
+
+    def put_all(self, values: Mapping[str, bytes]) -> dict[str, int]:
+        """Let `values` be under their keys, whatever is there; return their versions."""
         keys = sorted(values)  # so that each page is visited once
         found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
         versions = {key: version + 1 for key, (version, _, _) in zip(keys, found, strict=True)}
         self.put([(key, versions[key], 1, values[key]) for key in keys], [held for _, *held in found])
-        return [versions[write.key] for write in writes]
+        return versions
 
     def _apply(self, write: Write) -> Outcome:
         key, kind = write.key, write.kind

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.errors import Eau2Error
+    from eau2.store.at_once import AtOnce
     from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -185,6 +186,11 @@ class Node(Protocol):
     @property
     def jobs(self) -> Jobs | None:
         """Who begins jobs on the nodes, where these are processes of their own; None where they are in this one."""
+
+    @property
+    def at_once(self) -> AtOnce | None:
+        """What can be done without waiting for others; None where other processes must be asked, or for what only
+        reads. For one thread."""
 
     def get(self, key: str) -> Entry | None:
         """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its page is. About 3 us."""

@@ -1,0 +1,116 @@
+"""What all clients of a server ask in one turn of its event loop, if it is plain: read and put at once, in that thread.
+
+To hand it to another thread costs more than the work: two threads of Python take turns, and each waits for the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eau2.doors import resp
+from eau2.doors.redis_words import failure, key_of
+from eau2.errors import InvalidKey, WrongKind
+from eau2.store.nodes import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from eau2.doors.work import Plain
+    from eau2.store.at_once import AtOnce
+
+CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
+_ENTRY_BYTES = 150  # what the two cost besides
+CACHED_BYTES_MAX = 16 << 10  # a reply
+READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
+READ_BYTES_MAX = 1 << 20  # in one turn; what is larger is done elsewhere
+WRITE_BYTES_MAX = 1 << 20
+_WRONG = failure(WrongKind(""))
+
+
+class TooMuch(Exception):  # no error: a normal outcome
+    """This is not done in the event loop's thread."""
+
+
+class Turn:
+    """Answers plain requests. For the event loop only.
+
+    Keeps replies by key, as long as nobody else writes: the store's generation says so. A request is done at a moment
+    between its coming and its reply, so that the reads of one turn, of which no client has a put too, may all be done
+    before the puts.
+    """
+
+    def __init__(self, store: AtOnce) -> None:
+        self._store = store
+        self._replies: dict[bytes, bytes] = {}
+        self._bytes = 0
+        self._generation: int | None = None  # for which the replies are right
+
+    def read(self, asked: Sequence[Plain]) -> list[bytes]:
+        """Return the replies to the reads `asked`. Errors of the store; TooMuch."""
+        generation = self._store.generation()
+        if generation is None or generation != self._generation or self._bytes > CACHE_BYTES_MAX:
+            self._replies.clear()
+            self._bytes = 0
+            self._generation = generation
+        replies = self._replies
+        replies = self._replies
+        keys = {key for plain in asked for key in plain.keys if key not in replies}
+        of_one_moment = not replies and len(keys) <= READ_TOGETHER_MAX
+        others = self._fetch(keys) if keys else {}
+        if not of_one_moment and (generation is None or self._store.generation() != generation):
+            raise TooMuch  # what one client asks must not be answered out of its order
+        return [self._joined(plain, others) for plain in asked]
+
+    def put(self, asked: Sequence[Plain]) -> list[bytes]:
+        """Do the puts `asked`; return the replies. StoreBusy, TooMuch and InvalidKey, and others of the whole: nothing
+        was done."""
+        pairs = {
+            key: value for plain in asked if plain.values for key, value in zip(plain.keys, plain.values, strict=True)
+        }
+        if sum(map(len, pairs.values())) > WRITE_BYTES_MAX:
+            raise TooMuch
+        generation = self._store.generation()
+        alone = self._store.put({key_of(key): value for key, value in pairs.items()})
+        if alone and generation is not None and generation == self._generation:
+            self._generation = self._store.generation()
+            for key in pairs.keys() & self._replies.keys():
+                del self._replies[key]
+        return [resp.OK * len(plain.keys) for plain in asked]
+
+    def _joined(self, plain: Plain, others: dict[bytes, bytes]) -> bytes:
+        replies = self._replies
+        try:
+            return b"".join([replies[key] for key in plain.keys])
+        except KeyError:
+            return b"".join([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Have the replies for `keys`; return those that are not kept."""
+        others: dict[bytes, bytes] = {}
+        names: dict[str, bytes] = {}
+        for key in keys:
+            try:
+                names[key_of(key)] = key
+            except InvalidKey as error:
+                others[key] = failure(error)
+        ordered = list(names)
+        size = 0
+        for start in range(0, len(ordered), READ_TOGETHER_MAX):
+            if size > READ_BYTES_MAX:
+                raise TooMuch
+            for name, entry in self._store.get_many(ordered[start : start + READ_TOGETHER_MAX]).items():
+                _, kind, payload = entry
+                if kind != Kind.BYTES:
+                    others[names[name]] = _WRONG
+                    continue
+                length = len(payload)
+                size += length
+                key, reply = names[name], b"$%d\r\n%b\r\n" % (length, payload)
+                if length > CACHED_BYTES_MAX or self._generation is None:
+                    others[key] = reply
+                else:
+                    self._replies[key] = reply
+                    self._bytes += len(key) + length + _ENTRY_BYTES
+        return others
