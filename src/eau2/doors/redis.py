@@ -98,12 +98,15 @@ class RedisConversation:
         return found
 
     def plain(self, data: bytes) -> Plain | None:
-        if self._commands.amid or self._ended:
+        if self._commands.amid or self._ended or self.access.role < Role.READ:
             return None
         found = resp.plain(data)
-        if found is None or self.access.role < (Role.READ if found[1] is None else Role.WRITE):
+        if found is None:
             return None
-        return Plain(*found, resp.NULL3 if self.resp3 else resp.NULL)
+        keys, values = found
+        if values is not None and self.access.role < Role.WRITE:
+            return None
+        return Plain(keys, values, resp.NULL3 if self.resp3 else resp.NULL)
 
     def meant(self, plain: Plain) -> list[Said | Asked]:
         if plain.values is None:

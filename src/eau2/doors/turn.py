@@ -52,21 +52,25 @@ class Turn:
             self._replies.clear()
             self._bytes = 0
             self._generation = generation
-        replies = self._replies
-        replies = self._replies
-        keys = {key for plain in asked for key in plain.keys if key not in replies}
-        of_one_moment = not replies and len(keys) <= READ_TOGETHER_MAX
-        others = self._fetch(keys) if keys else {}
-        if not of_one_moment and (generation is None or self._store.generation() != generation):
-            raise TooMuch  # what one client asks must not be answered out of its order
-        return [self._joined(plain, others) for plain in asked]
+        kept = self._replies.__getitem__
+        answers: list[bytes] = []
+        missed: list[int] = []
+        for plain in asked:
+            try:
+                answers.append(b"".join(map(kept, plain.keys)))
+            except KeyError:
+                missed.append(len(answers))
+                answers.append(b"")
+        if missed:
+            self._fill(asked, answers, missed)
+        return answers
 
     def put(self, asked: Sequence[Plain]) -> list[bytes]:
         """Do the puts `asked`; return the replies. StoreBusy, TooMuch and InvalidKey, and others of the whole: nothing
         was done."""
-        pairs = {
-            key: value for plain in asked if plain.values for key, value in zip(plain.keys, plain.values, strict=True)
-        }
+        pairs: dict[bytes, bytes] = {}
+        for plain in asked:
+            pairs.update(zip(plain.keys, plain.values or (), strict=True))
         if sum(map(len, pairs.values())) > WRITE_BYTES_MAX:
             raise TooMuch
         generation = self._store.generation()
@@ -77,14 +81,19 @@ class Turn:
                 del self._replies[key]
         return [resp.OK * len(plain.keys) for plain in asked]
 
-    def _joined(self, plain: Plain, others: dict[bytes, bytes]) -> bytes:
-        replies = self._replies
-        try:
-            return b"".join([replies[key] for key in plain.keys])
-        except KeyError:
-            return b"".join([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
-
     # -- private ------------------------------------------------------------------------------------------------------
+
+    def _fill(self, asked: Sequence[Plain], answers: list[bytes], missed: Sequence[int]) -> None:
+        """Have the `answers` that were `missed`, for not all that is asked is kept. TooMuch."""
+        replies = self._replies
+        keys = {key for index in missed for key in asked[index].keys if key not in replies}
+        of_one_moment = not replies and len(keys) <= READ_TOGETHER_MAX
+        others = self._fetch(keys)
+        if not of_one_moment and (self._generation is None or self._store.generation() != self._generation):
+            raise TooMuch  # what one client asks must not be answered out of its order
+        for index in missed:
+            plain = asked[index]
+            answers[index] = b"".join([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
 
     def _fetch(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Have the replies for `keys`; return those that are not kept."""
