@@ -39,7 +39,7 @@ class Whole(ABC):
     """
 
     jobs: Jobs | None = None
-    at_once = None
+    here = None
 
     def __init__(self, name: str, client: Client, ended: threading.Event) -> None:
         self.name = name

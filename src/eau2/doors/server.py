@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Protocol
 from eau2.doors.addresses import LOOPBACK, Networks, is_loopback
 from eau2.doors.connection import Connection
 from eau2.doors.datagram_door import DatagramDoor
+from eau2.doors.deadlines import Deadlines, Sweeping
 from eau2.doors.keyspace import Keyspace
 from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
 from eau2.doors.redis import Listings, RedisConversation
-from eau2.doors.redis_words import failure
 from eau2.doors.tokens import Access, Tokens
-from eau2.doors.turn import TooMuch, Turn
-from eau2.errors import Eau2Error, InvalidOption, OutcomeUnknown, StoreUnusable
+from eau2.doors.turn import Turns
+from eau2.errors import InvalidOption, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from eau2.doors.work import Command, Conversation, Outcome, Plain
+    from eau2.doors.work import Command, Conversation, Outcome
     from eau2.store.store import Store
 
 CONNECTIONS_MAX = 10_000
@@ -65,20 +65,21 @@ class _Connection(Protocol):
 class Shared:
     """What the connections of one server share. For the event loop only, but for what `Keyspace` calls back."""
 
-    def __init__(self, store: Store, tokens: Tokens, connections_max: int, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, tokens: Tokens, connections_max: int, stop: Callable[[], None], deadlines: Deadlines
+    ) -> None:
         self.tokens = tokens
         self.shut_down = stop
         self.connections: set[_Connection] = set()
         self._store = store
-        self._keyspace = Keyspace(store)
+        self._keyspace = Keyspace(store, deadlines)
+        self.sweep = Sweeping(deadlines, self.submit).sweep
         self._loop = asyncio.get_running_loop()
         self._connections_max = connections_max
         self._loopback = Networks(LOOPBACK)
         self._told: deque[tuple[Callable[[list[Outcome]], None], list[Outcome]]] = deque()
         self._telling = False  # the loop was asked to call `_tell`
-        at_once = store.node.at_once
-        self._plain = None if at_once is None else Turn(at_once)
-        self._gathered: list[tuple[Connection, Plain]] = []
+        self.gather = Turns(store.node.here, deadlines, self._keyspace, self._loop).gather
         self._members = (-_MEMBERS_SECONDS, 0)
         self._begun = self.now()
 
@@ -103,15 +104,6 @@ class Shared:
     def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
         """Have the store do `commands`; `done` is called in the event loop. As Keyspace.submit."""
         self._keyspace.submit(commands, lambda outcomes: self._tell_later(done, outcomes))
-
-    def gather(self, who: Connection, plain: Plain) -> bool:
-        """Whether `who` will be told what comes of `plain`, or is turned away, once all have said what they ask now."""
-        if self._plain is None or not self._keyspace.idle:
-            return False
-        if not self._gathered:
-            self._loop.call_soon(self._turn)
-        self._gathered.append((who, plain))
-        return True
 
     def member_count(self) -> int:
         now = self.now()
@@ -160,37 +152,25 @@ class Shared:
             except Exception as error:  # our own fault; the others are told all the same
                 log("failed", error=repr(error))
 
-    def _turn(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        assert self._plain is not None
-        for do, some in (
-            (self._plain.read, [each for each in gathered if each[1].values is None]),
-            (self._plain.put, [each for each in gathered if each[1].values is not None]),
-        ):
-            if not some:
-                continue
-            try:
-                replies = do([plain for _, plain in some])
-            except OutcomeUnknown as error:  # it must not be done again
-                replies = [failure(error) * len(plain.keys) for _, plain in some]
-            except (Eau2Error, TooMuch):  # what one has wrong, or the store, is said to each by itself
-                for who, plain in some:
-                    who.turned_away(plain)
-                continue
-            for (who, _), reply in zip(some, replies, strict=True):
-                who.told(reply)
-
 
 class Server:
     """The doors of `store`, open until `close`: a thread with an event loop. A context manager.
 
     tokens: who may do what; without any, whoever reaches a door may read and write, so only loopback is listened at.
-    tls: for the TCP doors. Raises InvalidOption; StoreUnusable when a port is taken. The store is not closed with it.
+    tls: for the TCP doors. clock: as `time.time`; by it keys end. Raises InvalidOption; StoreUnusable when a port
+    is taken. The store is not closed with it.
     """
 
     def __init__(
-        self, store: Store, doors: Doors, *, tokens: Tokens | None = None, tls: ssl.SSLContext | None = None
+        self,
+        store: Store,
+        doors: Doors,
+        *,
+        tokens: Tokens | None = None,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._deadlines = Deadlines(clock)
         self._store, self._doors, self._tokens, self._tls = store, doors, tokens or Tokens(), tls
         self._refuse_open()
         self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, udp
@@ -254,7 +234,7 @@ class Server:
         self._loop, self._wanted = asyncio.get_running_loop(), asyncio.Event()
         listening: list[asyncio.Server] = []
         datagrams: DatagramDoor | None = None
-        shared = Shared(self._store, self._tokens, self._doors.connections_max, self._stop)
+        shared = Shared(self._store, self._tokens, self._doors.connections_max, self._stop, self._deadlines)
         try:
             try:
                 datagrams = await self._listen(shared, listening)
@@ -304,7 +284,7 @@ class Server:
         if self._doors.crud_port is not None:
             yield "crud", self._doors.crud_port, LinesConversation
         if self._doors.redis_port is not None:
-            listings = Listings()
+            listings = Listings(self._deadlines)
             allow_wipe = self._doors.allow_wipe
             yield (
                 "redis",
@@ -321,6 +301,7 @@ class Server:
             await asyncio.wait_for(self._wanted.wait(), _LOOK_SECONDS)
         except TimeoutError:
             now = shared.now()
+            shared.sweep()
             for connection in tuple(shared.connections):
                 try:
                     connection.look(now)

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 
 from eau2.doors import resp
 from eau2.doors.redis_words import failure, key_of
-from eau2.errors import InvalidKey, WrongKind
+from eau2.errors import Eau2Error, InvalidKey, OutcomeUnknown, WrongKind
+from eau2.store.expiry import bytes_of, until_of
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable, Sequence
 
+    from eau2.doors.connection import Connection
+    from eau2.doors.deadlines import Deadlines
+    from eau2.doors.keyspace import Keyspace
     from eau2.doors.work import Plain
-    from eau2.store.at_once import AtOnce
+    from eau2.store.here import Here
+    from eau2.store.nodes import Entry
 
 CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
 _ENTRY_BYTES = 150  # what the two cost besides
@@ -39,8 +45,8 @@ class Turn:
     before the puts.
     """
 
-    def __init__(self, store: AtOnce) -> None:
-        self._store = store
+    def __init__(self, store: Here, deadlines: Deadlines) -> None:
+        self._store, self._deadlines = store, deadlines
         self._replies: dict[bytes, bytes] = {}
         self._bytes = 0
         self._generation: int | None = None  # for which the replies are right
@@ -110,16 +116,71 @@ class Turn:
             if size > READ_BYTES_MAX:
                 raise TooMuch
             for name, entry in self._store.get_many(ordered[start : start + READ_TOGETHER_MAX]).items():
-                _, kind, payload = entry
-                if kind != Kind.BYTES:
-                    others[names[name]] = _WRONG
-                    continue
+                key, (_, kind, payload) = names[name], entry
                 length = len(payload)
                 size += length
-                key, reply = names[name], b"$%d\r\n%b\r\n" % (length, payload)
+                if kind != Kind.BYTES:
+                    self._add_other(others, name, key, entry)
+                    continue
+                reply = b"$%d\r\n%b\r\n" % (length, payload)
                 if length > CACHED_BYTES_MAX or self._generation is None:
                     others[key] = reply
                 else:
                     self._replies[key] = reply
                     self._bytes += len(key) + length + _ENTRY_BYTES
         return others
+
+    def _add_other(self, others: dict[bytes, bytes], name: str, key: bytes, entry: Entry) -> None:
+        """Add the reply for what is no plain bytes; none for what has ended."""
+        until = until_of(entry)
+        if until is None:
+            others[key] = _WRONG
+            return
+        self._deadlines.note(name, until)
+        if until > self._deadlines.now():
+            others[key] = resp.bulk(bytes_of(entry), resp3=False)
+
+
+class Turns:
+    """Gathers what clients ask, and has it answered before the loop looks at their sockets again.
+
+    here: None where other processes must be asked; then nothing is gathered.
+    """
+
+    def __init__(
+        self, here: Here | None, deadlines: Deadlines, keyspace: Keyspace, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._turn = None if here is None else Turn(here, deadlines)
+        self._keyspace, self._loop = keyspace, loop
+        self._gathered: list[tuple[Connection, Plain]] = []
+
+    def gather(self, who: Connection, plain: Plain) -> bool:
+        """Whether `who` will be told what comes of `plain`, or is turned away, once all have said what they ask now.
+
+        Not while the other thread has work: it may hold what we would wait for.
+        """
+        if self._turn is None or not self._keyspace.idle:
+            return False
+        if not self._gathered:
+            self._loop.call_soon(self._answer)
+        self._gathered.append((who, plain))
+        return True
+
+    def _answer(self) -> None:
+        assert self._turn is not None
+        gathered, self._gathered = self._gathered, []
+        reads = [each for each in gathered if each[1].values is None]
+        puts = [each for each in gathered if each[1].values is not None]
+        for do, some in ((self._turn.read, reads), (self._turn.put, puts)):
+            if not some:
+                continue
+            try:
+                replies = do([plain for _, plain in some])
+            except OutcomeUnknown as error:  # it must not be done again
+                replies = [failure(error) * len(plain.keys) for _, plain in some]
+            except (Eau2Error, TooMuch):  # what one has wrong, or the store, is said to each by itself
+                for who, plain in some:
+                    who.turned_away(plain)
+                continue
+            for (who, _), reply in zip(some, replies, strict=True):
+                who.told(reply)

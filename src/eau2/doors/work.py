@@ -25,8 +25,21 @@ class View(Protocol):
     def is_frame(self, key: str) -> bool:
         """Whether a frame is under `key`."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """Let `value` be under `key`, whatever is there."""
+    def put(self, key: str, value: bytes, *, until: int | None = None) -> None:
+        """Let `value` be under `key`, whatever is there; until that moment, or for ever."""
+
+    def until(self, key: str) -> int | None:
+        """Return the end of what is under `key`, in ms since 1970; None where it has none, or nothing is there."""
+
+    @property
+    def now(self) -> int:
+        """The moment, in ms since 1970. What ends by then is not there."""
+
+    def expire(self, key: str) -> None:
+        """Delete what is under `key` if its end has come."""
+
+    def note_ends(self) -> None:
+        """Remember of all keys that end when they do, if that can be found out."""
 
     def delete(self, key: str) -> bool:
         """Let nothing be under `key`; return whether anything was."""

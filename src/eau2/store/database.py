@@ -62,6 +62,7 @@ create table gone(id integer primary key, key text not null unique, version inte
 create table chunk(
     id text primary key not null, size integer not null, refs integer not null, stamp text not null) without rowid;
 create index chunk_unnamed on chunk(id) where refs = 0;
+create index entry_expiring on entry(key) where kind = 5;
 create table meta(name text primary key not null, value integer not null) without rowid;
 insert into meta values('version_floor', 0);
 pragma user_version = {USER_VERSION};

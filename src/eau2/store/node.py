@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from eau2.errors import Eau2Error, InvalidOption, ReadOnly
 from eau2.store import copies, database, generation
 from eau2.store import directory as directories
-from eau2.store.at_once import at_once
 from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, NoSuchChunk
+from eau2.store.here import here
 from eau2.store.holder import others_live
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed
@@ -80,7 +80,7 @@ class DirectoryNode:
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
         settle = _nothing if self._writer is None else self._writer.settle
         self._waiting = generation.Waiting(self._generation, settle)
-        self.at_once = at_once(self._reader, self._writer, self._generation, self._waiting)
+        self.here = here(self._reader, self._writer, self._generation, self._waiting)
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
         self._forgotten.atexit = False  # closed whole then
         add_open(self)
