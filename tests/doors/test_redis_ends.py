@@ -167,6 +167,7 @@ def test_a_frame_has_no_end(served):
 def test_large_values_end_too(served, clock):
     ask, value = served.redis().ask, bytes(100_000)
     assert [ask("SET", "k", value, "EX", 10), ask("GET", "k"), served.store.get("k")] == ["OK", value, value]
+    assert served.store.check().faults == ()
     clock.seconds += 10
     assert ask("GET", "k") is None
 

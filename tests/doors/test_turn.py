@@ -111,6 +111,12 @@ def test_what_is_long_is_done_elsewhere(store, at_once):
         at_once.read([reads(*(b"k%d" % number for number in range(40)))])
     with pytest.raises(TooMuch):
         at_once.put([puts(**{f"new{number}": bytes(100_000) for number in range(40)})])
+    store.put("large", bytes(turn.READ_BYTES_MAX))
+    with pytest.raises(TooMuch):
+        at_once.read([reads(b"large", b"large")])
+    with pytest.raises(TooMuch):
+        at_once.read([reads(*[b"k0"] * 11)])
+    assert len(at_once.read([reads(b"large")])[0]) > turn.READ_BYTES_MAX
     with pytest.raises(InvalidKey):
         at_once.put([Plain([b"a", b"\xff"], [b"1", b"2"], resp.NULL)])
     assert not store.exists("a")

@@ -28,7 +28,7 @@ CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
 _ENTRY_BYTES = 150  # what the two cost besides
 CACHED_BYTES_MAX = 16 << 10  # a reply
 READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
-READ_BYTES_MAX = 1 << 20  # in one turn; what is larger is done elsewhere
+READ_BYTES_MAX = 1 << 20  # in one turn, and of the replies to one client; what is larger is done elsewhere
 WRITE_BYTES_MAX = 1 << 20
 _WRONG = failure(WrongKind(""))
 
@@ -63,7 +63,7 @@ class Turn:
         missed: list[int] = []
         for plain in asked:
             try:
-                answers.append(b"".join(map(kept, plain.keys)))
+                answers.append(_joined([*map(kept, plain.keys)]))
             except KeyError:
                 missed.append(len(answers))
                 answers.append(b"")
@@ -99,7 +99,7 @@ class Turn:
             raise TooMuch  # what one client asks must not be answered out of its order
         for index in missed:
             plain = asked[index]
-            answers[index] = b"".join([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
+            answers[index] = _joined([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
 
     def _fetch(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Have the replies for `keys`; return those that are not kept."""
@@ -139,6 +139,13 @@ class Turn:
         self._deadlines.note(name, until)
         if until > self._deadlines.now():
             others[key] = resp.bulk(bytes_of(entry), resp3=False)
+
+
+def _joined(replies: list[bytes]) -> bytes:
+    # One client may ask for the same large value a thousand times.
+    if len(replies) > 1 and sum(map(len, replies)) > READ_BYTES_MAX:
+        raise TooMuch
+    return b"".join(replies)
 
 
 class Turns:
