@@ -74,7 +74,12 @@ class _NodeHere:
 
     def put(self, values: Mapping[str, bytes]) -> bool:
         writer, before = self._writer, self._seen
-        writer.transaction(lambda: writer.changes.put_all(values), seconds=0.0)
+
+        def change() -> None:
+            writer.changes.put_all(values)
+            writer.require_room(sum(map(len, values.values())))
+
+        writer.transaction(change, seconds=0.0)
         writer.writes += len(values)
         self._waiting.notify()
         # Ours made `started` one more: had another begun since, it would be two.
@@ -88,6 +93,7 @@ class _NodeHere:
             outcomes[:] = writer.changes.write(writes)
             if any(isinstance(outcome, Eau2Error) for outcome in outcomes):
                 raise _Refused
+            writer.require_room(sum(len(write.payload) for write in writes))
 
         try:
             writer.transaction(change, seconds=BUSY_SECONDS_MAX)
