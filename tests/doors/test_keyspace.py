@@ -102,10 +102,12 @@ def test_a_command_is_run_again_when_others_have_changed_what_it_read(keys, stor
 
 
 class Among:
-    """A store among whose reads and writes somebody else has the time to put `value` under `key`, each time."""
+    """A store, as if it had several nodes, among whose reads and writes somebody else has the time to put `value` under
+    `key`, each time."""
 
     def __init__(self, store, key):
         self.node, self._store, self._key, self._node, self.times = self, store, key, store.node, 0
+        self.here = None
 
     def get_many(self, keys):
         found = self._node.get_many(keys)

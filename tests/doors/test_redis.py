@@ -114,8 +114,14 @@ def test_what_is_asked_wrongly_is_said_as_redis_does(served):
     assert failed(client.ask("GET"), "ERR wrong number of arguments for 'get' command")
     assert failed(client.ask("MSET", "a", "1", "b"), "ERR wrong number of arguments")
     assert failed(client.ask("SET", "k", "v", "NX", "XX"), "ERR syntax error")
-    assert failed(client.ask("SET", "k", "v", "EX", "10"), "does not let keys expire")
-    assert failed(client.ask("EXPIRE", "k", "10"), "ERR unknown command")
+    for wrong in (["EX"], ["EX", "1", "PX", "1"], ["EX", "1", "KEEPTTL"], ["KEEPTTL", "PX", "1"], ["NX", "EX"]):
+        assert failed(client.ask("SET", "k", "v", *wrong), "ERR syntax error"), wrong
+    for wrong in ("0", "-1", str(1 << 62)):
+        assert failed(client.ask("SET", "k", "v", "EX", wrong), "ERR invalid expire time in 'set' command"), wrong
+    assert failed(client.ask("SET", "k", "v", "PX", "x"), "ERR value is not an integer")
+    assert failed(client.ask("EXPIRE", "k", "1", "NX", "GT"), "ERR NX and XX, GT or LT options at the same time")
+    assert failed(client.ask("EXPIRE", "k", "1", "ever"), "ERR Unsupported option ever")
+    assert failed(client.ask("RENAME", "none", "k"), "ERR no such key")
     assert failed(client.ask("GET", b"\xff"), "ERR a key is text in UTF-8")
     assert failed(client.ask("GET", ""), "ERR a key has at least one character")
     assert failed(client.ask("SELECT", 1), "ERR DB index is out of range")

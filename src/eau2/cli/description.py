@@ -12,6 +12,7 @@ from eau2.cli.exits import printable
 from eau2.cli.rows import as_json, column_bounds, preview
 from eau2.cli.screen import counted, facts, grid, size_text, text_or_base64
 from eau2.ingest.files import is_file
+from eau2.store.expiry import bytes_of
 from eau2.store.nodes import Kind
 from eau2.values.manifest import Manifest
 from eau2.values.schema import type_name
@@ -34,8 +35,9 @@ def described(store: Store, key: str) -> dict[str, object] | None:
     entry = store.node.get(key)
     if entry is None:
         return None
-    kind, rows, size = "bytes", None, len(entry.payload)
-    if entry.kind == Kind.FRAME:
+    if entry.kind != Kind.FRAME:
+        kind, rows, size = "bytes", None, len(bytes_of(entry))
+    else:
         manifest = Manifest.decode(entry.payload)
         kind, rows, size = "frame", manifest.rows, manifest.size
         if is_file(manifest.schema):

@@ -39,6 +39,7 @@ class Whole(ABC):
     """
 
     jobs: Jobs | None = None
+    here = None
 
     def __init__(self, name: str, client: Client, ended: threading.Event) -> None:
         self.name = name

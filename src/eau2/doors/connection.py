@@ -12,9 +12,9 @@ from eau2.errors import StoreClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eau2.doors.server import Shared
+    from eau2.doors.shared import Shared
     from eau2.doors.tokens import Access
-    from eau2.doors.work import Conversation, Outcome
+    from eau2.doors.work import Conversation, Outcome, Plain
 
 REQUESTS_TOGETHER_MAX = 256  # of one connection, that go to the store at once
 WAITING_MAX = 1024  # requests of one connection; then it is not read until some are answered
@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._busy = False  # the store has some of our requests
         self._ending = False  # no more is read; what was accepted is answered
         self._paused = False  # the client does not take what we send
+        self._reading = True
         self._transport: asyncio.Transport | None = None
         self._moved = self._began = 0.0  # when bytes last moved; when the request began that has not ended
         self._begun_bytes = 0  # of the request that has not ended
@@ -54,6 +55,11 @@ class Connection(asyncio.Protocol):
         if self._ending:
             return
         self._moved = self._shared.now()
+        if not self._busy and not self._waiting and not self._paused:
+            plain = self._conversation.plain(data)
+            if plain is not None and self._shared.gather(self, plain):
+                self._busy = True
+                return
         requests = self._conversation.feed(data)
         if requests:
             self._begun_bytes = 0
@@ -85,6 +91,22 @@ class Connection(asyncio.Protocol):
         self._shared.leave(self)
 
     # -- what the server calls ----------------------------------------------------------------------------------------
+
+    def told(self, reply: bytes) -> None:
+        """Answer what was gathered."""
+        self._busy = False
+        if self._transport is None:
+            return
+        self._transport.write(reply)
+        if self._waiting or self._ending:
+            self._go_on()
+
+    def turned_away(self, plain: Plain) -> None:
+        """Have `plain`, which was gathered, done as anything else is."""
+        self._busy = False
+        if self._transport is not None:
+            self._waiting.extendleft(reversed(self._conversation.meant(plain)))
+            self._go_on()
 
     def end(self) -> None:
         """Read no more; answer what was accepted, then close."""
@@ -144,10 +166,10 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         full = len(self._waiting) > WAITING_MAX or self._waiting_bytes > WAITING_BYTES_MAX or self._paused
-        if full or self._ending:
-            transport.pause_reading()
-        else:
-            transport.resume_reading()
+        wanted = not full and not self._ending
+        if wanted != self._reading:
+            self._reading = wanted
+            (transport.resume_reading if wanted else transport.pause_reading)()
 
     def _say(self, said: Said) -> None:
         assert self._transport is not None

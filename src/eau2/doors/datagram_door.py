@@ -14,7 +14,7 @@ from eau2.errors import Eau2Error, StoreClosed
 
 if TYPE_CHECKING:
     from eau2.doors.addresses import Networks
-    from eau2.doors.server import Shared
+    from eau2.doors.shared import Shared
     from eau2.doors.work import Command
 
 Address = tuple[str, int] | tuple[str, int, int, int]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-    from eau2.doors.server import Shared
+    from eau2.doors.shared import Shared
     from eau2.store.store import Store
 
 HEAD_BYTES_MAX = 32 << 10  # of a request, with its headers

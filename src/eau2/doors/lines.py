@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from eau2.doors.tokens import Role
-from eau2.doors.work import Asked, Operation, Outcome, Said, Verb
+from eau2.doors.work import Asked, Operation, Outcome, Plain, Said, Verb
 from eau2.errors import Eau2Error, InvalidKey
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.key import check_key
@@ -234,6 +234,12 @@ class LinesConversation:
                 break
             self._lines.trusted = self._access.role > Role.NOTHING
         return found
+
+    def plain(self, data: bytes) -> Plain | None:
+        return None
+
+    def meant(self, plain: Plain) -> list[Said | Asked]:
+        return []
 
     def end(self) -> list[Said | Asked]:
         return [] if self._ended else [self._meant(request) for request in self._lines.end()]

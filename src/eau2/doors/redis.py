@@ -1,7 +1,6 @@
 """Redis's protocol: what a connection may say, and what is answered without the store. No sockets.
 
-There is no expiry of keys, nor what needs it, and no command that changes several keys by a condition (MSETNX, RENAME):
-see docs/doors.md.
+What it has of Redis, and where it differs: docs/doors.md.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
+from eau2.doors import redis_ends as ends
 from eau2.doors import redis_keys as keys
 from eau2.doors import resp
+from eau2.doors.deadlines import Deadlines
 from eau2.doors.redis_words import failure, integer_of, name_of
 from eau2.doors.resp import Commands
 from eau2.doors.tokens import Role
-from eau2.doors.work import Asked, Said
+from eau2.doors.work import Asked, Plain, Said
 from eau2.errors import Eau2Error, InvalidOption
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _OFFSET_BITS = 32  # of a cursor; those above are the listing
 class Listings:
     """What a server's conversations share: the scans under way, and who is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadlines: Deadlines | None = None) -> None:
+        self.deadlines = deadlines or Deadlines()
         self.clients: WeakValueDictionary[int, RedisConversation] = WeakValueDictionary()
         self.ids = itertools.count(1)
         self._listings: OrderedDict[int, Sequence[str]] = OrderedDict()  # for the keyspace's thread only
@@ -101,6 +103,22 @@ class RedisConversation:
             self._ended = True
             found.append(Said(resp.error(f"ERR Protocol error: {self._commands.broken}"), ends=True))
         return found
+
+    def plain(self, data: bytes) -> Plain | None:
+        if self._commands.amid or self._ended or self.access.role < Role.READ:
+            return None
+        found = resp.plain(data)
+        if found is None:
+            return None
+        keys, values = found
+        if values is not None and self.access.role < Role.WRITE:
+            return None
+        return Plain(keys, values, resp.NULL3 if self.resp3 else resp.NULL)
+
+    def meant(self, plain: Plain) -> list[Said | Asked]:
+        if plain.values is None:
+            return [self._meant([b"GET", key]) for key in plain.keys]
+        return [self._meant([b"SET", *pair]) for pair in zip(plain.keys, plain.values, strict=True)]
 
     def end(self) -> list[Said | Asked]:
         return []  # as Redis does: a command that is cut off is forgotten
@@ -273,6 +291,9 @@ TABLE: dict[str, _Spec] = {
     "DEL": _Spec(1, _MANY, _W, keys.delete),
     "ECHO": _Spec(1, 1, _R, _echo),
     "EXISTS": _Spec(1, _MANY, _R, keys.exists),
+    "EXPIRE": _Spec(2, 4, _W, ends.expire(b"EX", "expire")),
+    "EXPIREAT": _Spec(2, 4, _W, ends.expire(b"EXAT", "expireat")),
+    "EXPIRETIME": _Spec(1, 1, _R, ends.left(1000, at=True)),
     "FLUSHDB": _Spec(0, 1, Role.ADMIN, keys.flushdb),
     "GET": _Spec(1, 1, _R, keys.get),
     "GETDEL": _Spec(1, 1, _W, keys.getdel),
@@ -285,13 +306,24 @@ TABLE: dict[str, _Spec] = {
     "KEYS": _Spec(1, 1, _R, keys.keys_),
     "MGET": _Spec(1, _MANY, _R, keys.mget),
     "MSET": _Spec(2, _MANY, _W, keys.mset),
+    "MSETNX": _Spec(2, _MANY, _W, keys.msetnx),
+    "PERSIST": _Spec(1, 1, _W, ends.persist),
+    "PEXPIRE": _Spec(2, 4, _W, ends.expire(b"PX", "pexpire")),
+    "PEXPIREAT": _Spec(2, 4, _W, ends.expire(b"PXAT", "pexpireat")),
+    "PEXPIRETIME": _Spec(1, 1, _R, ends.left(1, at=True)),
     "PING": _Spec(0, 1, _R, _ping),
+    "PSETEX": _Spec(3, 3, _W, keys.setex(b"PX")),
+    "PTTL": _Spec(1, 1, _R, ends.left(1)),
     "QUIT": _Spec(0, _MANY, _N, _quit),
+    "RENAME": _Spec(2, 2, _W, lambda who, given: keys.rename(who, given, over=True)),
+    "RENAMENX": _Spec(2, 2, _W, lambda who, given: keys.rename(who, given, over=False)),
     "SCAN": _Spec(1, _MANY, _R, keys.scan),
     "SELECT": _Spec(1, 1, _R, _select),
     "SET": _Spec(2, _MANY, _W, keys.set_),
+    "SETEX": _Spec(3, 3, _W, keys.setex(b"EX")),
     "SETNX": _Spec(2, 2, _W, keys.setnx),
     "STRLEN": _Spec(1, 1, _R, keys.strlen),
+    "TTL": _Spec(1, 1, _R, ends.left(1000)),
     "TYPE": _Spec(1, 1, _R, keys.type_),
     "UNLINK": _Spec(1, _MANY, _W, keys.delete),
     "WAIT": _Spec(2, 2, _R, _wait),

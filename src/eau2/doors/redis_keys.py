@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from eau2.doors import resp
 from eau2.doors.patterns import compiled
+from eau2.doors.redis_ends import ENDS, end_of
 from eau2.doors.redis_words import (
     INTEGER_MAX,
     INTEGER_MIN,
@@ -23,7 +25,7 @@ from eau2.doors.work import Wipe
 from eau2.errors import InvalidOption, InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from eau2.doors.redis import RedisConversation
     from eau2.doors.work import Asked, Outcome, View
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 # -- of one key -------------------------------------------------------------------------------------------------------
 
 PATTERN_BYTES_MAX = 1024
+_SET_OPTIONS = frozenset((b"NX", b"XX", b"GET", b"KEEPTTL"))
+Meant = Callable[["RedisConversation", list[bytes]], "Asked"]
 
 
 def get(who: RedisConversation, arguments: list[bytes]) -> Asked:
@@ -40,31 +44,50 @@ def get(who: RedisConversation, arguments: list[bytes]) -> Asked:
 
 
 def set_(who: RedisConversation, arguments: list[bytes]) -> Asked:
-    """SET key value [NX | XX] [GET] [KEEPTTL]."""
+    """SET key value [NX | XX] [GET] [EX seconds | PX ms | EXAT moment | PXAT moment | KEEPTTL]."""
     key, value = key_of(arguments[0]), arguments[1]
-    options = [each.upper() for each in arguments[2:]]
-    if unknown := [each for each in options if each in (b"EX", b"PX", b"EXAT", b"PXAT")]:
-        raise InvalidOption(f"{unknown[0].decode()}: this server does not let keys expire")
-    if len(set(options) & {b"NX", b"XX"}) > 1 or not set(options) <= {b"NX", b"XX", b"GET", b"KEEPTTL"}:
-        raise InvalidOption("syntax error")
+    options, until = _options_of(who, arguments[2:])
     wanted = {b"NX": False, b"XX": True}.get(next((each for each in options if each in (b"NX", b"XX")), b""))
-    if b"GET" in options:
+    keeps = b"KEEPTTL" in options
+    if wanted is None and not keeps and b"GET" not in options:
+        return asked(Call((), partial(_put, key, value, until)), as_ok(who))
 
-        def exchange(view: View) -> Outcome:
-            before = view.get(key)
-            if wanted is None or wanted == (before is not None):
-                view.put(key, value)
-            return before
+    def exchange(view: View) -> Outcome:
+        before = view.get(key) if b"GET" in options else None
+        done = wanted is None or wanted == view.has(key)
+        if done:
+            view.put(key, value, until=view.until(key) if keeps else until)
+        return before if b"GET" in options else done
 
-        return asked(Call((key,), exchange), as_bulk(who))
-    if wanted is None:
-        return asked(Call((), partial(_put, key, value)), as_ok(who))
-    return asked(Call((key,), partial(_put_if, key, value, wanted)), as_ok(who))
+    return asked(Call((key,), exchange), as_bulk(who) if b"GET" in options else as_ok(who))
 
 
-def _put(key: str, value: bytes, view: View) -> Outcome:
-    view.put(key, value)
+def _options_of(who: RedisConversation, arguments: list[bytes]) -> tuple[set[bytes], int | None]:
+    """Return the options of SET, and the end that it sets. InvalidOption."""
+    options: set[bytes] = set()
+    until: int | None = None
+    rest = iter(arguments)
+    for each in rest:
+        option = each.upper()
+        if option in ENDS and until is None and (amount := next(rest, None)) is not None:
+            until = end_of(who, option, amount, "set")
+        elif option in _SET_OPTIONS:
+            options.add(option)
+        else:
+            raise InvalidOption("syntax error")
+    if options >= {b"NX", b"XX"} or (until is not None and b"KEEPTTL" in options):
+        raise InvalidOption("syntax error")
+    return options, until
+
+
+def _put(key: str, value: bytes, until: int | None, view: View) -> Outcome:
+    view.put(key, value, until=until)
     return True
+
+
+def setex(option: bytes) -> Meant:
+    """Return SETEX or PSETEX: key time value."""
+    return lambda who, given: set_(who, [given[0], given[2], option, given[1]])
 
 
 def _put_if(key: str, value: bytes, wanted: bool, view: View) -> Outcome:
@@ -122,7 +145,7 @@ def append(who: RedisConversation, arguments: list[bytes]) -> Asked:
 
     def append(view: View) -> Outcome:
         value = (view.get(key) or b"") + more
-        view.put(key, value)
+        view.put(key, value, until=view.until(key))
         return len(value)
 
     return asked(Call((key,), append), as_integer)
@@ -137,7 +160,7 @@ def add(arguments: list[bytes], amount: int) -> Asked:
         number = integer_of(b"0" if value is None else value) + amount
         if not INTEGER_MIN <= number <= INTEGER_MAX:
             raise InvalidValue("increment or decrement would overflow")
-        view.put(key, b"%d" % number)
+        view.put(key, b"%d" % number, until=view.until(key))
         return number
 
     return asked(Call((key,), add), as_integer)
@@ -182,6 +205,40 @@ def mset(who: RedisConversation, arguments: list[bytes]) -> Asked:
     return asked(Call((), put, alone=True), as_ok(who))
 
 
+def msetnx(who: RedisConversation, arguments: list[bytes]) -> Asked:
+    """MSETNX key value [key value ...]: all, or none where something is under one of the keys."""
+    if len(arguments) % 2:
+        raise InvalidOption("wrong number of arguments for 'msetnx' command")
+    values = {key_of(key): value for key, value in zip(arguments[::2], arguments[1::2], strict=True)}
+
+    def put(view: View) -> Outcome:
+        if any(view.has(key) for key in values):  # of all, so that all are looked at again when they are written
+            return False
+        for key, value in values.items():
+            view.put(key, value)
+        return True
+
+    return asked(Call([*values], put, alone=True), as_integer)
+
+
+def rename(who: RedisConversation, arguments: list[bytes], *, over: bool) -> Asked:
+    """RENAME key newkey, which is replaced if `over`, or RENAMENX. The end of the key goes with it."""
+    key, new = key_of(arguments[0]), key_of(arguments[1])
+
+    def move(view: View) -> Outcome:
+        value = view.get(key)
+        if value is None:
+            raise InvalidOption("no such key")
+        if not over and view.has(new):
+            return False
+        if key != new:
+            view.put(new, value, until=view.until(key))
+            view.delete(key)
+        return True
+
+    return asked(Call((key, new), move, alone=True), as_ok(who) if over else as_integer)
+
+
 def delete(who: RedisConversation, arguments: list[bytes]) -> Asked:
     """DEL key [key ...]."""
     keys = [key_of(each) for each in arguments]
@@ -191,7 +248,8 @@ def delete(who: RedisConversation, arguments: list[bytes]) -> Asked:
             view.discard(key)
         return 0
 
-    return asked(Call((), discard, alone=True, counts=True), as_integer)
+    due = [key for key in keys if who.listings.deadlines.is_due(key)]  # what has ended does not count
+    return asked(Call(due, discard, alone=True, counts=True), as_integer)
 
 
 def exists(who: RedisConversation, arguments: list[bytes]) -> Asked:

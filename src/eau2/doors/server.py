@@ -7,33 +7,31 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from eau2.doors.addresses import LOOPBACK, Networks, is_loopback
 from eau2.doors.connection import Connection
 from eau2.doors.datagram_door import DatagramDoor
-from eau2.doors.keyspace import Keyspace
+from eau2.doors.deadlines import Deadlines
 from eau2.doors.lines import LinesConversation
 from eau2.doors.log import log
 from eau2.doors.redis import Listings, RedisConversation
-from eau2.doors.tokens import Access, Tokens
+from eau2.doors.shared import Shared
+from eau2.doors.tokens import Tokens
 from eau2.errors import InvalidOption, PartMissing, StoreUnusable
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from types import ModuleType, TracebackType
 
     from eau2.doors.flight import FlightDoor
-    from eau2.doors.work import Command, Outcome
     from eau2.store.store import Store
 
 CONNECTIONS_MAX = 10_000
@@ -42,7 +40,6 @@ START_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # between two looks at the deadlines of connections
 _HTTP_PARTS = ("starlette", "uvicorn", "h11")
 _UDP_BUFFER_BYTES = 4 << 20  # what the kernel keeps for us while we are busy
-_MEMBERS_SECONDS = 1.0  # for which the number of members is not asked for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,108 +58,13 @@ class Doors:
     connections_max: int = CONNECTIONS_MAX
 
 
-class _Connection(Protocol):
-    def end(self) -> None: ...
-    def abort(self) -> None: ...
-    def look(self, now: float) -> None: ...
-
-
-class Shared:
-    """What the connections of one server share. For the event loop only, but for what `Keyspace` calls back."""
-
-    def __init__(self, store: Store, tokens: Tokens, connections_max: int, stop: Callable[[], None]) -> None:
-        self.tokens = tokens
-        self.shut_down = stop
-        self.connections: set[_Connection] = set()
-        self._store = store
-        self._keyspace = Keyspace(store)
-        self._loop = asyncio.get_running_loop()
-        self._connections_max = connections_max
-        self._loopback = Networks(LOOPBACK)
-        self._told: deque[tuple[Callable[[list[Outcome]], None], list[Outcome]]] = deque()
-        self._telling = False  # the loop was asked to call `_tell`
-        self._members = (-_MEMBERS_SECONDS, 0)
-        self._begun = self.now()
-        self.closed_too: list[Callable[[], None]] = []  # what doors have besides connections
-
-    def access(self, connection: object) -> Access:
-        """Return what a client may do that has not said who it is."""
-        return Access(self.tokens, lambda what: self.audit(what, connection))
-
-    def now(self) -> float:
-        return self._loop.time()
-
-    def admit(self, connection: _Connection) -> bool:
-        """Whether there is room for `connection`, which must `leave` if so."""
-        if len(self.connections) >= self._connections_max:
-            log("refused", client=connection, what="connection", most=self._connections_max)
-            return False
-        self.connections.add(connection)
-        return True
-
-    def leave(self, connection: _Connection) -> None:
-        self.connections.discard(connection)
-
-    def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
-        """Have the store do `commands`; `done` is called in the event loop. As Keyspace.submit."""
-        self._keyspace.submit(commands, lambda outcomes: self._tell_later(done, outcomes))
-
-    def member_count(self) -> int:
-        now = self.now()
-        if now - self._members[0] >= _MEMBERS_SECONDS:
-            self._members = now, len(self._store.nodes)
-        return self._members[1]
-
-    def facts(self) -> dict[str, str | int]:
-        """Return what INFO tells of the server."""
-        return {
-            "eau2_version": version("eau2"),
-            "process_id": os.getpid(),
-            "uptime_in_seconds": int(self.now() - self._begun),
-            "connected_clients": len(self.connections),
-            "maxclients": self._connections_max,
-            "nodes": self.member_count(),
-        }
-
-    def is_loopback(self, address: str) -> bool:
-        return address in self._loopback
-
-    def audit(self, what: str, who: object, **facts: object) -> None:
-        log(what, audit=True, client=str(who), **facts)
-
-    def close(self) -> None:
-        for close in self.closed_too:
-            close()
-        self._keyspace.close()
-
-    # -- private ------------------------------------------------------------------------------------------------------
-
-    def _tell_later(self, done: Callable[[list[Outcome]], None], outcomes: list[Outcome]) -> None:
-        # In a thread of the keyspace. The loop is woken once for all that is told before it comes to it.
-        self._told.append((done, outcomes))
-        if not self._telling:
-            self._telling = True
-            try:
-                self._loop.call_soon_threadsafe(self._tell)
-            except RuntimeError:  # the loop is closed: nobody is there to be told
-                self._told.clear()
-
-    def _tell(self) -> None:
-        self._telling = False  # first: what is appended from now on wakes the loop again
-        while self._told:
-            done, outcomes = self._told.popleft()
-            try:
-                done(outcomes)
-            except Exception as error:  # our own fault; the others are told all the same
-                log("failed", error=repr(error))
-
-
 class Server:
     """The doors of `store`, open until `close`: a thread with an event loop. A context manager.
 
     tokens: who may do what; without any, whoever reaches a door may read and write, so only loopback is listened at.
     tls: for the TCP doors. certificate: what that was made of, PEM of the certificate and of its key, for Flight.
-    Raises InvalidOption; StoreUnusable when a port is taken. The store is not closed with it.
+    clock: as `time.time`; by it keys end. Raises InvalidOption; StoreUnusable when a port is taken. The store is not
+    closed with it.
     """
 
     def __init__(
@@ -173,7 +75,9 @@ class Server:
         tokens: Tokens | None = None,
         tls: ssl.SSLContext | None = None,
         certificate: tuple[bytes, bytes] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._deadlines = Deadlines(clock)
         self._store, self._doors, self._tokens, self._tls = store, doors, tokens or Tokens(), tls
         self._certificate = certificate
         if (tls is None) != (certificate is None) and doors.flight_port is not None:
@@ -182,7 +86,7 @@ class Server:
         self.addresses: dict[str, tuple[str, int]] = {}  # by door: crud, redis, http, udp
         self.stopped = threading.Event()  # set when the server was asked to stop, or has
         self._begun: Future[None] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="eau2-server", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="eau2-server", daemon=True)
         self._thread.start()
         try:
             self._begun.result(START_SECONDS)
@@ -234,12 +138,16 @@ class Server:
             except RuntimeError:  # it has ended
                 return
 
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._run())
+
     async def _run(self) -> None:
         self._loop, self._wanted = asyncio.get_running_loop(), asyncio.Event()
         listening: list[asyncio.Server] = []
         datagrams: DatagramDoor | None = None
         flights: FlightDoor | None = None
-        shared = Shared(self._store, self._tokens, self._doors.connections_max, self._stop)
+        shared = Shared(self._store, self._tokens, self._doors.connections_max, self._stop, self._deadlines)
         try:
             try:
                 datagrams = await self._listen(shared, listening)
@@ -313,7 +221,7 @@ class Server:
         if self._doors.crud_port is not None:
             yield "crud", self._doors.crud_port, partial(Connection, shared, LinesConversation)
         if self._doors.redis_port is not None:
-            listings = Listings()
+            listings = Listings(self._deadlines)
             allow_wipe = self._doors.allow_wipe
             yield (
                 "redis",
@@ -338,6 +246,7 @@ class Server:
             await asyncio.wait_for(self._wanted.wait(), _LOOK_SECONDS)
         except TimeoutError:
             now = shared.now()
+            shared.sweep()
             for connection in tuple(shared.connections):
                 try:
                     connection.look(now)
@@ -393,6 +302,15 @@ def _http() -> ModuleType:
     from eau2.doors import http  # here: its parts are optional, and take 0.2 s to import
 
     return http
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop: uvloop's, with `eau2[serve]`; None for that of the standard library."""
+    try:
+        import uvloop  # an optional engine
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _enlarge(transport: asyncio.DatagramTransport) -> None:

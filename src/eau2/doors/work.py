@@ -25,8 +25,21 @@ class View(Protocol):
     def is_frame(self, key: str) -> bool:
         """Whether a frame is under `key`."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """Let `value` be under `key`, whatever is there."""
+    def put(self, key: str, value: bytes, *, until: int | None = None) -> None:
+        """Let `value` be under `key`, whatever is there; until that moment, or for ever."""
+
+    def until(self, key: str) -> int | None:
+        """Return the end of what is under `key`, in ms since 1970; None where it has none, or nothing is there."""
+
+    @property
+    def now(self) -> int:
+        """The moment, in ms since 1970. What ends by then is not there."""
+
+    def expire(self, key: str) -> None:
+        """Delete what is under `key` if its end has come."""
+
+    def note_ends(self) -> None:
+        """Remember of all keys that end when they do, if that can be found out."""
 
     def delete(self, key: str) -> bool:
         """Let nothing be under `key`; return whether anything was."""
@@ -127,6 +140,17 @@ class Asked(NamedTuple):
     answer: Callable[[Outcome], bytes]
 
 
+class Plain(NamedTuple):
+    """Requests of one client that came together, all to read or all to put, of one key each: of one it is the rule.
+
+    Not yet looked at: a key may be none. What becomes of them is told as `bulk` does: `absent` where nothing is.
+    """
+
+    keys: list[bytes]
+    values: list[bytes] | None  # None: to read
+    absent: bytes
+
+
 class Conversation(Protocol):
     """One connection's protocol: bytes in, requests out, in order, however the bytes are cut. No sockets."""
 
@@ -136,6 +160,13 @@ class Conversation(Protocol):
 
     def feed(self, data: bytes) -> list[Said | Asked]:
         """Return the requests that end in `data`."""
+
+    def plain(self, data: bytes) -> Plain | None:
+        """Return what `data` asks where that is plain, and nothing has begun that has not ended; else None, and then it
+        is to be fed."""
+
+    def meant(self, plain: Plain) -> list[Said | Asked]:
+        """Return what `feed` would have for the same requests."""
 
     def end(self) -> list[Said | Asked]:
         """Return what to answer when no more bytes come."""

@@ -45,6 +45,7 @@ class ServedNode:
     """
 
     jobs = None
+    here = None
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection

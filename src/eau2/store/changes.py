@@ -18,7 +18,7 @@ from eau2.store.nodes import VERSION_MASK, Kind, refusal
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from eau2.store.chunks import ChunkFiles
     from eau2.store.nodes import Staged, Write
@@ -75,11 +75,16 @@ class Changes:
         plain = all(write.kind == Kind.BYTES and not write.expect for write in writes)
         if not plain or len(values) < len(writes):
             return None
+        versions = self.put_all(values)
+        return [versions[write.key] for write in writes]
+
+    def put_all(self, values: Mapping[str, bytes]) -> dict[str, int]:
+        """Let `values` be under their keys, whatever is there; return their versions."""
         keys = sorted(values)  # so that each page is visited once
         found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-        versions = {key: version + 1 for key, (version, _, _) in zip(keys, found, strict=True)}
-        self.put([(key, versions[key], 1, values[key]) for key in keys], [held for _, *held in found])
-        return [versions[write.key] for write in writes]
+        rows = [(key, version + 1, 1, values[key]) for key, (version, _, _) in zip(keys, found, strict=True)]
+        self.put(rows, found)
+        return {row[0]: row[1] for row in rows}
 
     def _apply(self, write: Write) -> Outcome:
         key, kind = write.key, write.kind
@@ -101,15 +106,19 @@ class Changes:
         self.run(statement, (key, version, kind, self._placed(write.payload, place)))
         return int(version)
 
-    def put(self, rows: Sequence[tuple[str, int, int, bytes]], held: Sequence[Sequence[int | None]]) -> None:
-        """Let there be `rows` of key, version, kind and payload, all of different keys. `held`: what each HOLDS now."""
+    def put(self, rows: Sequence[tuple[str, int, int, bytes]], found: Sequence[tuple[Any, ...]]) -> None:
+        """Let there be `rows` of key, version, kind and payload, all of different keys. `found`: of each anything, and
+        what it HOLDS now."""
         replaced: list[tuple[Any, ...]] = []  # two statements: one that may do either costs a tenth more
         added: list[tuple[Any, ...]] = []
-        for (key, version, kind, payload), (names, place) in zip(rows, held, strict=True):
+        for row, (_, names, place) in zip(rows, found, strict=True):
             if names:
-                self._unname(key)
-            row = key, version, kind, self._placed(payload, place)
-            (added if names is None else replaced).append(row)
+                self._unname(row[0])
+            if place is None and len(row[3]) <= SMALL_MAX:
+                (added if names is None else replaced).append(row)
+            else:
+                placed = *row[:3], self._placed(row[3], place)
+                (added if names is None else replaced).append(placed)
         self.run_many(_UPDATE, replaced)
         self.run_many(_INSERT, added)
 

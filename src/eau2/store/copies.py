@@ -97,7 +97,7 @@ def _store(changes: Changes, several: Sequence[Record], force: bool, seen: Mappi
             changes.bury(record.key, record.rank)
         else:
             rows.append((record.key, record.rank, record.kind, record.payload))
-            held.append(holds)
+            held.append((rank, *holds))
     changes.put(rows, held)
     return outcomes
 
@@ -131,8 +131,8 @@ def adopt(writer: Writer) -> None:
                 held = "\n".join(chunks_of(Kind.FRAME, payload or b"")).encode()
             except (ValueError, KeyError) as error:
                 raise Corrupt(f"{key!r}: its manifest makes no sense: {error}", hint="run `eau2 check`") from error
-            ((_, *holds),) = changes.run(_RANKS, (_array([hold]),)).fetchall()
-            changes.put([(hold, rank, Kind.HOLD, held)], [holds])  # over one of a write that was never finished
+            found = changes.run(_RANKS, (_array([hold]),)).fetchall()
+            changes.put([(hold, rank, Kind.HOLD, held)], found)  # over one of a write that was never finished
             changes.run("update entry set kind = ? where key = ?", (Kind.SPREAD, key))
 
     writer.transaction(change)

@@ -45,6 +45,7 @@ _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
 _SHORT_LOG_PAGES = 500  # on a disk with less room than this:
 _SHORT_DISK_BYTES = 128 << 20
+_LARGE_BYTES = 16 << 10  # of payloads; less is not worth a look at the disk
 _LOG_BYTES_KEPT = 40 << 20  # of its file, when one that a long snapshot has let grow begins anew
 _SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
@@ -62,6 +63,7 @@ create table gone(id integer primary key, key text not null unique, version inte
 create table chunk(
     id text primary key not null, size integer not null, refs integer not null, stamp text not null) without rowid;
 create index chunk_unnamed on chunk(id) where refs = 0;
+create index entry_expiring on entry(key) where kind = 5;
 create table meta(name text primary key not null, value integer not null) without rowid;
 insert into meta values('version_floor', 0);
 pragma user_version = {USER_VERSION};
@@ -149,6 +151,8 @@ def _room(path: Path) -> int:
 def require_fit(connection: apsw.Connection, path: Path, *, log_bytes: int | None = None) -> None:
     """Raise DiskFull unless what is written, in the transaction under way too, has its place in the file as it is; or,
     when `log_bytes` are yet to be added to the log, on the disk beside them."""
+    if log_bytes is not None and log_bytes <= _LARGE_BYTES:
+        return  # of more, what the log has and the disk has no room for would keep its room from deletes
     needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(path).st_size
     if needed > (0 if log_bytes is None else max(0, _room(path) - log_bytes)):
         raise meaning(apsw.FullError(), path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from eau2.errors import Corrupt, NodeUnavailable, StoreBusy
+from eau2.store.expiry import bytes_of
 from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Entry, Node
     from eau2.store.tables import Tables
 
-_BYTES = int(Kind.BYTES)
+_BYTES, _EXPIRING = int(Kind.BYTES), int(Kind.EXPIRING)
 _TRIES_MAX = 100  # each try means that another process wrote meanwhile
 
 
@@ -26,7 +27,9 @@ def look_up(node: Node, tables: Tables, key: str, entry: Entry | None) -> bytes 
         if entry is None:
             return None
         try:
-            return entry.payload if entry.kind == _BYTES else tables.frame(node, key, entry)
+            if entry.kind in (_BYTES, _EXPIRING):
+                return bytes_of(entry)
+            return tables.frame(node, key, entry)
         except (FileNotFoundError, NodeUnavailable) as error:  # a node that is down may have it, or nobody
             again = node.get(key)
             if again is not None and again.version == entry.version:
@@ -48,6 +51,9 @@ def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes
             return found
         for key, entry in entries.items():
             if entry.kind == _BYTES:
+                continue
+            if entry.kind == _EXPIRING:
+                found[key] = bytes_of(entry)
                 continue
             try:
                 found[key] = tables.frame(node, key, entry)

@@ -22,6 +22,7 @@ from eau2.store import copies, database, generation
 from eau2.store import directory as directories
 from eau2.store.audit import Audit
 from eau2.store.chunks import ChunkFiles, NoSuchChunk
+from eau2.store.here import here
 from eau2.store.holder import others_live
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _FRAMES = "select key from entry where kind in (2, 4) and key >= ? order by key"
 _COUNTS = "select count(*), coalesce(sum(kind in (2, 4)), 0) from entry where key >= ?"
+_CHUNKS = "select count(*), coalesce(sum(size), 0) from chunk where refs > 0"
 _SWEEP_SECONDS = 60.0  # writes of frames look this often for what dead processes left
 _CLOSE_SECONDS = 0.9  # close() ends within a second
 
@@ -78,6 +80,7 @@ class DirectoryNode:
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
         settle = _nothing if self._writer is None else self._writer.settle
         self._waiting = generation.Waiting(self._generation, settle)
+        self.here = here(self._reader, self._writer, self._generation, self._waiting)
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
         self._forgotten.atexit = False  # closed whole then
         add_open(self)
@@ -274,9 +277,7 @@ class DirectoryNode:
         """As `Node.statistics`. Counts the rows: 10 ms for 100,000 keys."""
         self._check_open()
         ((keys, frames),) = self._reader.rows(_COUNTS, (FIRST,))
-        ((chunks, chunk_bytes),) = self._reader.rows(
-            "select count(*), coalesce(sum(size), 0) from chunk where refs > 0"
-        )
+        ((chunks, chunk_bytes),) = self._reader.rows(_CHUNKS)
         size = 0
         for path in (self._database, f"{self._database}-wal"):
             with contextlib.suppress(FileNotFoundError):  # the log goes with the last connection

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.errors import Eau2Error
+    from eau2.store.here import Here
     from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -32,13 +33,14 @@ class Kind(IntEnum):
     FRAME = 2  # the payload is a manifest; its chunks are on this node, which counts the reference
     HOLD = 3  # not a value: the payload lists the chunks, a line each, that this node holds for a frame of the cluster
     SPREAD = 4  # the payload is a manifest; its chunks are wherever a HOLD has them
+    EXPIRING = 5  # bytes, after the moment from which they are not to be seen: expiry.py
 
 
 class Entry(NamedTuple):  # a get makes one: half the cost of a dataclass
     """What is stored under a key."""
 
     version: int
-    kind: int  # Kind.BYTES or Kind.FRAME, as the database gives it
+    kind: int  # Kind.BYTES, EXPIRING or FRAME, as the database gives it
     payload: bytes
 
 
@@ -185,6 +187,10 @@ class Node(Protocol):
     @property
     def jobs(self) -> Jobs | None:
         """Who begins jobs on the nodes, where these are processes of their own; None where they are in this one."""
+
+    @property
+    def here(self) -> Here | None:
+        """What only a node of this process can do; None where others must be asked, and of one that only reads."""
 
     def get(self, key: str) -> Entry | None:
         """Return what is under `key` (never Kind.DELETED), or None. Corrupt when its page is. About 3 us."""

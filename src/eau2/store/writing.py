@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-_LARGE_BYTES = 16 << 10  # less is not worth the look
-
 
 class _Request:
     """The writes of one caller, how they are applied, and what became of them."""
@@ -151,6 +149,10 @@ class Writer:
     def execute(self, query: str, bindings: Sequence[Any] = ()) -> Any:
         """Run a statement inside `transaction`; return None, a value, a row, or a list of them."""
         return self._run(query, bindings).get
+
+    def require_room(self, size: int) -> None:
+        """Inside `transaction`: raise DiskFull where payloads of `size` bytes, which it has written, have no room."""
+        require_fit(self._connection, self._path, log_bytes=size)
 
     def settle(self) -> None:
         """Make the counters equal if nobody is writing; give up at once if somebody is."""
@@ -324,9 +326,7 @@ class Writer:
     def _apply_all(self, batch: list[_Request]) -> None:
         for request in batch:
             request.outcomes = request.apply(request.writes)
-            size = request.bytes
-            if size > _LARGE_BYTES:  # what the log has and the disk has no room for would keep its room from deletes
-                require_fit(self._connection, self._path, log_bytes=size)
+            self.require_room(request.bytes)
 
     def _commit(self, change: Callable[[], Any]) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""

@@ -1,0 +1,193 @@
+"""What all clients of a server ask in one turn of its event loop, if it is plain: read and put at once, in that thread.
+
+To hand it to another thread costs more than the work: two threads of Python take turns, and each waits for the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eau2.doors import resp
+from eau2.doors.redis_words import failure, key_of
+from eau2.errors import Eau2Error, InvalidKey, OutcomeUnknown, WrongKind
+from eau2.store.expiry import bytes_of, until_of
+from eau2.store.nodes import Kind
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Sequence
+
+    from eau2.doors.connection import Connection
+    from eau2.doors.deadlines import Deadlines
+    from eau2.doors.keyspace import Keyspace
+    from eau2.doors.work import Plain
+    from eau2.store.here import Here
+    from eau2.store.nodes import Entry
+
+CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
+_ENTRY_BYTES = 150  # what the two cost besides
+CACHED_BYTES_MAX = 16 << 10  # a reply
+READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
+READ_BYTES_MAX = 1 << 20  # in one turn, and of the replies to one client; what is larger is done elsewhere
+WRITE_BYTES_MAX = 1 << 20
+_WRONG = failure(WrongKind(""))
+
+
+class TooMuch(Exception):  # no error: a normal outcome
+    """This is not done in the event loop's thread."""
+
+
+class Turn:
+    """Answers plain requests. For the event loop only.
+
+    Keeps replies by key, as long as nobody else writes: the store's generation says so. A request is done at a moment
+    between its coming and its reply, so that the reads of one turn, of which no client has a put too, may all be done
+    before the puts.
+    """
+
+    def __init__(self, store: Here, deadlines: Deadlines) -> None:
+        self._store, self._deadlines = store, deadlines
+        self._replies: dict[bytes, bytes] = {}
+        self._bytes = 0
+        self._generation: int | None = None  # for which the replies are right
+
+    def read(self, asked: Sequence[Plain]) -> list[bytes]:
+        """Return the replies to the reads `asked`. Errors of the store; TooMuch."""
+        generation = self._store.generation()
+        if generation is None or generation != self._generation or self._bytes > CACHE_BYTES_MAX:
+            self._replies.clear()
+            self._bytes = 0
+            self._generation = generation
+        kept = self._replies.__getitem__
+        answers: list[bytes] = []
+        missed: list[int] = []
+        for plain in asked:
+            try:
+                answers.append(_joined([*map(kept, plain.keys)]))
+            except KeyError:
+                missed.append(len(answers))
+                answers.append(b"")
+        if missed:
+            self._fill(asked, answers, missed)
+        return answers
+
+    def put(self, asked: Sequence[Plain]) -> list[bytes]:
+        """Do the puts `asked`; return the replies. StoreBusy, TooMuch and InvalidKey, and others of the whole: nothing
+        was done."""
+        pairs: dict[bytes, bytes] = {}
+        for plain in asked:
+            pairs.update(zip(plain.keys, plain.values or (), strict=True))
+        if sum(map(len, pairs.values())) > WRITE_BYTES_MAX:
+            raise TooMuch
+        generation = self._store.generation()
+        alone = self._store.put({key_of(key): value for key, value in pairs.items()})
+        if alone and generation is not None and generation == self._generation:
+            self._generation = self._store.generation()
+            for key in pairs.keys() & self._replies.keys():
+                del self._replies[key]
+        return [resp.OK * len(plain.keys) for plain in asked]
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _fill(self, asked: Sequence[Plain], answers: list[bytes], missed: Sequence[int]) -> None:
+        """Have the `answers` that were `missed`, for not all that is asked is kept. TooMuch."""
+        replies = self._replies
+        keys = {key for index in missed for key in asked[index].keys if key not in replies}
+        of_one_moment = not replies and len(keys) <= READ_TOGETHER_MAX
+        others = self._fetch(keys)
+        if not of_one_moment and (self._generation is None or self._store.generation() != self._generation):
+            raise TooMuch  # what one client asks must not be answered out of its order
+        for index in missed:
+            plain = asked[index]
+            answers[index] = _joined([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
+
+    def _fetch(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Have the replies for `keys`; return those that are not kept."""
+        others: dict[bytes, bytes] = {}
+        names: dict[str, bytes] = {}
+        for key in keys:
+            try:
+                names[key_of(key)] = key
+            except InvalidKey as error:
+                others[key] = failure(error)
+        ordered = list(names)
+        size = 0
+        for start in range(0, len(ordered), READ_TOGETHER_MAX):
+            if size > READ_BYTES_MAX:
+                raise TooMuch
+            for name, entry in self._store.get_many(ordered[start : start + READ_TOGETHER_MAX]).items():
+                key, (_, kind, payload) = names[name], entry
+                length = len(payload)
+                size += length
+                if kind != Kind.BYTES:
+                    self._add_other(others, name, key, entry)
+                    continue
+                reply = b"$%d\r\n%b\r\n" % (length, payload)
+                if length > CACHED_BYTES_MAX or self._generation is None:
+                    others[key] = reply
+                else:
+                    self._replies[key] = reply
+                    self._bytes += len(key) + length + _ENTRY_BYTES
+        return others
+
+    def _add_other(self, others: dict[bytes, bytes], name: str, key: bytes, entry: Entry) -> None:
+        """Add the reply for what is no plain bytes; none for what has ended."""
+        until = until_of(entry)
+        if until is None:
+            others[key] = _WRONG
+            return
+        self._deadlines.note(name, until)
+        if until > self._deadlines.now():
+            others[key] = resp.bulk(bytes_of(entry), resp3=False)
+
+
+def _joined(replies: list[bytes]) -> bytes:
+    # One client may ask for the same large value a thousand times.
+    if len(replies) > 1 and sum(map(len, replies)) > READ_BYTES_MAX:
+        raise TooMuch
+    return b"".join(replies)
+
+
+class Turns:
+    """Gathers what clients ask, and has it answered before the loop looks at their sockets again.
+
+    here: None where other processes must be asked; then nothing is gathered.
+    """
+
+    def __init__(
+        self, here: Here | None, deadlines: Deadlines, keyspace: Keyspace, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._turn = None if here is None else Turn(here, deadlines)
+        self._keyspace, self._loop = keyspace, loop
+        self._gathered: list[tuple[Connection, Plain]] = []
+
+    def gather(self, who: Connection, plain: Plain) -> bool:
+        """Whether `who` will be told what comes of `plain`, or is turned away, once all have said what they ask now.
+
+        Not while the other thread has work: it may hold what we would wait for.
+        """
+        if self._turn is None or not self._keyspace.idle:
+            return False
+        if not self._gathered:
+            self._loop.call_soon(self._answer)
+        self._gathered.append((who, plain))
+        return True
+
+    def _answer(self) -> None:
+        assert self._turn is not None
+        gathered, self._gathered = self._gathered, []
+        reads = [each for each in gathered if each[1].values is None]
+        puts = [each for each in gathered if each[1].values is not None]
+        for do, some in ((self._turn.read, reads), (self._turn.put, puts)):
+            if not some:
+                continue
+            try:
+                replies = do([plain for _, plain in some])
+            except OutcomeUnknown as error:  # it must not be done again
+                replies = [failure(error) * len(plain.keys) for _, plain in some]
+            except (Eau2Error, TooMuch):  # what one has wrong, or the store, is said to each by itself
+                for who, plain in some:
+                    who.turned_away(plain)
+                continue
+            for (who, _), reply in zip(some, replies, strict=True):
+                who.told(reply)

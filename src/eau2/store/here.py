@@ -1,0 +1,107 @@
+"""What only a node of this process can do: without waiting for others, or all or nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from eau2.errors import Eau2Error
+from eau2.store.database import BUSY_SECONDS_MAX, IS_ELSEWHERE
+from eau2.store.expiry import UNTIL
+from eau2.store.nodes import closed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eau2.store.changes import Outcome
+    from eau2.store.generation import Generation, Waiting
+    from eau2.store.nodes import Entry, Write
+    from eau2.store.reading import Reader
+    from eau2.store.writing import Writer
+
+_END = f"""case when {IS_ELSEWHERE} then (select substr(payload, 1, 8) from large where id = entry.payload)
+          else substr(payload, 1, 8) end"""
+_EXPIRING = f"select key, {_END} from entry where kind = 5"
+
+
+class Here(Protocol):
+    """What only a node of this process can do. `generation` and `put` are for one thread, an event loop's."""
+
+    def generation(self) -> int | None:
+        """Return a number that differs after any process has begun to commit; None while one is at it. 0.4 us.
+
+        What was read after a look at it is still true where it is the same later.
+        """
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """As `Node.get_many`."""
+
+    def put(self, values: Mapping[str, bytes]) -> bool:
+        """Put all of `values` in one transaction, as `Node.write`; return whether nobody else has written since
+        `generation` was looked at last. StoreBusy at once where another thread or process is writing. Errors of the
+        whole, after which nothing is changed, but for OutcomeUnknown."""
+
+    def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
+        """As `Node.write` of different keys without chunks, but all of them or, where one is refused, none."""
+
+    def expiring(self) -> list[tuple[str, int]]:
+        """Return the keys of all values that have an end, and this. 1 us each."""
+
+
+def here(reader: Reader, writer: Writer | None, generation: Generation, waiting: Waiting) -> Here | None:
+    """Return what only a node of this process can do; None of one that only reads."""
+    return None if writer is None else _NodeHere(reader, writer, generation, waiting)
+
+
+class _Refused(Exception):
+    """One of several writes is: what has been done of them is rolled back."""
+
+
+class _NodeHere:
+    """Not the node itself: that would hold itself, and outlive the last who holds it."""
+
+    def __init__(self, reader: Reader, writer: Writer, generation: Generation, waiting: Waiting) -> None:
+        self._reader, self._writer, self._waiting = reader, writer, waiting
+        self._counters = generation.counters
+        self._seen = -1  # `started` when it was looked at last
+        self.get_many = reader.get_many
+
+    def generation(self) -> int | None:
+        try:
+            self._seen, finished = self._counters[0], self._counters[1]
+        except ValueError:  # it was let go
+            raise closed() from None
+        return self._seen if finished == self._seen else None
+
+    def put(self, values: Mapping[str, bytes]) -> bool:
+        writer, before = self._writer, self._seen
+
+        def change() -> None:
+            writer.changes.put_all(values)
+            writer.require_room(sum(map(len, values.values())))
+
+        writer.transaction(change, seconds=0.0)
+        writer.writes += len(values)
+        self._waiting.notify()
+        # Ours made `started` one more: had another begun since, it would be two.
+        return bool(self._counters[0] == before + 1)
+
+    def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
+        writer = self._writer
+        outcomes: list[Outcome] = []
+
+        def change() -> None:
+            outcomes[:] = writer.changes.write(writes)
+            if any(isinstance(outcome, Eau2Error) for outcome in outcomes):
+                raise _Refused
+            writer.require_room(sum(len(write.payload) for write in writes))
+
+        try:
+            writer.transaction(change, seconds=BUSY_SECONDS_MAX)
+        except _Refused:
+            return outcomes
+        writer.writes += len(writes)
+        self._waiting.notify()
+        return outcomes
+
+    def expiring(self) -> list[tuple[str, int]]:
+        return [(key, UNTIL.unpack(until)[0]) for key, until in self._reader.rows(_EXPIRING) if until is not None]

@@ -1,0 +1,281 @@
+"""What is plain is answered in the event loop's thread: never old, never lost, and as if it were asked by itself."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from tests.until import SECONDS_MAX
+
+import eau2
+from eau2.doors import resp, server, turn
+from eau2.doors.deadlines import Deadlines
+from eau2.doors.resp import Commands
+from eau2.doors.turn import TooMuch, Turn
+from eau2.doors.work import Plain
+from eau2.errors import InvalidKey, StoreBusy
+
+
+@pytest.fixture
+def store(tmp_path):
+    with eau2.open(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def at_once(store):
+    return Turn(store.node.here, Deadlines())
+
+
+def reads(*keys):
+    return Plain([*keys], None, resp.NULL)
+
+
+def puts(**values):
+    return Plain([key.encode() for key in values], [*values.values()], resp.NULL)
+
+
+def encoded(*words):
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def test_a_turn_is_one_look_up_and_one_transaction(store, at_once):
+    before = store.statistics()
+    assert at_once.put([puts(a=b"1", b=b"2"), puts(a=b"3")]) == [resp.OK * 2, resp.OK]
+    assert at_once.read([reads(b"a", b"none", b"b"), reads(b"b")]) == [b"$1\r\n3\r\n$-1\r\n$1\r\n2\r\n", b"$1\r\n2\r\n"]
+    after = store.statistics()
+    assert (after.commits - before.commits, after.writes - before.writes, after.gets - before.gets) == (1, 2, 3)
+    assert at_once.read([reads(b"a", b"b")]) == [b"$1\r\n3\r\n$1\r\n2\r\n"]
+    assert store.statistics().gets == after.gets  # they were kept
+
+
+def test_what_is_kept_is_never_old(store, at_once, tmp_path):
+    with eau2.open(tmp_path / "store") as other:
+        for change in (
+            lambda: other.put("a", b"new"),
+            lambda: store.put("a", b"newer"),
+            lambda: other.delete("a"),
+            lambda: other.put("a", {"x": [1]}),
+            lambda: at_once.put([puts(a=b"last")]),
+        ):
+            store.put("a", b"old")
+            for _ in range(3):
+                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
+            change()
+            value = store.get("a", default=None)
+            expected = resp.bulk(value, resp3=False) if value is None or isinstance(value, bytes) else turn._WRONG
+            assert at_once.read([reads(b"a")]) == [expected]
+
+
+def test_our_own_puts_leave_what_else_is_kept(store, at_once):
+    store.put_many({"a": b"1", "b": b"2"})
+    for _ in range(2):
+        at_once.read([reads(b"a", b"b")])
+    gets = store.statistics().gets
+    at_once.put([puts(a=b"3")])
+    assert at_once.read([reads(b"b")]) == [b"$1\r\n2\r\n"]
+    assert store.statistics().gets == gets
+    assert at_once.read([reads(b"a")]) == [b"$1\r\n3\r\n"]
+
+
+def test_what_somebody_puts_at_the_same_time_is_not_taken_for_ours(store, at_once):
+    store.put_many({"a": b"1", "b": b"2"})
+    at_once.read([reads(b"a", b"b")])
+
+    class Beside(type(store.node.here)):
+        def put(self, values):
+            store.put("b", b"of somebody else")
+            return super().put(values)
+
+    store.node.here.__class__ = Beside
+    at_once.put([puts(a=b"3")])
+    assert at_once.read([reads(b"b")]) == [b"$16\r\nof somebody else\r\n"]
+
+
+def test_what_is_kept_is_bounded(store, at_once, monkeypatch):
+    monkeypatch.setattr(turn, "CACHE_BYTES_MAX", 2000)
+    store.put_many({f"k{number}": b"x" * 100 for number in range(100)})
+    for number in range(100):
+        at_once.read([reads(b"k%d" % number)])
+        assert len(at_once._replies) < 12
+    store.put("large", bytes(turn.CACHED_BYTES_MAX + 1))
+    at_once.read([reads(b"large")])
+    assert b"large" not in at_once._replies
+
+
+def test_what_is_long_is_done_elsewhere(store, at_once):
+    store.put_many({f"k{number}": bytes(100_000) for number in range(40)})
+    with pytest.raises(TooMuch):
+        at_once.read([reads(*(b"k%d" % number for number in range(40)))])
+    with pytest.raises(TooMuch):
+        at_once.put([puts(**{f"new{number}": bytes(100_000) for number in range(40)})])
+    store.put("large", bytes(turn.READ_BYTES_MAX))
+    with pytest.raises(TooMuch):
+        at_once.read([reads(b"large", b"large")])
+    with pytest.raises(TooMuch):
+        at_once.read([reads(*[b"k0"] * 11)])
+    assert len(at_once.read([reads(b"large")])[0]) > turn.READ_BYTES_MAX
+    with pytest.raises(InvalidKey):
+        at_once.put([Plain([b"a", b"\xff"], [b"1", b"2"], resp.NULL)])
+    assert not store.exists("a")
+    assert not store.exists("new0")
+    assert at_once.read([reads(b"\xff", b"a")])[0].startswith(b"-ERR a key is text")
+
+
+def test_nobody_is_waited_for(store, at_once):
+    """Another process has the write lock: the event loop does not stand still."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        entered.set()
+        assert leave.wait(SECONDS_MAX)
+
+    thread = threading.Thread(target=lambda: store.node._writer.transaction(hold))
+    thread.start()
+    try:
+        assert entered.wait(SECONDS_MAX)
+        with pytest.raises(StoreBusy):
+            at_once.put([puts(a=b"1")])
+    finally:
+        leave.set()
+        thread.join()
+    assert not store.exists("a")
+    assert at_once.put([puts(a=b"1")]) == [resp.OK]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_doors_are_the_same_on_either_loop(unserved, monkeypatch, loop):
+    if loop == "uvloop":
+        pytest.importorskip("uvloop", reason="needs eau2[serve]")
+    else:
+        monkeypatch.setattr(server, "_loop_factory", lambda: None)
+    unserved.open()
+    client, lines = unserved.redis(), unserved.lines()
+    for number in range(200):
+        client.send("SET", "k", number)
+        client.send("GET", "k")
+    assert [client.reply() for _ in range(400)] == [each for n in range(200) for each in ("OK", b"%d" % n)]
+    assert lines.ask(b"R k") == b"199"
+    assert loop in type(unserved.server._loop).__module__
+
+
+@pytest.mark.parametrize("how", ["each by itself", "together", "cut"])
+def test_requests_of_one_client_are_done_in_order(served_by, how):
+    client, expected = served_by.redis(), []
+    sent = []
+    for number in range(120):
+        key = b"k%d" % (number % 3)
+        sent += [
+            encoded(b"SET", key, b"%d" % number),
+            encoded(b"GET", key),
+            encoded(b"INCR", key),
+            encoded(b"GET", key),
+        ]
+        expected += ["OK", b"%d" % number, number + 1, b"%d" % (number + 1)]
+    if how == "together":
+        sent = [b"".join(sent)]
+    elif how == "cut":
+        stream = b"".join(sent)
+        sent = [stream[start : start + 37] for start in range(0, len(stream), 37)]
+    found = []
+    for data in sent:
+        client.socket.sendall(data)
+        if how == "each by itself":
+            found.append(client.reply())
+    found += [client.reply() for _ in range(len(expected) - len(found))]
+    assert found == expected
+
+
+def test_what_cannot_be_done_at_once_is_done_all_the_same(served):
+    """A key that is none, a frame, a value that is too large for a turn, while others ask what is plain."""
+    served.store.put("frame", {"a": [1]})
+    client, value = served.redis(), bytes(turn.WRITE_BYTES_MAX + 1)
+    for key, with_value in ((b"\xff", b"1"), (b"a", b"1"), (b"b", value)):
+        client.send("SET", key, with_value)
+    for key in (b"\xff", b"a", b"b", b"frame", b"none"):
+        client.send("GET", key)
+    found = [client.reply() for _ in range(8)]
+    assert [found[1], found[2], found[4], found[5], found[7]] == ["OK", "OK", b"1", value, None]
+    assert [str(found[each]).split()[0] for each in (0, 3, 6)] == ["ERR", "ERR", "WRONGTYPE"]
+
+
+def test_clients_that_write_and_read_see_their_own_and_each_others_writes(served):
+    """Counters that only grow: who has seen a number never sees a smaller one, by whatever way it was written."""
+    wrong, ended = [], threading.Event()
+
+    def write(name):
+        client = served.redis()
+        for number in range(300):
+            client.ask("SET", name, number)
+            if int(client.ask("GET", name)) != number:
+                wrong.append((name, number))
+
+    def write_beside():
+        for number in range(300):
+            served.store.put("beside", b"%d" % number)
+
+    def read():
+        client, seen = served.redis(), {}
+        while not ended.is_set():
+            for name in ("one", "two", "beside"):
+                value = int(client.ask("GET", name) or 0)
+                if value < seen.get(name, 0):
+                    wrong.append((name, value, seen[name]))
+                seen[name] = value
+
+    writers = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
+    writers.append(threading.Thread(target=write_beside))
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for thread in (*writers, *readers):
+        thread.start()
+    for thread in writers:
+        thread.join(SECONDS_MAX)
+    ended.set()
+    for thread in readers:
+        thread.join(SECONDS_MAX)
+    assert wrong == []
+
+
+WORD = some.one_of(some.binary(max_size=20), some.sampled_from([b"", b"\r\n", b"$1", b"*2", b"$3\r\nGET"]))
+
+
+@given(some.lists(some.tuples(some.sampled_from([b"GET", b"get", b"Get"]), WORD), max_size=8), some.binary(max_size=6))
+def test_what_is_taken_for_plain_is_what_the_commands_say(requests, tail):
+    data = b"".join(encoded(*words) for words in requests) + tail
+    found = resp.plain(data)
+    if found is not None:
+        assert [[words[0].upper(), words[1]] for words in Commands().feed(data)] == [[b"GET", key] for key in found[0]]
+        assert found[1] is None
+
+
+@given(some.lists(some.tuples(some.just(b"SET"), WORD, WORD), min_size=1, max_size=8))
+def test_plain_puts_are_what_the_commands_say(requests):
+    data = b"".join(encoded(*words) for words in requests)
+    found = resp.plain(data)
+    if found is None:
+        assert b"\r\n" in b"".join(word for words in requests for word in words[1:]) or any(
+            b"\r" in word or b"\n" in word for words in requests for word in words
+        )
+    else:
+        assert [*zip(*found, strict=True)] == [words[1:] for words in requests]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"*2\r\n$3\r\nGET\r\n$2\r\na\r\n",
+        b"*2\r\n$4\r\nGET\r\n$1\r\na\r\n",
+        b"*3\r\n$3\r\nGET\r\n$1\r\na\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nDEL\r\n$1\r\na\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$3\r\nGET\r\n$1\r\na\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r",
+        b"*2\r\n$3\r\nGET\r\n$01\r\na\r\n",
+        b"",
+        b"\r\n",
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_commands(data):
+    assert resp.plain(data) is None
