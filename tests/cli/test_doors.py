@@ -128,10 +128,10 @@ def answered(known, verb, key, value=b""):
 def test_without_its_parts_http_is_left_out_unless_it_is_asked_for(tmp_path):
     code = "import eau2.doors.server as s; s._HTTP_PARTS = ('no_such_part',); from eau2.cli import main; main()"
     command = [sys.executable, "-c", code, "serve", "--store", str(tmp_path / "store"), "--json"]
-    command += ["--crud-port", "0", "--redis-port", "0", "--udp-port", "0"]
+    command += [word for door in ("flight", "crud", "redis", "udp") for word in (f"--{door}-port", "0")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
-            assert set(json.loads(server.stdout.readline())["doors"]) == {"crud", "redis", "udp"}
+            assert set(json.loads(server.stdout.readline())["doors"]) == {"flight", "crud", "redis", "udp"}
             said = json.loads(server.stderr.readline())
             assert (said["event"], said["door"]) == ("left out", "http")
             assert "eau2[serve]" in said["hint"]

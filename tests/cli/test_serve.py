@@ -15,7 +15,7 @@ from tests.until import SECONDS_MAX, until
 import eau2 as library
 
 pytestmark = pytest.mark.slow
-DOORS = ("crud", "redis", "udp")
+DOORS = ("flight", "http", "crud", "redis", "udp")
 
 
 def ports(**given):
@@ -123,4 +123,4 @@ def test_a_server_serves_on_when_nobody_reads_what_it_says(tmp_path, closed, opt
         _, error = server.communicate(timeout=SECONDS_MAX)
         assert server.returncode == 0
     events = [json.loads(line)["event"] for line in error.splitlines()]
-    assert events == ([] if closed == "stderr" else ["listening"] * 3 + ["stopped"])
+    assert events == ([] if closed == "stderr" else ["listening"] * len(DOORS) + ["stopped"])

@@ -72,7 +72,9 @@ def held(parser):
 
 
 class Keys:
-    """A `View` of a dict."""
+    """A `View` of a dict, of values and when they end, at a moment that does not pass."""
+
+    now = 1_800_000_000_000
 
     def __init__(self):
         self.values = {}
@@ -80,16 +82,27 @@ class Keys:
     def get(self, key):
         if key == "frame":
             raise WrongKind("'frame' holds a frame")
-        return self.values.get(key)
+        return self.values[key][0] if self.has(key) else None
 
     def has(self, key):
-        return key in self.values
+        until = self.until(key)
+        return key in self.values and (until is None or until > self.now)
+
+    def until(self, key):
+        return self.values[key][1] if key in self.values else None
+
+    def expire(self, key):
+        if not self.has(key):
+            self.values.pop(key, None)
+
+    def note_ends(self):
+        pass
 
     def is_frame(self, key):
         return key == "frame"
 
-    def put(self, key, value):
-        self.values[key] = value
+    def put(self, key, value, *, until=None):
+        self.values[key] = value, until
 
     def delete(self, key):
         return self.values.pop(key, None) is not None

@@ -21,6 +21,7 @@ from tests.until import SECONDS_MAX
 
 import eau2
 from eau2.doors import flight_sql_ingest
+from eau2.doors.flight_received import Received
 from eau2.doors.flight_sql import FlightSql
 from eau2.doors.flight_sql_messages import packed, unpacked
 from eau2.doors.flight_sql_statements import IDLE_SECONDS, STATEMENTS_MAX
@@ -381,7 +382,7 @@ class Sent:
 
 def ingest(store, table, batches, **options):
     command = packed("CommandStatementIngest", table=table, table_definition_options=options)
-    return flight_sql_ingest.ingest(store, unpacked(command)[1], Sent(MORE.schema, batches))
+    return flight_sql_ingest.ingest(store, unpacked(command)[1], Received(Sent(MORE.schema, batches), lambda: False))
 
 
 def test_an_append_is_tried_again_when_another_came_between(store):

@@ -156,8 +156,8 @@ def test_whatever_is_sent_is_answered_or_refused(stranger, data):
     refused(sql.schema, access, descriptor)
     replies = []
     writer = SimpleNamespace(write=replies.append)
-    refused(sql.put, access, descriptor, Reader([ROWS, ROWS]), writer)
-    refused(sql.put, access, descriptor, Reader([ROWS, pa.record_batch({"m": ["x"]})]), writer)
+    refused(sql.put, access, descriptor, Reader([ROWS, ROWS]), writer, lambda: False)
+    refused(sql.put, access, descriptor, Reader([ROWS, pa.record_batch({"m": ["x"]})]), writer, lambda: False)
     for action in ("CreatePreparedStatement", "ClosePreparedStatement", "CancelQuery", "BeginTransaction", "other"):
         refused(lambda action=action: list(sql.act(access, flight.Action(action, data)) or ()))
     assert stranger.store.frame("t").schema.names == ["n"]
@@ -173,7 +173,7 @@ def test_what_is_no_flight_sql_is_left_to_others(stranger, data):
     assert (
         sql.info(access, descriptor) is sql.schema(access, descriptor) is sql.get(access, flight.Ticket(data)) is None
     )
-    assert sql.put(access, descriptor, None, None) is False
+    assert sql.put(access, descriptor, None, None, lambda: False) is False
     assert sql.act(access, flight.Action("other", data)) is None
     path = flight.FlightDescriptor.for_path("t")
     assert sql.info(access, path) is sql.schema(access, path) is None
@@ -203,6 +203,7 @@ def test_a_query_is_read_or_refused_wherever_it_comes_in(stranger, query):
                 flight.FlightDescriptor.for_command(command),
                 Reader(batches),
                 SimpleNamespace(write=replies.append),
+                lambda: False,
             )
             refused(sql.info, access, flight.FlightDescriptor.for_command(command))
         refused(sql.get, access, flight.Ticket(command))

@@ -9,7 +9,7 @@ import pytest
 from tests.until import SECONDS_MAX, until
 
 import eau2
-from eau2.doors import keyspace
+from eau2.doors import keyspace, view
 from eau2.doors.keyspace import Keyspace
 from eau2.doors.redis import Listings, RedisConversation
 from eau2.doors.tokens import Access, Tokens
@@ -204,7 +204,7 @@ def test_what_was_submitted_is_done_before_the_end(store):
 def test_nothing_is_kept_of_what_was_read_when_nobody_asks(served):
     def kept():
         gc.collect()
-        return [each for each in gc.get_objects() if isinstance(each, keyspace._Found | keyspace._Job)]
+        return [each for each in gc.get_objects() if isinstance(each, view.Found | view.Job)]
 
     before = kept()  # of other tests
     served.store.put("big", bytes(1 << 20))

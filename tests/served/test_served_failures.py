@@ -35,7 +35,7 @@ class Serving:
 
     def __init__(self, directory, port=0, *options):
         self.directory = directory
-        others = [word for door in ("crud", "redis", "udp") for word in (f"--{door}-port", "off")]
+        others = [word for door in ("http", "crud", "redis", "udp") for word in (f"--{door}-port", "off")]
         command = [*EAU2, "serve", "--store", str(directory), "--flight-port", str(port), *others, "--json", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         host, self.port = json.loads(self.process.stdout.readline())["doors"]["flight"]

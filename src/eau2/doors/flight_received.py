@@ -19,12 +19,12 @@ _GONE_SECONDS = 0.005  # after the end of a stream gRPC may find that it was bro
 class Received:
     """The batches that a client sends, checked and counted as they come.
 
-    A connection that breaks off looks to the reader as if the client had sent all: `gave_up` tells. With `mark`, that
-    must have come with a message.
+    A connection that breaks off looks to the reader as if the client had sent all: `gave_up` tells, where it matters.
+    With `mark`, that must have come with a message.
     """
 
     def __init__(
-        self, reader: flight.MetadataRecordBatchReader, gave_up: Callable[[], bool], *, mark: bytes = b""
+        self, reader: flight.MetadataRecordBatchReader, gave_up: Callable[[], bool] | None, *, mark: bytes = b""
     ) -> None:
         self.schema: pa.Schema = reader.schema
         self.rows = 0
@@ -45,9 +45,9 @@ class Received:
 
     def check_whole(self) -> None:
         """Raise InvalidValue unless all has come."""
-        if not self._mark:
+        if self._gave_up is not None and not self._mark:
             time.sleep(_GONE_SECONDS)
-        if self._gave_up() or not self._marked:
+        if not self._marked or (self._gave_up is not None and self._gave_up()):
             raise InvalidValue("the client gave up halfway: nothing was changed")
 
     def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:

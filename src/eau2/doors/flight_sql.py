@@ -115,7 +115,7 @@ class FlightSql:
             elif name == "CommandPreparedStatementQuery":
                 check_role(access, Role.READ)
                 handle = command.prepared_statement_handle
-                received = Received(reader, gave_up)
+                received = Received(reader, None)
                 self._statements.bind(handle, received.schema, iter(received))
                 done = self._messages.plain("DoPutPreparedStatementResult", prepared_statement_handle=handle)
             else:

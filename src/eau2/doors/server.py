@@ -191,7 +191,9 @@ class Server:
         except OSError as error:
             if datagrams is not None:
                 datagrams.close()
-            why = os.strerror(error.errno) if error.errno else error  # asyncio's words say the address again
+            cause = error if error.errno else error.__cause__ or error.__context__  # uvloop's own has no number
+            number = getattr(cause, "errno", None)
+            why = os.strerror(number) if number else error  # asyncio's words say the address again
             raise StoreUnusable(
                 f"the {door[0]} door cannot listen at {doors.host}:{door[1]}: {why}",
                 hint="another process may have the port: 0 is any that is free",
