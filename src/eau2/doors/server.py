@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -212,7 +213,7 @@ class Server:
             )
         except (OSError, pa.ArrowException) as error:
             raise StoreUnusable(
-                f"the flight door cannot listen at {doors.host}:{doors.flight_port}: {error}",
+                f"the flight door cannot listen at {doors.host}:{doors.flight_port}: {_grpcs_reason(error)}",
                 hint="another process may have the port: 0 is any that is free",
             ) from error
         self._opened("flight", (doors.host, found.port))
@@ -313,6 +314,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _grpcs_reason(error: Exception) -> str:
+    """Return why gRPC cannot listen, which it says in many words."""
+    known = os.strerror(errno.EADDRINUSE), os.strerror(errno.EACCES), os.strerror(errno.EADDRNOTAVAIL)
+    return next((text for text in known if text in str(error)), str(error).splitlines()[0])
 
 
 def _enlarge(transport: asyncio.DatagramTransport) -> None:
