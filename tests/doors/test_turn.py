@@ -62,8 +62,9 @@ def test_what_is_kept_is_never_old(store, at_once, tmp_path):
         ):
             store.put("a", b"old")
             for _ in range(3):
-                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
+                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"] == [at_once.kept(reads(b"a"))]
             change()
+            assert at_once.kept(reads(b"a")) is None
             value = store.get("a", default=None)
             expected = resp.bulk(value, resp3=False) if value is None or isinstance(value, bytes) else turn._WRONG
             assert at_once.read([reads(b"a")]) == [expected]

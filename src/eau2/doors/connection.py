@@ -57,8 +57,7 @@ class Connection(asyncio.Protocol):
         self._moved = self._shared.now()
         if not self._busy and not self._waiting and not self._paused:
             plain = self._conversation.plain(data)
-            if plain is not None and self._shared.gather(self, plain):
-                self._busy = True
+            if plain is not None and self._answers_now(plain):
                 return
         requests = self._conversation.feed(data)
         if requests:
@@ -137,6 +136,16 @@ class Connection(asyncio.Protocol):
             self._leave(f"idle for {IDLE_SECONDS:g} seconds")
 
     # -- private ------------------------------------------------------------------------------------------------------
+
+    def _answers_now(self, plain: Plain) -> bool:
+        """Whether `plain` is answered, or will be in this turn of the loop."""
+        reply = self._shared.kept(plain)
+        if reply is not None:
+            assert self._transport is not None
+            self._transport.write(reply)
+            return True
+        self._busy = self._shared.gather(self, plain)
+        return self._busy
 
     def _leave(self, why: str) -> None:
         assert self._transport is not None

@@ -48,7 +48,8 @@ class Shared:
         self._loopback = Networks(LOOPBACK)
         self._told: deque[tuple[Callable[[list[Outcome]], None], list[Outcome]]] = deque()
         self._telling = False  # the loop was asked to call `_tell`
-        self.gather = Turns(store.node.here, deadlines, self._keyspace, self._loop).gather
+        turns = Turns(store.node.here, deadlines, self._keyspace, self._loop)
+        self.gather, self.kept = turns.gather, turns.kept
         self._members = (-_MEMBERS_SECONDS, 0)
         self._begun = self.now()
         self.closed_too: list[Callable[[], None]] = []  # what doors have besides connections

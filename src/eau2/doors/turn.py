@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from eau2.doors import resp
 from eau2.doors.redis_words import failure, key_of
-from eau2.errors import Eau2Error, InvalidKey, OutcomeUnknown, WrongKind
+from eau2.errors import Eau2Error, InvalidKey, OutcomeUnknown, StoreClosed, WrongKind
 from eau2.store.expiry import bytes_of, until_of
 from eau2.store.nodes import Kind
 
@@ -50,6 +50,18 @@ class Turn:
         self._replies: dict[bytes, bytes] = {}
         self._bytes = 0
         self._generation: int | None = None  # for which the replies are right
+
+    def kept(self, plain: Plain) -> bytes | None:
+        """Return the reply to `plain` where it is kept: nobody has begun to write since it was read. 1 us."""
+        if plain.values is not None:
+            return None
+        try:
+            generation = self._store.generation()
+            if generation is None or generation != self._generation:
+                return None
+            return _joined([*map(self._replies.__getitem__, plain.keys)])
+        except (KeyError, TooMuch, StoreClosed):
+            return None
 
     def read(self, asked: Sequence[Plain]) -> list[bytes]:
         """Return the replies to the reads `asked`. Errors of the store; TooMuch."""
@@ -158,6 +170,7 @@ class Turns:
         self, here: Here | None, deadlines: Deadlines, keyspace: Keyspace, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._turn = None if here is None else Turn(here, deadlines)
+        self.kept = (lambda plain: None) if self._turn is None else self._turn.kept
         self._keyspace, self._loop = keyspace, loop
         self._gathered: list[tuple[Connection, Plain]] = []
 
