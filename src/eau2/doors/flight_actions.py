@@ -11,6 +11,7 @@ from eau2.doors.tokens import Role
 from eau2.errors import Eau2Error, InvalidOption, KeyMissing, QueryError, ValueTooLarge, WrongKind
 from eau2.served.wire import PROTOCOL, REPLY_BYTES, WRITE_BYTES_MAX, Header, described, message
 from eau2.store.arguments import check_keys, checked_prefix
+from eau2.store.expiry import UNTIL
 from eau2.store.nodes import Expect, Kind, Write
 from eau2.store.store import VALUE_BYTES_MAX
 from eau2.values.chunk import same_chunks
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Reply = tuple[Header, bytes]
     Verb = Callable[[Header, memoryview], Iterator[Reply]]
 
+_SENT = (Kind.BYTES, Kind.EXPIRING, Kind.DELETED)  # with their bytes in the call
 _KEYS_TOGETHER = 10_000  # in one reply
 
 
@@ -140,9 +142,9 @@ class Actions:
                 if kind == Kind.FRAME:
                     manifest, staged = self._sessions.take(header.get("session"), what)
                     writes.append(Write(key, Kind.FRAME, manifest, staged, wanted))
-                elif kind in (Kind.BYTES, Kind.DELETED):
+                elif kind in _SENT:
                     value = bytes(payload[start : start + what])
-                    if len(value) != what or what > VALUE_BYTES_MAX:
+                    if len(value) != what or not _fits(kind, what):
                         raise InvalidOption(f"{key!r}: {what!r:.40} bytes were announced, {len(value):,} came")
                     start += what
                     writes.append(Write(key, Kind(kind), value, (), wanted))
@@ -204,6 +206,11 @@ def _listed(header: Header, name: str) -> list[Any]:
     if not isinstance(found, list):
         raise InvalidOption(f"{name} is a list, not {found!r:.40}")
     return found
+
+
+def _fits(kind: int, size: int) -> bool:
+    begins = UNTIL.size if kind == Kind.EXPIRING else 0
+    return begins <= size <= begins + (0 if kind == Kind.DELETED else VALUE_BYTES_MAX)
 
 
 def _expected(expect: object) -> int:

@@ -18,6 +18,7 @@ from eau2.errors import InvalidOption, InvalidValue, KeyMissing, StoreBusy, Vers
 from eau2.frame.frame import Frame, read_batches
 from eau2.ingest.files import is_file
 from eau2.store.arguments import checked_prefix
+from eau2.store.expiry import bytes_of
 from eau2.store.nodes import Kind
 from eau2.values.key import check_key
 
@@ -148,8 +149,8 @@ def _look_up(store: Store, key: str) -> Found:
     """Return the value under `key` with its version. KeyMissing."""
     for _ in range(_TRIES_MAX):
         entry = store.node.get(check_key(key))
-        if entry is not None and entry.kind == Kind.BYTES:
-            return Found(entry.version, entry.payload)
+        if entry is not None and entry.kind in (Kind.BYTES, Kind.EXPIRING):
+            return Found(entry.version, bytes_of(entry))
         value = store.get(key)
         if isinstance(value, Frame):
             return Found(value.version or 0, value)

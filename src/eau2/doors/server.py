@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import threading
@@ -208,12 +207,14 @@ class Server:
         from eau2.doors.flight import FlightDoor  # Flight takes 30 ms to import
 
         try:
+            _require_free(doors.host, doors.flight_port)
             found = FlightDoor(
                 self._store, self._tokens, shared.audit, doors.host, doors.flight_port, self._certificate
             )
         except (OSError, pa.ArrowException) as error:
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             raise StoreUnusable(
-                f"the flight door cannot listen at {doors.host}:{doors.flight_port}: {_grpcs_reason(error)}",
+                f"the flight door cannot listen at {doors.host}:{doors.flight_port}: {why}",
                 hint="another process may have the port: 0 is any that is free",
             ) from error
         self._opened("flight", (doors.host, found.port))
@@ -316,10 +317,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _grpcs_reason(error: Exception) -> str:
-    """Return why gRPC cannot listen, which it says in many words."""
-    known = os.strerror(errno.EADDRINUSE), os.strerror(errno.EACCES), os.strerror(errno.EADDRNOTAVAIL)
-    return next((text for text in known if text in str(error)), str(error).splitlines()[0])
+def _require_free(host: str, port: int) -> None:
+    """Raise OSError where `port` is taken: gRPC only says that it did not start, and writes to standard error."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as trying:
+        trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trying.bind(address)
 
 
 def _enlarge(transport: asyncio.DatagramTransport) -> None:
