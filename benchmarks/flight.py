@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from typing import TYPE_CHECKING
 
 from pyarrow import flight
 
 import eau2
-from benchmarks.distributed import Asked
+from benchmarks.distributed import PEERS_PYTHON, Asked
 from benchmarks.doors import _free_port
 from benchmarks.frames import table_of
 from benchmarks.measure import interleaved, scratch, sized, target
@@ -46,21 +48,33 @@ def serve(path: str) -> None:
         sys.stdin.read()
 
 
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise RuntimeError("Ray's server for ray:// does not listen")
+
+
 @contextlib.contextmanager
 def _ray(folder: str, size: int) -> Iterator[Asked]:
     """A machine of Ray with a server for ray://, and a driver that asks it."""
     port = _free_port()
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block", "--num-cpus=2"]
+    ray = [str(PEERS_PYTHON.with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     ray += [f"--port={_free_port()}", f"--ray-client-server-port={port}", "--include-dashboard=false"]
     ray += [f"--object-store-memory={4 * size}", f"--temp-dir={folder}/r"]
     with open(f"{folder}/ray.log", "wb") as log, subprocess.Popen(ray, stdout=log, stderr=log) as head:
-        driver = [sys.executable, "-m", "benchmarks.flight_child", "ray", f"ray://127.0.0.1:{port}", str(size)]
-        asked = Asked("ray", driver, f"{folder}/driver.log")
+        driver = [str(PEERS_PYTHON), "-m", "benchmarks.peers.ray_client", f"ray://127.0.0.1:{port}", str(size)]
         try:
-            asked.ready()
-            yield asked
+            _wait_for(port)
+            asked = Asked("ray", driver, f"{folder}/driver.log")
+            try:
+                asked.ready()
+                yield asked
+            finally:
+                asked.end()
         finally:
-            asked.end()
             head.terminate()
             head.wait(timeout=60)
 
@@ -72,7 +86,7 @@ def run() -> dict:
     with (
         tempfile.TemporaryDirectory(dir=scratch(), prefix="flight") as folder,
         tempfile.TemporaryDirectory(prefix="ray") as short,  # sockets have short names
-        _printing(sys.executable, "-m", "benchmarks.flight_child", "bare") as bare_port,
+        _printing(sys.executable, "-m", "benchmarks.flight_child") as bare_port,
         _printing(sys.executable, "-c", f"from benchmarks.flight import serve; serve({folder!r})") as port,
         eau2.open(f"eau2://127.0.0.1:{port}") as store,
         flight.connect(("127.0.0.1", int(port))) as plain,
@@ -89,8 +103,8 @@ def run() -> dict:
             return work
 
         def got() -> object:
-            store.node.cache.clear()  # type: ignore[attr-defined]  # what was brought once is not brought again
-            return store.frame("table").to_arrow()
+            with eau2.open(f"eau2://127.0.0.1:{port}") as fresh:  # what was brought once is not brought again
+                return fresh.frame("table").to_arrow()
 
         def get(client: flight.FlightClient) -> Callable[[], object]:
             return lambda: client.do_get(flight.Ticket(b'{"key": "plain"}')).read_all()

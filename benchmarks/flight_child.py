@@ -1,16 +1,11 @@
-"""Processes for flight.py: a Flight server of nothing but pyarrow, which keeps what it is given in memory; and a driver
-that asks Ray over ray:// to put and get a table."""
+"""A Flight server of nothing but pyarrow, which keeps the table that it is given in memory. Ends with its input."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import flight
-
-from benchmarks.frames import table_of
-from benchmarks.peers import serve
 
 
 class Bare(flight.FlightServerBase):
@@ -23,29 +18,11 @@ class Bare(flight.FlightServerBase):
         return flight.RecordBatchStream(self.table)
 
 
-def bare() -> None:
+def main() -> None:
     with Bare(("127.0.0.1", 0)) as server:
         print(server.port, flush=True)
         sys.stdin.read()
 
 
-def ray_client(address: str, size: int) -> None:
-    import ray
-
-    table = table_of(size)
-    ray.init(address, logging_level="ERROR")
-    kept = [ray.put(table)]
-
-    def answer(name: str) -> pa.Table:
-        if name == "put":
-            kept[0] = None  # its memory is free for the next
-            kept[0] = ray.put(table)
-            return table.slice(0, 0)
-        return ray.get(kept[0])
-
-    serve(answer)
-    ray.shutdown()
-
-
 if __name__ == "__main__":
-    bare() if sys.argv[1] == "bare" else ray_client(sys.argv[2], int(sys.argv[3]))
+    main()
