@@ -10,10 +10,9 @@ from eau2.errors import InvalidOption
 from eau2.frame.tables import FrameTables
 from eau2.query.engine import Engine
 from eau2.remote.address import SCHEME, require_ray
+from eau2.served.address import SCHEME as SERVED
 from eau2.store.local import LocalNodes
 from eau2.store.store import Store
-
-SERVED = "eau2://"
 
 if TYPE_CHECKING:
     from eau2.store.nodes import Nodes
@@ -28,7 +27,7 @@ def open(  # `eau2.open` is what users type
     flush: Literal["process", "power"] = "process",
     memory_bytes: int | None = None,
     token: str | None = None,
-    tls: bool | str | os.PathLike[str] = False,
+    tls: bool | str | os.PathLike[str] | None = None,
 ) -> Store:
     """Open the store in the directory `path`, making it when there is none. About 10 ms.
 
@@ -40,7 +39,8 @@ def open(  # `eau2.open` is what users type
     "eau2://HOST:PORT" is a store that `eau2 serve` serves there; the port is 7400 by default. It has the nodes,
     replicas and flush that it is served with; queries run there. token: what the server knows us by; by default
     EAU2_TOKEN of the environment. tls: True where the server has a certificate that this machine trusts, or the path of
-    the certificates to trust (PEM). Raises ClusterUnavailable when nobody answers there, or refuses us; VersionsDiffer.
+    the certificates to trust (PEM); by default EAU2_TLS_CA of the environment. Raises ClusterUnavailable when nobody
+    answers there, or refuses us; VersionsDiffer.
 
     nodes: how many nodes it has, all in this directory and in each process that opens it: keys and chunks are spread
     over them and copied as on a cluster, for tests, for learning, and over several disks. By default as many as the
@@ -68,7 +68,7 @@ def open(  # `eau2.open` is what users type
     is_elsewhere = text.startswith((SCHEME, SERVED))
     if is_elsewhere and (nodes is not None or replicas is not None or flush != "process"):
         raise InvalidOption(f"{text!r} has the nodes, replicas and flush that it was made with", hint="leave them out")
-    if not text.startswith(SERVED) and (token is not None or tls):
+    if not text.startswith(SERVED) and (token is not None or tls is not None):
         raise InvalidOption(f"token and tls are for a served store, not for {text!r}", hint="leave them out")
     if text.startswith(SERVED):
         members, tables = _served(text, token, tls, memory_bytes)
@@ -86,13 +86,13 @@ def _tables(memory_bytes: int | None) -> FrameTables:
 
 
 def _served(
-    text: str, token: str | None, tls: bool | str | os.PathLike[str], memory_bytes: int | None
+    text: str, token: str | None, tls: bool | str | os.PathLike[str] | None, memory_bytes: int | None
 ) -> tuple[Nodes, FrameTables]:
     from eau2.served.connecting import connect  # Flight takes 30 ms to import
     from eau2.served.node import ServedNodes
     from eau2.served.tables import ServedTables
 
-    connection = connect(text, os.environ.get("EAU2_TOKEN", "") if token is None else token, tls)
+    connection = connect(text, token, tls)
     return ServedNodes(connection), ServedTables(connection, memory_bytes)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -10,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import flight
 from tests.served.serving import FLIGHT_ONLY, address_of, serving
+from tests.until import SECONDS_MAX
 
 import eau2
+from eau2.doors.certificates import make_pair
 from eau2.doors.server import Server
 from eau2.doors.tokens import Role, Tokens
 from eau2.errors import ClusterUnavailable, InvalidOption, KeyMissing, ReadOnly
@@ -223,6 +228,26 @@ def test_a_missing_key_names_those_that_are_near(tmp_path):
         store.put("commits", b"")
         with pytest.raises(KeyMissing, match="did you mean 'commits'"):
             store.get("comits")
+
+
+@pytest.mark.slow
+def test_commands_take_the_address_and_tls_its_certificate(tmp_path, monkeypatch):
+    pair = make_pair(tmp_path / "pair")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    certificate = pair.certificate.read_bytes(), pair.key.read_bytes()
+    with serving(
+        tmp_path / "store", tls=context, certificate=certificate, tokens=Tokens([(WRITE, Role.WRITE)])
+    ) as address:
+        with eau2.open(address, token=WRITE, tls=pair.certificate) as store:
+            store.put("t", TABLE)
+        with pytest.raises(ClusterUnavailable):
+            eau2.open(address, token=WRITE)
+        monkeypatch.setenv("EAU2_TOKEN", WRITE)
+        monkeypatch.setenv("EAU2_TLS_CA", str(pair.certificate))
+        command = [sys.executable, "-c", "from eau2.cli import main; main()", "--store", address, "get", "t"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=True)
+        assert "3 rows" in ran.stdout
 
 
 def test_the_server_is_a_context_of_its_own(tmp_path):

@@ -20,6 +20,7 @@ from eau2.cli.screen import screen
 from eau2.errors import Eau2Error, InvalidOption, WaitTimeout
 from eau2.opening import open as open_store
 from eau2.remote.address import SCHEME
+from eau2.served.address import SCHEME as SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +34,9 @@ _LOOK_SECONDS = 0.01  # between two looks for a store that another process is to
 
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", metavar="PATH", help="The store's directory, or ray:; else EAU2_STORE, else ./eau2-data."),
+    typer.Option(
+        "--store", metavar="PATH", help="A directory, ray:, or eau2://HOST:PORT; else EAU2_STORE, else ./eau2-data."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
@@ -78,7 +81,7 @@ class Call:
 
     def store_exists(self) -> bool:
         """Whether opening would find something: a store, or what is none. An empty directory is nothing."""
-        if self.store_path.startswith(SCHEME):
+        if self.store_path.startswith((SCHEME, SERVED)):
             return True  # opening says whether it is
         path = Path(self.store_path)
         try:

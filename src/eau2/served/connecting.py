@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import re
+import os
 import ssl
-from typing import TYPE_CHECKING
 
 from eau2.errors import InvalidOption
+from eau2.served.address import address_of
 from eau2.served.connection import Connection
-from eau2.served.wire import PORT
 
-if TYPE_CHECKING:
-    import os
-
-_FORM = re.compile(r"eau2://(?P<host>[^/:\[\]@?#\s]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?/?")
+TOKEN, ROOTS = "EAU2_TOKEN", "EAU2_TLS_CA"  # of the environment: where nothing is passed
 
 
-def connect(address: str, token: str = "", tls: bool | str | os.PathLike[str] = False) -> Connection:
-    """Return a connection with the server at `address`, which is not asked anything yet.
+def connect(text: str, token: str | None = None, tls: bool | str | os.PathLike[str] | None = None) -> Connection:
+    """Return a connection with the server at `text`, which is not asked anything yet.
 
     tls: True, or the path of the certificates to trust. InvalidOption for what is no address, token or file.
     """
-    found = _FORM.fullmatch(address)
-    if found is None or int(found["port"] or PORT) > 65535:
-        raise InvalidOption(f"{address!r} is no address of a served store", hint="for example eau2://127.0.0.1:7400")
+    address = address_of(text)
+    token = os.environ.get(TOKEN, "") if token is None else token
     if not (token.isascii() and token.isprintable()):
         raise InvalidOption("a token is printable ASCII text", hint="pass what the server has in its --token-file")
-    return Connection(f"{found['host']}:{found['port'] or PORT}", token, roots=_roots(tls))
+    return Connection(address, token, roots=_roots(os.environ.get(ROOTS) or False if tls is None else tls))
 
 
 def _roots(tls: bool | str | os.PathLike[str]) -> bytes | None:
@@ -35,7 +30,7 @@ def _roots(tls: bool | str | os.PathLike[str]) -> bytes | None:
         return None
     path = (ssl.get_default_verify_paths().cafile or "") if isinstance(tls, bool) else tls
     if not path:
-        return b""  # gRPC has its own
+        return b""
     try:
         with open(path, "rb") as file:
             return file.read()
