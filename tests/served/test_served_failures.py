@@ -118,6 +118,18 @@ class TestTheServerDies:
             assert direct.check().faults == ()
             assert direct.statistics().chunks == 1
 
+    def test_who_waits_for_the_answer_of_a_server_that_hangs_hears_of_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("eau2.served.connection._KEEP_SECONDS", 0.3)
+        with Serving(tmp_path / "store") as server, eau2.open(server.address) as store:
+            store.put("big", numbered(40))
+            batches = store.sql("select n from big").batches()
+            next(batches)
+            server.process.send_signal(signal.SIGSTOP)
+            with pytest.raises(NodeUnavailable):
+                list(batches)
+            server.process.send_signal(signal.SIGCONT)
+            assert until(lambda: _answered(store, "none") is None)
+
     def test_a_waiter_hears_of_a_server_that_is_gone(self, tmp_path):
         with (
             Serving(tmp_path / "store") as server,

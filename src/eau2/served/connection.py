@@ -37,6 +37,8 @@ CALL_SECONDS = 60.0  # of one call, besides what its bytes take
 LONG_SECONDS = 24 * 3600.0  # of what reads or rewrites all that is stored
 BYTES_A_SECOND_MIN = 1 << 20
 _KEEP_SECONDS = LEASE_SECONDS / 4
+_SILENT_MAX = 4  # times that the server says nothing when it is told that we live: then its streams are given up
+_PING_MS, _PONG_MS = 310_000, 20_000  # of gRPC, for what is sent: a server takes pings each 300 s, and no more often
 _GATHER_SECONDS = 0.05  # released frames are told of together
 _NOT_SENT = ("failed to connect", "Connection refused", "name resolution", "DNS")  # of gRPC: nobody got the call
 
@@ -47,10 +49,14 @@ class Connection:
     def __init__(self, address: str, token: str = "", *, roots: bytes | None = None) -> None:
         self.address = address
         self._client = flight.FlightClient(
-            f"{'grpc' if roots is None else 'grpc+tls'}://{address}", tls_root_certs=roots or None
+            f"{'grpc' if roots is None else 'grpc+tls'}://{address}",
+            tls_root_certs=roots or None,
+            generic_options=[("grpc.keepalive_time_ms", _PING_MS), ("grpc.keepalive_timeout_ms", _PONG_MS)],
         )
         self._headers = [(b"authorization", b"Bearer " + token.encode())] if token else []
+        self._beginning = threading.Lock()  # held while a session is begun
         self._lock = threading.Lock()  # guards everything below
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._session = ""
         self._held = 0
         self._closed = False
@@ -92,7 +98,10 @@ class Connection:
         """Return the pieces of that stream; a context, which another thread may end by cancelling its `reader`."""
         try:
             ticket = flight.Ticket(json.dumps(asked).encode())
-            return Stream(self._client.do_get(ticket, self._options(seconds)), self._error)
+            stream = Stream(self._client.do_get(ticket, self._options(seconds)), self._error)
+            with self._lock:
+                self._streams.add(stream)
+            return stream
         except (flight.FlightError, pa.ArrowException) as error:
             raise self._error(error) from None
 
@@ -163,13 +172,16 @@ class Connection:
 
     def session(self) -> str:
         """Return the name of the session, which is begun if need be."""
-        with self._lock:
+        with self._beginning:
             if not self._session:
-                self._session = self.call("begin")[0][0]["session"]
-            if self._keeper is None:
-                self._keeper = threading.Thread(target=self._keep, name="eau2-served", daemon=True)
-                self._keeper.start()
-            return self._session
+                name = self.call("begin")[0][0]["session"]
+                with self._lock:
+                    self._session = name
+            with self._lock:
+                if self._keeper is None:
+                    self._keeper = threading.Thread(target=self._keep, name="eau2-served", daemon=True)
+                    self._keeper.start()
+                return self._session
 
     def in_session(self, verb: str, header: Header) -> tuple[str, Header]:
         """Return the session, and the reply to `verb` in it: in another one when the server has lost it."""
@@ -205,6 +217,7 @@ class Connection:
             keeper.join(1.0)
 
     def _keep(self) -> None:
+        silent = 0
         while True:
             released = self._released()
             with self._lock:
@@ -217,11 +230,22 @@ class Connection:
                 if name:
                     theirs = [number for session, number in released if session == name]
                     self.call("keep", {"session": name, "released": theirs}, seconds=_KEEP_SECONDS)
+                silent = 0
             except SessionGone:
                 self.lost(name)
             except Eau2Error:  # who asks for something hears of it; here it is only tried again
                 if over:
                     return
+                silent += 1
+                if silent >= _SILENT_MAX:
+                    self._give_up()
+
+    def _give_up(self) -> None:
+        """Have all that waits for more of a stream hear that the server does not answer."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.reader.cancel()
 
     def _released(self) -> list[tuple[str, int]]:
         """Wait for frames that nobody holds any more, or until it is time to say that we live."""
