@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from pyarrow import flight
 
+from eau2.doors.flight_rows import streamed
 from eau2.doors.flight_sql import FlightSql
 from eau2.doors.tokens import Access, Role, Tokens
 
@@ -30,7 +31,8 @@ class SqlServer(flight.FlightServerBase):
         return _known(self.sql.schema(self.access, descriptor))
 
     def do_get(self, context, ticket):
-        return _known(self.sql.get(self.access, ticket))
+        schema, batches = _known(self.sql.get(self.access, ticket))
+        return flight.GeneratorStream(schema, streamed(schema, batches))
 
     def do_put(self, context, descriptor, reader, writer):
         _known(self.sql.put(self.access, descriptor, reader, writer, context.is_cancelled) or None)

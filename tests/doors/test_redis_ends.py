@@ -14,7 +14,7 @@ import eau2
 from eau2.doors import deadlines, server
 from eau2.doors.deadlines import Deadlines, Sweep, Sweeping
 from eau2.doors.keyspace import Keyspace
-from eau2.errors import StoreBusy
+from eau2.errors import StoreBusy, ValueTooLarge
 
 
 class Clock:
@@ -333,3 +333,22 @@ def test_commands_are_answered_as_by_a_model(served, clock, commands):
         found = None if command[0] == "wait" else client.ask(*command)
         assert (type(found) if isinstance(found, RedisError) else found) == model.run(*command), command
     client.close()
+
+
+def test_values_too_large_to_be_read_together_are_swept_in_small_parts(clock):
+    noted, asked = Deadlines(clock), []
+    sweeping = Sweeping(noted, lambda commands, done: asked.append((commands[0].reads, done)))
+    for number in range(20):
+        noted.note(f"k{number:02}", 1000)
+    sizes = []
+    for outcome in (ValueTooLarge("too much"), ValueTooLarge("too much"), True):
+        sweeping.sweep()
+        keys, done = asked.pop()
+        sizes.append(len(keys))
+        done([outcome])
+    while asked:  # after a success the next follows at once
+        keys, done = asked.pop()
+        sizes.append(len(keys))
+        done([True])
+    assert sizes == [20, 16, 1, 2, 4, 8, 5]
+    assert not noted.any_due()

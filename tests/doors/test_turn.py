@@ -70,6 +70,55 @@ def test_what_is_kept_is_never_old(store, at_once, tmp_path):
             assert at_once.read([reads(b"a")]) == [expected]
 
 
+def test_a_write_of_another_right_after_ours_is_not_taken_for_ours(store, tmp_path):
+    class Raced:
+        """The node, of which another process has the next write."""
+
+        def __init__(self, here):
+            self.generation, self.get_many, self._here = here.generation, here.get_many, here
+
+        def put(self, values):
+            alone = self._here.put(values)
+            with eau2.open(tmp_path / "store") as other:
+                other.put("a", b"new")
+            return alone
+
+    raced = Turn(Raced(store.node.here), Deadlines())
+    store.put("a", b"old")
+    assert raced.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
+    raced.put([puts(b=b"1")])
+    assert raced.kept(reads(b"a")) is None
+    assert raced.read([reads(b"a")]) == [b"$3\r\nnew\r\n"]
+
+
+def test_a_frame_is_replaced_by_the_other_thread(store, at_once):
+    store.put("f", {"x": [1]})
+    with pytest.raises(StoreBusy):
+        at_once.put([puts(a=b"1", f=b"2")])
+    assert (store.exists("a"), store.frame("f").rows) == (False, 1)
+
+
+def test_nobody_waits_in_the_loop_for_a_thread_that_reads(store, at_once):
+    store.put("a", b"1")
+    lock = store.node._reader._lock
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            done.wait(SECONDS_MAX)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    held.wait(SECONDS_MAX)
+    try:
+        with pytest.raises(StoreBusy):
+            at_once.read([reads(b"a")])
+    finally:
+        done.set()
+        holding.join()
+
+
 def test_our_own_puts_leave_what_else_is_kept(store, at_once):
     store.put_many({"a": b"1", "b": b"2"})
     for _ in range(2):

@@ -174,6 +174,18 @@ class TestTokens:
                     write()
             assert store.keys() == ["a", "t"]
 
+    def test_nothing_that_a_stranger_sends_is_looked_at(self, address, monkeypatch):
+        looked = []
+        monkeypatch.setattr("eau2.doors.flight._asked", looked.append)
+        host, port = address.removeprefix("eau2://").split(":")
+        with flight.connect((host, int(port))) as client:
+            with pytest.raises(flight.FlightUnauthenticatedError):
+                client.do_get(ticket(key="t")).read_all()
+            writer, _ = client.do_put(flight.FlightDescriptor.for_command(b"{}"), TABLE.schema)
+            with pytest.raises(flight.FlightUnauthenticatedError):
+                writer.close()
+        assert looked == []
+
     def test_a_client_of_flight_comes_with_a_header_or_a_password(self, address):
         host, port = address.removeprefix("eau2://").split(":")
         with flight.connect((host, int(port))) as client:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 from tests.served.serving import FLIGHT_ONLY, address_of, serving
-from tests.until import SECONDS_MAX, until
+from tests.until import SECONDS_MAX, rests, until
 
 import eau2
+from eau2.doors.flight_sql_messages import packed
 from eau2.doors.server import Server
-from eau2.errors import InvalidOption, NodeUnavailable, OutcomeUnknown, ReadOnly, StoreClosed
+from eau2.errors import InvalidOption, NodeUnavailable, OutcomeUnknown, ReadOnly, StoreBusy, StoreClosed
 
 EAU2 = [sys.executable, "-c", "from eau2.cli import main; main()"]
 TABLE = pa.table({"n": [1, 2, 3]})
@@ -141,6 +143,116 @@ class TestTheServerDies:
             server.kill()
             with pytest.raises(NodeUnavailable):
                 waiting.result(SECONDS_MAX)
+
+
+class TestSessions:
+    """The server may forget a session: it was started again, or has not heard of the client for a minute."""
+
+    @pytest.fixture
+    def served(self, tmp_path):
+        with (
+            eau2.open(tmp_path / "store") as direct,
+            Server(direct, FLIGHT_ONLY) as server,
+            eau2.open(address_of(server)) as store,
+        ):
+            yield direct, store
+
+    def forget(self, store):
+        connection = store.node.connection
+        connection.call("end", {"session": connection.session()})
+
+    def test_what_is_held_and_asked_is_held_anew(self, served):
+        direct, store = served
+        direct.put("f", TABLE)
+        held, query = store.frame("f"), store.sql("select sum(n) as n from f")
+        derived = held.filter(eau2.col("n") > eau2.lit(1))
+        for read in (
+            lambda: query.to_arrow().to_pydict() == {"n": [6]},
+            lambda: derived.rows == 2,
+            lambda: held.to_arrow() == TABLE,
+            lambda: store.put("copy", held) > 0,
+            lambda: store.put("sum", query) > 0,
+            lambda: store.put("more", TABLE) > 0,
+        ):
+            self.forget(store)
+            assert read()
+        assert direct.check().faults == ()
+
+    def test_what_was_replaced_meanwhile_is_gone_and_that_is_said(self, served):
+        direct, store = served
+        direct.put("f", TABLE)
+        held, query = store.frame("f"), store.sql("select sum(n) as n from f")
+        direct.put("f", {"n": [9]})
+        self.forget(store)
+        for read in (query.to_arrow, held.to_arrow, lambda: store.put("copy", held), lambda: store.put("sum", query)):
+            with pytest.raises(NodeUnavailable, match="'f' was replaced"):
+                read()
+        assert direct.keys() == ["f"]
+
+    def test_threads_that_hold_anew_at_once_hold_one(self, served):
+        direct, store = served
+        direct.put("f", TABLE)
+        query = store.sql("select sum(n) as n from f")
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(5):
+                self.forget(store)
+                assert [each.num_rows for each in pool.map(lambda _: query.to_arrow(), range(8))] == [1] * 8
+
+    def test_an_answer_is_stored_with_its_columns_as_in_any_store(self, served):
+        direct, store = served
+        direct.put("f", {"a": [3, 1, 2], "s": ["x", "y", "x"]})
+        makes = (
+            lambda f: f.rename({"a": "A 1"}),
+            lambda f: f.select((eau2.col("a") + eau2.lit(1)).alias("b")),
+            lambda f: f.aggregate(["s"], [eau2.functions.sum(eau2.col("a")).alias("S")]).sort("s"),
+            lambda f: f.with_column("c", eau2.col("a") * eau2.lit(2)).filter(eau2.col("c") > eau2.lit(2)),
+        )
+        for make in makes:
+            direct.put("expected", make(direct.frame("f")))
+            store.put("found", make(store.frame("f")))
+            assert direct.frame("found").to_arrow().equals(direct.frame("expected").to_arrow(), check_metadata=True)
+
+
+class TestRoom:
+    def test_who_waits_takes_no_room_from_those_who_work(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("eau2.doors.flight_calls.CALLS_MAX", 2)
+        with serving(tmp_path / "store") as address, ExitStack() as stack, ThreadPoolExecutor(6) as pool:
+            stores = [stack.enter_context(eau2.open(address)) for _ in range(6)]
+            waiting = [pool.submit(store.wait, "k", timeout_seconds=SECONDS_MAX) for store in stores]
+            time.sleep(0.2)
+            with eau2.open(address) as store:
+                store.put("k", b"now")
+            assert [each.result() for each in waiting] == [b"now"] * 6
+
+    def test_a_write_that_found_no_room_was_surely_not_done(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("eau2.doors.flight_calls.TURN_SECONDS", 0.1)
+        with (
+            eau2.open(tmp_path / "store") as direct,
+            Server(direct, FLIGHT_ONLY) as server,
+            eau2.open(address_of(server)) as store,
+        ):
+            room = server._flights._calls._room
+            taken = [room.acquire(blocking=False) for _ in range(600)]
+            with pytest.raises(StoreBusy, match="at once"):
+                store.put("k", b"1")
+            for _ in filter(None, taken):
+                room.release()
+            assert store.put("k", b"1") == 1
+
+    @pytest.mark.parametrize("sql_ticket", [True, False])
+    def test_nobody_works_on_for_a_client_that_has_gone(self, tmp_path, sql_ticket):
+        query = "with recursive t as (select 1 as n union all select n + 1 from t where n < 100000000) select * from t"
+        body = json.dumps({"sql": query}).encode()
+        if sql_ticket:
+            body = packed("TicketStatementQuery", statement_handle=query.encode())
+        with eau2.open(tmp_path / "store") as direct, Server(direct, FLIGHT_ONLY) as server:
+            asking = server._flights._calls._asking
+            with flight.connect(server.addresses["flight"]) as client:
+                reader = client.do_get(flight.Ticket(body))
+                assert until(lambda: len(asking)) == 1
+                reader.cancel()
+                assert until(lambda: not asking)
+            assert until(rests)
 
 
 def _answered(store, key):

@@ -27,7 +27,7 @@ class Deadlines:
         self._clock = clock
         self._lock = threading.Lock()  # guards everything below
         self._until: dict[str, int] = {}
-        self._taken = 0  # keys that were and are not forgotten
+        self._taken: dict[str, int] = {}  # keys that were, with the end they had, and are not forgotten
         self._queue: list[tuple[int, str]] = []  # a heap; what is not as in `_until` is of before
 
     def now(self) -> int:
@@ -53,29 +53,29 @@ class Deadlines:
         with self._lock:
             return bool(self._taken) or bool(self._queue and self._queue[0][0] <= now)
 
-    def due(self) -> list[str]:
-        """Take some keys whose end may have come, SWEPT_MAX at most. They stay due until they are forgotten."""
+    def due(self, most: int = SWEPT_MAX) -> list[str]:
+        """Take some keys whose end may have come, at most so many. They stay due until they are forgotten."""
         now = self.now()
         found: list[str] = []
         with self._lock:
-            while self._queue and self._queue[0][0] <= now and len(found) < SWEPT_MAX:
+            while self._queue and self._queue[0][0] <= now and len(found) < most:
                 until, key = heapq.heappop(self._queue)
                 if self._until.get(key) == until:
                     found.append(key)
-            self._taken += len(found)
+                    self._taken[key] = until
         return found
 
     def forget(self, keys: Sequence[str], *, swept: bool) -> None:
         """Let go of `keys`, which were taken, unless one has another end by now; not `swept`: they are to be again."""
-        now = self.now()
         with self._lock:
-            self._taken -= len(keys)
             for key in keys:
-                until = self._until.get(key, now + 1)
-                if until <= now and swept:
+                taken = self._taken.pop(key, None)
+                if taken is None or self._until.get(key) != taken:
+                    continue
+                if swept:
                     del self._until[key]
-                elif until <= now:
-                    heapq.heappush(self._queue, (until, key))
+                else:
+                    heapq.heappush(self._queue, (taken, key))
 
 
 class Sweep:
@@ -104,6 +104,7 @@ class Sweeping:
     ) -> None:
         self._deadlines, self._submit = deadlines, submit
         self._count = 0
+        self._most = SWEPT_MAX  # fewer after a sweep that failed: values may be too large to be read together
         self._busy = False
 
     def sweep(self) -> None:
@@ -112,7 +113,7 @@ class Sweeping:
             return
         looks = self._count % LOOK_SWEEPS == 0
         self._count += 1
-        keys = self._deadlines.due()
+        keys = self._deadlines.due(most := self._most)
         if not keys and not looks:
             return
 
@@ -120,7 +121,8 @@ class Sweeping:
             self._busy = False
             swept = not isinstance(outcomes[0], Eau2Error)
             self._deadlines.forget(keys, swept=swept)
-            if swept and (looks or len(keys) == SWEPT_MAX):
+            self._most = min(SWEPT_MAX, 2 * most) if swept else max(1, most // 16)
+            if swept and (looks or len(keys) == most):
                 self.sweep()
 
         with contextlib.suppress(StoreClosed):  # the server ends

@@ -28,6 +28,7 @@ from eau2.doors.flight_rows import streamed
 from eau2.doors.flight_sessions import Sessions
 from eau2.doors.flight_sql import FlightSql
 from eau2.doors.flight_watch import Watch
+from eau2.doors.log import log
 from eau2.doors.tokens import Role
 from eau2.errors import Eau2Error, InvalidOption, PartMissing
 from eau2.served import wire
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from eau2.store.store import Store
 
 _PREFIX = "eau2."  # of our own client's actions
+_ASKED_BYTES_MAX = 16 << 20  # of a ticket, or a command
 
 
 class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is not typed here
@@ -137,14 +139,18 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
 
     def do_get(self, context: Any, ticket: flight.Ticket) -> flight.FlightDataStream:
         """Return rows: of a key, of a query; for our own client in pieces, see `wire`."""
-        asked = _asked(ticket.ticket)
-        own = asked is not None and not {"key", "sql"} & asked.keys()
-        with self._calls.one(own=own):
-            caller = caller_of(context)
+        caller = caller_of(context)
+        with self._calls.one():
             caller.require(Role.READ)
-            found = self._sql.get(caller.access, ticket) if self._sql and asked is None else None
-            if found is not None:
-                return found
+            asked = _asked(ticket.ticket)
+        own = asked is not None and not {"key", "sql"} & asked.keys()
+        if asked is not None and own and "watch" in asked:
+            return flight.GeneratorStream(wire.PIECES, self._watch.numbers())  # which holds up no other call
+        with self._calls.one(own=own):
+            answer = self._sql.get(caller.access, ticket) if self._sql and asked is None else None
+            if answer is not None:
+                schema, batches = answer
+                return flight.GeneratorStream(schema, self._calls.rows(context, streamed(schema, batches)))
             if asked is None:
                 raise InvalidOption("a ticket is a JSON object", hint='for example {"key": "trips"}')
             if own:
@@ -168,8 +174,6 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             if asked["query"].get("count"):
                 return _counted(frame)
             return wire.rows(frame.batches())
-        if "watch" in asked:
-            return self._watch.numbers()
         raise InvalidOption("a ticket has a key, or sql", hint='for example {"key": "trips"}')
 
     # -- rows in ------------------------------------------------------------------------------------------------------
@@ -183,9 +187,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
     ) -> None:
         """Put the rows under the key that the path is; the reply has the version. From our own client they are staged
         under a command."""
-        asked = None if descriptor.command is None else _asked(descriptor.command)
+        caller = caller_of(context)
+        with self._calls.one():
+            caller.require(Role.READ)  # at least: before anything is looked at
+            asked = None if descriptor.command is None else _asked(descriptor.command)
         with self._calls.one(own=asked is not None):
-            caller = caller_of(context)
             gave_up = context.is_cancelled
             if self._sql and asked is None and self._sql.put(caller.access, descriptor, reader, writer, gave_up):
                 return
@@ -234,11 +240,15 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
 
     def _look(self) -> None:
         while not self._calls.ending.is_set():
-            self._watch.look()
-            self._calls.look()
-            self._sessions.look()
-            if self._sql is not None:
-                self._sql.look(time.monotonic())
+            try:
+                self._watch.look()
+                self._calls.look()
+                self._sessions.look()
+                if self._sql is not None:
+                    self._sql.look(time.monotonic())
+            except Exception as error:  # our own fault; the next round may go well
+                log("failed", door="flight", error=repr(error))
+                self._calls.ending.wait(1.0)
 
 
 # -- pure --------------------------------------------------------------------------------------------------------------
@@ -249,7 +259,9 @@ def _counted(frame: Frame) -> Iterator[pa.RecordBatch]:
 
 
 def _asked(data: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that `data` is, None when it is none."""
+    """Return the JSON object that `data` is, None when it is none, or too long."""
+    if len(data) > _ASKED_BYTES_MAX:
+        return None
     try:
         found = json.loads(bytes(data))
     except (ValueError, RecursionError):

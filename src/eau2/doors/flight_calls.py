@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from eau2.doors.flight_errors import told_to_client
-from eau2.errors import Eau2Error, InvalidValue
+from eau2.errors import Eau2Error, InvalidValue, StoreBusy
 from eau2.query.waiting import Asker
 from eau2.served.wire import described
 
@@ -38,7 +38,7 @@ class Calls:
         if self.ending.is_set():
             raise flight.FlightUnavailableError("the server ends")
         if not self._room.acquire(timeout=TURN_SECONDS):
-            raise flight.FlightUnavailableError(f"the server does {CALLS_MAX} things at once: ask again")
+            raise own_error(StoreBusy(f"the server does {CALLS_MAX} things at once", hint="ask again"))
         try:
             with told_to_client():
                 if own:

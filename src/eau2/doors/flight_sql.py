@@ -16,7 +16,6 @@ from pyarrow import flight
 from eau2.doors import flight_sql_catalog
 from eau2.doors.flight_errors import invalid, told_by_get_schema, told_to_client, unsupported
 from eau2.doors.flight_received import Received
-from eau2.doors.flight_rows import streamed
 from eau2.doors.flight_sql_catalog import Answer
 from eau2.doors.flight_sql_ingest import ingest
 from eau2.doors.flight_sql_statements import Statements, schema_if_known
@@ -85,14 +84,11 @@ class FlightSql:
             found = self._command(descriptor)
             return None if found is None else flight.SchemaResult(self._answer(access, *found).schema)
 
-    def get(self, access: Access, ticket: flight.Ticket) -> flight.FlightDataStream | None:
-        """Return the rows of what `ticket` stands for, as a stream that is made as it is read."""
+    def get(self, access: Access, ticket: flight.Ticket) -> Answer | None:
+        """Return the columns of what `ticket` stands for, and what makes its rows as they are read."""
         with told_to_client():
             found = self._messages.unpacked(ticket.ticket)
-            if found is None:
-                return None
-            schema, batches = self._answer(access, *found)
-            return flight.GeneratorStream(schema, streamed(schema, batches))
+            return None if found is None else self._answer(access, *found)
 
     def put(
         self,

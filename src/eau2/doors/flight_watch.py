@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from pyarrow import flight
 
 from eau2.errors import Eau2Error
 from eau2.served import wire
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from eau2.store.store import Store
 
 LOOK_SECONDS = 1.0
+WATCHERS_MAX = 5_000  # each has a thread of gRPC's
 
 
 class Watch:
@@ -45,6 +47,8 @@ class Watch:
     def numbers(self) -> Iterator[pa.RecordBatch]:
         """Yield something whenever something was written, and every LOOK_SECONDS."""
         with self._changed:
+            if self._watchers >= WATCHERS_MAX:
+                raise flight.FlightUnavailableError(f"{WATCHERS_MAX:,} clients watch already")
             self._watchers += 1
             self._changed.notify_all()  # who waits for somebody who wants to know
         try:

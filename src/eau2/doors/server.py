@@ -218,6 +218,7 @@ class Server:
                 hint="another process may have the port: 0 is any that is free",
             ) from error
         self._opened("flight", (doors.host, found.port))
+        self._flights = found
         return found
 
     def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[], asyncio.Protocol]]]:

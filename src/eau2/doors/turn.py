@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eau2.doors import resp
+from eau2.doors.log import log
 from eau2.doors.redis_words import failure, key_of
 from eau2.errors import Eau2Error, InvalidKey, OutcomeUnknown, StoreClosed, WrongKind
 from eau2.store.expiry import bytes_of, until_of
@@ -94,7 +95,7 @@ class Turn:
         generation = self._store.generation()
         alone = self._store.put({key_of(key): value for key, value in pairs.items()})
         if alone and generation is not None and generation == self._generation:
-            self._generation = self._store.generation()
+            self._generation = generation + 1  # not a second look: another may have written since, after us
             for key in pairs.keys() & self._replies.keys():
                 del self._replies[key]
         return [resp.OK * len(plain.keys) for plain in asked]
@@ -202,5 +203,9 @@ class Turns:
                 for who, plain in some:
                     who.turned_away(plain)
                 continue
+            except Exception as error:  # our own fault; whoever asked must not wait for ever
+                log("failed", error=repr(error))
+                refused = failure(OutcomeUnknown(f"internal failure: {type(error).__name__}"))
+                replies = [refused * len(plain.keys) for _, plain in some]
             for (who, _), reply in zip(some, replies, strict=True):
                 who.told(reply)

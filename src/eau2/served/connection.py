@@ -6,6 +6,7 @@ is held stays readable. One thread says that we live, and lets go of frames that
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import weakref
@@ -75,7 +76,7 @@ class Connection:
         try:
             return [parsed(result.body) for result in self._client.do_action(action, options)]
         except (flight.FlightError, pa.ArrowException) as error:
-            raise self._error(error) from None
+            raise self._error(error, header) from None
 
     def write(self, header: Header, payload: bytes) -> list[tuple[Header, memoryview]]:
         """As `call`, for what changes something. OutcomeUnknown when nobody says whether it was done."""
@@ -98,12 +99,13 @@ class Connection:
         """Return the pieces of that stream; a context, which another thread may end by cancelling its `reader`."""
         try:
             ticket = flight.Ticket(json.dumps(asked).encode())
-            stream = Stream(self._client.do_get(ticket, self._options(seconds)), self._error)
+            reader = self._client.do_get(ticket, self._options(seconds))
+            stream = Stream(reader, lambda error: self._error(error, asked))
             with self._lock:
                 self._streams.add(stream)
             return stream
         except (flight.FlightError, pa.ArrowException) as error:
-            raise self._error(error) from None
+            raise self._error(error, asked) from None
 
     def send(self, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], home: str) -> str:
         """Send the rows of a frame for `key`; return the token under which the server keeps them. Memory stays bounded.
@@ -149,14 +151,16 @@ class Connection:
     def _options(self, seconds: float) -> flight.FlightCallOptions:
         return flight.FlightCallOptions(timeout=seconds, headers=self._headers)
 
-    def _error(self, error: Exception) -> Exception:
-        """Return the eau2 error that `error` of Flight stands for."""
+    def _error(self, error: Exception, asked: Header | None = None) -> Exception:
+        """Return the eau2 error that `error` of Flight stands for. A session in `asked` that the server does not know
+        is forgotten."""
         said = getattr(error, "extra_info", b"")
         if said:
-            try:
-                return made_again(json.loads(bytes(said)))
-            except ValueError:
-                pass
+            with contextlib.suppress(ValueError):
+                found = made_again(json.loads(bytes(said)))
+                if isinstance(found, SessionGone) and asked is not None:
+                    self._lost(str(asked.get("session")))
+                return found
         text, server = _said_by_flight(error), f"the server at {self.address}"
         if isinstance(error, flight.FlightUnauthenticatedError):
             return ClusterUnavailable(f"{server} refuses us: {text}", hint="pass token=, or set EAU2_TOKEN")
@@ -187,14 +191,12 @@ class Connection:
         """Return the session, and the reply to `verb` in it: in another one when the server has lost it."""
         name = self.session()
         try:
-            return name, self.call(verb, {**header, "session": name}, seconds=LONG_SECONDS)[0][0]
+            return name, self.call(verb, {**header, "session": name})[0][0]
         except SessionGone:
-            self.lost(name)
             name = self.session()
-            return name, self.call(verb, {**header, "session": name}, seconds=LONG_SECONDS)[0][0]
+            return name, self.call(verb, {**header, "session": name})[0][0]
 
-    def lost(self, name: str) -> None:
-        """The server does not know the session `name` any more."""
+    def _lost(self, name: str) -> None:
         with self._lock:
             if self._session == name:
                 self._session = ""
@@ -232,7 +234,7 @@ class Connection:
                     self.call("keep", {"session": name, "released": theirs}, seconds=_KEEP_SECONDS)
                 silent = 0
             except SessionGone:
-                self.lost(name)
+                silent = 0
             except Eau2Error:  # who asks for something hears of it; here it is only tried again
                 if over:
                     return

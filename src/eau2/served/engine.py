@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from eau2.distributed.away import AwayEngine, origin_of
 from eau2.distributed.fragment import CannotCut
-from eau2.errors import NodeUnavailable
 from eau2.query.waiting import Calls
 from eau2.served.connection import LONG_SECONDS
 from eau2.served.held import HeldBuffers
@@ -39,12 +38,12 @@ class ServedEngine(AwayEngine):
     def __init__(self, local: Engine, connection: Connection) -> None:
         super().__init__(local)
         self._connection = connection
-        self._calls = Calls()
+        self.calls = Calls()
         self._queries: weakref.WeakKeyDictionary[Recipe, str] = weakref.WeakKeyDictionary()
 
     def close(self) -> None:
         """As `Engine.close`."""
-        self._calls.end()
+        self.calls.end()
         super().close()
 
     # -- recipes ------------------------------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ class ServedEngine(AwayEngine):
             said: Header = {"sql": query} if query is not None else {"plan": self._plan(recipe)}
         except CannotCut:
             return None
-        return Asked(said, leases, self._connection)
+        return Asked(said, leases, self._connection, self.schema(recipe))
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -138,29 +137,27 @@ class ServedEngine(AwayEngine):
 
     def _pieces(self, asked: Asked, **more: object) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the answer. Waiting for each part ends with Ctrl-C, and with the store."""
-        with asked.stream(self._calls, more) as stream:
-            while (data := self._calls.run(stream.next)) is not None:
+        with asked.stream(self.calls, more) as stream:
+            while (data := self.calls.run(stream.next)) is not None:
                 yield from rows_of(data)
 
 
 class Asked:
-    """A query for the server: what is said of it, and the frames that it reads, by their names in it."""
+    """A query for the server: what is said of it, the frames that it reads, by their names in it, and its columns."""
 
-    def __init__(self, said: Header, leases: dict[str, Lease], connection: Connection) -> None:
-        self._said, self._leases, self._connection = said, leases, connection
+    def __init__(self, said: Header, leases: dict[str, Lease], connection: Connection, schema: pa.Schema) -> None:
+        self._said, self._leases, self._connection, self._schema = said, leases, connection, schema
+
+    def columns(self) -> bytes:
+        """Return the schema that the server is to give the answer, which a plan has not; b"" where it knows it."""
+        return self._schema.serialize().to_pybytes() if "plan" in self._said else b""
 
     def header(self) -> Header:
         """Return the session, and the query in it. NodeUnavailable when a frame was replaced after the server was
         started again."""
         for _ in range(3):
             session = self._connection.session()
-            try:
-                found = {name: lease.number() for name, lease in self._leases.items()}
-            except FileNotFoundError as error:
-                raise NodeUnavailable(
-                    f"the server was started again, and {error.filename!r} was replaced since",
-                    hint="get the frame again",
-                ) from None
+            found = {name: lease.number() for name, lease in self._leases.items()}
             if all(of == session for of, _ in found.values()):
                 tables = {name: number for name, (_, number) in found.items()}
                 return {"session": session, "query": {**self._said, "tables": tables}}
@@ -168,19 +165,18 @@ class Asked:
 
     def stream(self, calls: Calls, more: Header) -> Stream:
         """Return the answer, begun: what the query fails with at once is raised."""
-        for is_last in (False, True):
-            asked = self.header()
-            asked["query"].update(more)
-            stream = self._connection.stream(asked, seconds=LONG_SECONDS)
-            try:
-                calls.run(stream.begin)
-            except SessionGone:
-                if is_last:
-                    raise
-                self._connection.lost(asked["session"])
-            except BaseException:
-                stream.reader.cancel()
-                raise
-            else:
-                return stream
-        raise AssertionError
+        try:
+            return self._begun(calls, more)
+        except SessionGone:  # once: what is held is held anew
+            return self._begun(calls, more)
+
+    def _begun(self, calls: Calls, more: Header) -> Stream:
+        asked = calls.run(self.header)
+        asked["query"].update(more)
+        stream = calls.run(lambda: self._connection.stream(asked, seconds=LONG_SECONDS))
+        try:
+            calls.run(stream.begin)
+        except BaseException:
+            stream.reader.cancel()
+            raise
+        return stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,45 +30,42 @@ class Lease:
         self.connection, self.key = connection, key
         self._same = same_chunks(manifest.chunk_ids)
         self._sizes = manifest.chunk_sizes
+        self._again = threading.Lock()  # guards the three below
         self._session, self._number = self._hold()
         self._release = connection.held(self, self._session, self._number)
 
     def number(self) -> tuple[str, int]:
-        """Return the session, and the frame's number in it. It is held anew where the server has lost the session."""
-        if self._session != self.connection.session():
-            session, number = self._hold()
-            self._release()
-            self._session, self._number = session, number
-            self._release = self.connection.held(self, session, number)
-        return self._session, self._number
+        """Return the session, and the frame's number in it. It is held anew where the server has lost the session:
+        NodeUnavailable when the key has another by then."""
+        with self._again:
+            if self._session != self.connection.session():
+                try:
+                    session, number = self._hold()
+                except FileNotFoundError:
+                    raise NodeUnavailable(
+                        f"{self.connection.address} was started again, and {self.key!r} was replaced since",
+                        hint="get the frame again",
+                    ) from None
+                self._release()
+                self._session, self._number = session, number
+                self._release = self.connection.held(self, session, number)
+            return self._session, self._number
 
     def header(self) -> dict[str, object]:
-        """Return what names it to the server. FileNotFoundError when it was held anew, and has gone."""
+        """Return what names it to the server."""
         session, number = self.number()
         return {"session": session, "held": number}
-
-    def lost(self) -> None:
-        """The server does not know the session any more."""
-        self.connection.lost(self._session)
 
     def read(self, index: int) -> Iterator[pa.Buffer]:
         """Yield the bytes of a chunk in pieces. NodeUnavailable."""
         try:
             yield from self._pieces(index)
         except SessionGone:  # before the first piece
-            self.lost()
-            try:
-                yield from self._pieces(index)
-            except FileNotFoundError:
-                raise NodeUnavailable(
-                    f"the server at {self.connection.address} was started again, and {self.key!r} was replaced since",
-                    hint="get the frame again",
-                ) from None
+            yield from self._pieces(index)
 
     def _pieces(self, index: int) -> Iterator[pa.Buffer]:
-        session, number = self.number()
         seconds = CALL_SECONDS + self._sizes[index] / BYTES_A_SECOND_MIN
-        return self.connection.read({"session": session, "held": number, "chunk": index}, seconds=seconds)
+        return self.connection.read({**self.header(), "chunk": index}, seconds=seconds)
 
     def _hold(self) -> tuple[str, int]:
         session, found = self.connection.in_session("hold", {"key": self.key, "same": self._same})

@@ -16,6 +16,7 @@ from eau2.errors import (
     VersionsDiffer,
     WaitTimeout,
 )
+from eau2.query.waiting import Calls, end_idle
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache
 from eau2.served.connection import CALL_SECONDS, LONG_SECONDS, Connection
 from eau2.served.held import HeldBuffers, Lease
@@ -51,6 +52,7 @@ class ServedNode:
         self.connection = connection
         self.cache = ChunkCache(CACHE_BYTES)
         self._watch = Watch(connection)
+        self._calls = Calls()  # which Ctrl-C and the end interrupt: gRPC's own waiting hears of neither
         self._process = os.getpid()
         self._closed = threading.Event()
         add_open(self)
@@ -96,7 +98,7 @@ class ServedNode:
             header["session"] = self.connection.session()
         payload = b"".join(write.payload for write in writes)
         try:
-            (said, _), *_ = self.connection.write(header, payload)
+            (said, _), *_ = self._calls.run(lambda: self.connection.write(header, payload))
         finally:
             self._watch.bump()
         return [made_again(each) if isinstance(each, dict) else each for each in said["outcomes"]]
@@ -119,7 +121,8 @@ class ServedNode:
     def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
         """As `Node.map_frame`: the server holds the frame, and chunks are brought when they are touched. One call."""
         self._check_open()
-        return MappedFrame(HeldBuffers(Lease(self.connection, key, manifest), self.cache, manifest))
+        lease = self._calls.run(lambda: Lease(self.connection, key, manifest))
+        return MappedFrame(HeldBuffers(lease, self.cache, manifest))
 
     def verify(
         self, chunk_ids: Sequence[str], data: Sequence[pa.Buffer], *, key: str = "", places: Sequence[str] = ()
@@ -178,7 +181,9 @@ class ServedNode:
             return
         self._closed.set()
         self._watch.close()
+        self._calls.end()
         self.connection.close()
+        end_idle()
         remove_open(self)
 
     def abandon(self) -> None:
@@ -191,7 +196,7 @@ class ServedNode:
         self, verb: str, header: dict[str, Any], *, seconds: float = CALL_SECONDS
     ) -> list[tuple[dict[str, Any], memoryview]]:
         self._check_open()
-        replies = self.connection.call(verb, header, seconds=seconds)
+        replies = self._calls.run(lambda: self.connection.call(verb, header, seconds=seconds))
         self._watch.heard(replies[-1][0].get("generation"))
         return replies
 

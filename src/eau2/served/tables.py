@@ -37,7 +37,7 @@ class ServedTables(FrameTables):
         if isinstance(value, Frame) and value.source is None and schema is None:
             asked = self._served.asked_of(value)
             if asked is not None:
-                return self._staged("stage_query", asked.header, key, home)
+                return self._staged("stage_query", asked.header, key, home, asked.columns())
         return super().stage(node, key, value, schema, home)
 
     def stage_batches(
@@ -53,13 +53,17 @@ class ServedTables(FrameTables):
             return self._staged("share", buffers.lease.header, key)
         return self.stage_batches(node, key, source.schema, source.batches())
 
-    def _staged(self, verb: str, header: Callable[[], dict[str, object]], key: str, home: str = "") -> Sent:
+    def _staged(
+        self, verb: str, header: Callable[[], dict[str, object]], key: str, home: str = "", payload: bytes = b""
+    ) -> Sent:
         """Have the server stage what it has. `header` is asked again where the server has lost the session."""
-        more = {"key": key, "home": home}
-        asked = header()
+
+        def once() -> Sent:
+            asked = {**header(), "key": key, "home": home}
+            replies = self._connection.call(verb, asked, payload, seconds=LONG_SECONDS)
+            return b"", (Staged(replies[0][0]["token"], ""),)
+
         try:
-            replies = self._connection.call(verb, {**asked, **more}, seconds=LONG_SECONDS)
+            return self._served.calls.run(once)
         except SessionGone:
-            self._connection.lost(str(asked["session"]))
-            replies = self._connection.call(verb, {**header(), **more}, seconds=LONG_SECONDS)
-        return b"", (Staged(replies[0][0]["token"], ""),)
+            return self._served.calls.run(once)

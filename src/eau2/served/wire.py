@@ -121,6 +121,14 @@ def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield piece(sink.getvalue())
 
 
+def schema_in(data: bytes | memoryview) -> pa.Schema:
+    """Return the serialized schema that `data` is. InvalidValue when it is none."""
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(data))
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValue(f"no schema: {error}") from None
+
+
 def rows_of(data: pa.Buffer) -> list[pa.RecordBatch]:
     """Return the rows of a piece from the server, which is trusted: views into `data`."""
     with pa.ipc.open_stream(pa.BufferReader(data)) as reader:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from eau2.errors import Eau2Error
+from eau2.errors import Eau2Error, StoreBusy
 from eau2.store.chunks import NoSuchChunk
 from eau2.store.database import IS_ELSEWHERE, SMALL_MAX, WHOLE
 from eau2.store.nodes import VERSION_MASK, Kind, refusal
@@ -78,10 +78,13 @@ class Changes:
         versions = self.put_all(values)
         return [versions[write.key] for write in writes]
 
-    def put_all(self, values: Mapping[str, bytes]) -> dict[str, int]:
-        """Let `values` be under their keys, whatever is there; return their versions."""
+    def put_all(self, values: Mapping[str, bytes], *, over_frames: bool = True) -> dict[str, int]:
+        """Let `values` be under their keys, whatever is there; return their versions. Where they may not go over
+        frames, StoreBusy for one: to remove its files takes time."""
         keys = sorted(values)  # so that each page is visited once
         found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
+        if not over_frames and any(names for _, names, _ in found):
+            raise StoreBusy("a frame is to be replaced", hint="give it time")
         rows = [(key, version + 1, 1, values[key]) for key, (version, _, _) in zip(keys, found, strict=True)]
         self.put(rows, found)
         return {row[0]: row[1] for row in rows}

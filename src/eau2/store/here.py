@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from eau2.errors import Eau2Error
+from eau2.errors import Eau2Error, StoreBusy
 from eau2.store.database import BUSY_SECONDS_MAX, IS_ELSEWHERE
 from eau2.store.expiry import UNTIL
 from eau2.store.nodes import closed
@@ -33,12 +33,13 @@ class Here(Protocol):
         """
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """As `Node.get_many`."""
+        """As `Node.get_many`. StoreBusy at once where another thread reads."""
 
     def put(self, values: Mapping[str, bytes]) -> bool:
         """Put all of `values` in one transaction, as `Node.write`; return whether nobody else has written since
-        `generation` was looked at last. StoreBusy at once where another thread or process is writing. Errors of the
-        whole, after which nothing is changed, but for OutcomeUnknown."""
+        `generation` was looked at last, which is one more then. StoreBusy at once where another thread or process is
+        writing, and where a frame is to be replaced, whose files would have to go. Errors of the whole, after which
+        nothing is changed, but for OutcomeUnknown."""
 
     def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
         """As `Node.write` of different keys without chunks, but all of them or, where one is refused, none."""
@@ -63,7 +64,11 @@ class _NodeHere:
         self._reader, self._writer, self._waiting = reader, writer, waiting
         self._counters = generation.counters
         self._seen = -1  # `started` when it was looked at last
-        self.get_many = reader.get_many
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        if not self._reader.is_free():
+            raise StoreBusy("another thread reads", hint="wait for it")
+        return self._reader.get_many(keys)
 
     def generation(self) -> int | None:
         try:
@@ -76,7 +81,7 @@ class _NodeHere:
         writer, before = self._writer, self._seen
 
         def change() -> None:
-            writer.changes.put_all(values)
+            writer.changes.put_all(values, over_frames=False)
             writer.require_room(sum(map(len, values.values())))
 
         writer.transaction(change, seconds=0.0)

@@ -121,6 +121,13 @@ class Reader:
             finally:
                 self._end_unless_kept()
 
+    def is_free(self) -> bool:
+        """Whether no thread reads now: a listing may take seconds."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self._lock.release()
+        return True
+
     def rows(self, query: str, bindings: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query of this package."""
         with self._alone():
