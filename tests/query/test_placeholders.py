@@ -178,3 +178,13 @@ def test_a_query_that_would_overflow_the_stack_of_the_engine_is_refused(chain):
     with pytest.raises(QueryError, match="operators in a row"):
         check_query(chain)
     check_query("select " + "1 is null, " * 20_000 + "1")
+
+
+@pytest.mark.parametrize(
+    "word", ["cast(", "array[", "position(", "ceil(", "substring(", "not (", "TRY_CAST (", "cast(array["]
+)
+def test_what_the_parser_would_read_again_and_again_is_refused(word):
+    with pytest.raises(QueryError, match="nests"):
+        check_query("select " + word * 40 + "1")
+    check_query("select " + ", ".join(["cast(ceil(a) as int), position('x' in s), array[1, 2]"] * 100))
+    check_query("select '" + word * 40 + "'")

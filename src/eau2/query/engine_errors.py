@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 TEXT_LENGTH_MAX = 600
 NAMES_SHOWN_MAX = 20
 OPERATORS_MAX = 2000  # one after the other: each nests the plan deeper, and at 6000 the engine overflows its stack
+RETRIED_MAX = 12  # 10 ms
+_RETRIES = dict.fromkeys(("cast", "try_cast", "safe_cast", "array", "substring", "overlay", "ceil", "floor", "not"), 1)
+_RETRIES |= {"position": 2, "convert": 1, "extract": 1, "trim": 1}
+_RETRIED = re.compile(r"\b(?:" + "|".join(_RETRIES) + r")\b", re.IGNORECASE)
 _SHALLOWER = "use `in (...)`, or put the values as a frame and join with it"
 _NO_TABLE = re.compile(r"table '(?:datafusion\.)?(?:public\.)?(.*?)' not found", re.DOTALL)
 _NO_COLUMN = re.compile(r"No field named (.+?)\.(?= Did you mean|\s|$)", re.DOTALL)
@@ -46,6 +50,11 @@ def check_query(query: str) -> None:
     recursive, and do not notice the end of their stack."""
     if not isinstance(query, str):
         raise QueryError(f"a query is text, not {type(query).__name__}", hint="frame.filter() takes expressions")
+    if _deepest(query) > RETRIED_MAX:
+        raise QueryError(
+            f"the query nests over {RETRIED_MAX} casts, arrays and the like",
+            hint="compute the inner ones in a subquery, or a frame of its own",
+        )
     if len(query) < 2 * OPERATORS_MAX:
         return
     plain = _LITERAL.sub("", query)
@@ -54,6 +63,24 @@ def check_query(query: str) -> None:
             f"the query has over {OPERATORS_MAX:,} operators in a row",
             hint=_SHALLOWER,
         )
+
+
+def _deepest(query: str) -> int:
+    """Return how often the engine's parser may read the innermost part of `query` again, as a power of two: where what
+    it tries first does not come out, it tries something else."""
+    if len(_RETRIED.findall(query)) <= RETRIED_MAX // max(_RETRIES.values()):
+        return 0
+    levels: list[int] = []  # of each bracket that is open
+    deepest, before = 0, ""
+    for token in code(query):
+        text = token[0].lower()
+        if text in ("(", "["):
+            levels.append(_RETRIES.get(before, 0))
+            deepest = max(deepest, sum(levels))
+        elif text in (")", "]") and levels:
+            levels.pop()
+        before = text
+    return deepest
 
 
 def _longest(query: str) -> int:
