@@ -17,6 +17,8 @@ import eau2 as library
 from eau2 import errors
 from eau2.cli.exits import EXIT_CODES, StoreAbsent, exit_code
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 PROGRAM = [sys.executable, "-m", "eau2.cli"]
 EXPECTED = {
     "KeyMissing": 1, "KeyExists": 1, "VersionConflict": 1, "WaitTimeout": 1,

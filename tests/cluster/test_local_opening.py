@@ -17,6 +17,8 @@ from tests.until import SECONDS_MAX
 import eau2
 from eau2.errors import Corrupt, InvalidOption, NodeUnavailable, StoreBusy, StoreClosed
 
+pytestmark = pytest.mark.slow  # each opens many nodes
+
 FRAME = pa.table({"n": np.arange(50_000)})
 
 

@@ -79,7 +79,7 @@ def test_a_marker_that_makes_no_sense_is_corrupt(tmp_path, text):
         eau2.open(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["", b"bytes", None, 3, "ray:a b", "eau2://host"], ids=repr)
+@pytest.mark.parametrize("path", ["", b"bytes", None, 3, "ray:a b", "eau2://host:x"], ids=repr)
 def test_what_is_no_path_is_refused(path):
     with pytest.raises((InvalidOption, TypeError)):
         eau2.open(path)

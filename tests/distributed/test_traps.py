@@ -14,6 +14,8 @@ from tests.distributed.comparing import difference
 from eau2.errors import QueryError
 from eau2.query.placeholders import bound
 
+pytestmark = pytest.mark.slow  # make check has the rest of what is cut
+
 ROWS = 12
 
 

@@ -27,6 +27,8 @@ from eau2.doors.tokens import Role, Tokens
 from eau2.errors import InvalidOption, StoreUnusable
 from eau2.frame.frame import Frame
 
+pytestmark = pytest.mark.slow  # they wait, or send much
+
 READ, WRITE, ADMIN = "a token that reads", "a token that writes", "a token that may all"
 TOKENS = Tokens([(READ, Role.READ), (WRITE, Role.WRITE), (ADMIN, Role.ADMIN)])
 GET = b"GET /keys/%b HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -15,6 +15,8 @@ from eau2.errors import KeyMissing, NodeUnavailable, StoreClosed
 from eau2.ingest.writer import FrameWriter
 from eau2.remote.place import RemotePlace
 
+pytestmark = pytest.mark.slow  # each starts nodes
+
 NAMES = ["node-0", "node-1", "node-2"]
 ROWS = 20_000
 

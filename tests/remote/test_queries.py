@@ -36,6 +36,8 @@ from eau2.errors import (
 )
 from eau2.remote.shelf import Shelf
 
+pytestmark = pytest.mark.slow  # each starts nodes
+
 NAMES = ["node-0", "node-1", "node-2", "node-3"]
 ROWS, CHUNKS = 20_000, 8
 ENDLESS = "select count(*) as n from t a, t b, t c, t d where a.id + b.id + c.id + d.id = -1"

@@ -9,6 +9,7 @@ from tests.served.serving import serving
 import eau2
 
 
+@pytest.mark.slow
 class TestServedDirectory(StoreContract):
     often = 25
 
