@@ -14,6 +14,8 @@ from tests.distributed.comparing import difference
 if TYPE_CHECKING:
     from eau2.distributed.explanation import Explanation
 
+pytestmark = pytest.mark.slow  # make check has the rest of what is cut
+
 ROWS = 10_000
 
 

@@ -27,6 +27,8 @@ from eau2.doors.flight_sql_messages import packed, unpacked
 from eau2.doors.flight_sql_statements import IDLE_SECONDS, STATEMENTS_MAX
 from eau2.doors.tokens import Role
 
+pytestmark = pytest.mark.slow  # each starts a server, and a driver
+
 TRIPS = pa.table({"n": [1, 2, 3], "s": ["a", "it's", None]})
 MORE = pa.table({"n": [4, 5], "s": ["x", "y"]})
 # What the driver's library has not: it says so itself, and sends nothing.

@@ -28,6 +28,8 @@ from eau2.doors.http_routes import router
 from eau2.doors.server import Doors, Server
 from eau2.errors import PartMissing
 
+pytestmark = pytest.mark.slow  # each starts a server
+
 ARROW = "application/vnd.apache.arrow.stream"
 HTTP = Doors(crud_port=None, redis_port=None, udp_port=None, http_port=0)
 ODD_KEYS = [

@@ -26,6 +26,8 @@ from eau2.remote.driver import RemoteNodes, found_store
 from eau2.remote.identity import Identity, OwnedDirectory, read_identity
 from eau2.remote.transport import COORDINATOR
 
+pytestmark = pytest.mark.slow  # each starts nodes
+
 
 def test_a_directory_keeps_the_name_of_its_node_and_its_store(tmp_path):
     assert read_identity(tmp_path / "a") is None

@@ -27,6 +27,8 @@ from eau2.doors.flight_sql_messages import packed
 from eau2.doors.server import Server
 from eau2.errors import InvalidOption, NodeUnavailable, OutcomeUnknown, ReadOnly, StoreBusy, StoreClosed
 
+pytestmark = pytest.mark.slow  # each starts servers
+
 EAU2 = [sys.executable, "-c", "from eau2.cli import main; main()"]
 TABLE = pa.table({"n": [1, 2, 3]})
 MEGABYTE = 1 << 20
