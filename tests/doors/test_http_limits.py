@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.doors.certified import tls_context
 from tests.doors.test_http import ARROW, HTTP, TABLE, stream_of
 from tests.until import SECONDS_MAX, rests, until
 
@@ -341,7 +342,7 @@ def test_our_own_fault_is_500_and_is_logged(served, monkeypatch, said):
 
 
 @pytest.mark.slow
-def test_a_query_ends_when_who_asked_goes_away_and_holds_up_nobody(unserved):
+def test_a_query_whose_client_has_gone_holds_up_nobody(unserved):
     served = unserved.open(Doors(http_port=0, udp_port=None))
     served.store.put("t", {"id": range(100)})
     body = LONG.encode()
@@ -425,20 +426,7 @@ def test_a_server_closes_whatever_its_clients_do_and_its_port_can_be_had_again(s
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
 def test_http_is_served_by_tls(unserved, tmp_path):
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    made += [
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
-    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context = tls_context(tmp_path)
     unserved.open(HTTP, tls=context)
     trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
     client = http.client.HTTPSConnection(*unserved.server.addresses["http"], timeout=SECONDS_MAX, context=trusting)

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from tests.doors.certified import tls_context
 from tests.until import SECONDS_MAX, until
 
 import eau2
@@ -270,20 +271,7 @@ def test_a_token_need_not_be_text(unserved, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
 def test_lines_are_served_by_tls(unserved, tmp_path):
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    made += [
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
-    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context = tls_context(tmp_path)
     unserved.open(tls=context)
     address = unserved.server.addresses["crud"]
     trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
