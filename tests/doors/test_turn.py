@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import socket
 import threading
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from tests.until import SECONDS_MAX
+from tests.until import SECONDS_MAX, until
 
 import eau2
 from eau2.doors import resp, server, turn
@@ -209,6 +214,46 @@ def test_doors_are_the_same_on_either_loop(unserved, monkeypatch, loop):
     assert [client.reply() for _ in range(400)] == [each for n in range(200) for each in ("OK", b"%d" % n)]
     assert lines.ask(b"R k") == b"199"
     assert loop in type(unserved.server._loop).__module__
+
+
+def test_nobody_is_told_of_a_put_before_it_is_on_the_medium(tmp_path, monkeypatch):
+    real, may, flushes, failure = os.fdatasync, threading.Semaphore(0), [], []
+
+    def fdatasync(file):
+        assert may.acquire(timeout=SECONDS_MAX)
+        if failure:
+            raise failure[0]
+        real(file)
+        flushes.append(file)
+
+    with (
+        eau2.open(tmp_path / "store", flush="power") as store,
+        server.Server(store, server.Doors(redis_port=0)) as opened,
+        ExitStack() as stack,
+    ):
+        first, *others = [stack.enter_context(socket.create_connection(opened.addresses["redis"])) for _ in range(4)]
+        for each in (first, *others):
+            each.settimeout(SECONDS_MAX)
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        first.sendall(encoded(b"SET", b"k", b"0"))
+        until(lambda: store.get("k", default=None) == b"0")  # who reads may see it
+        for number, other in enumerate(others):
+            other.sendall(encoded(b"SET", b"k%d" % number, b"1") + encoded(b"SET", b"also", b"1"))
+        first.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            first.recv(100)
+        first.settimeout(SECONDS_MAX)
+        may.release(10)
+        assert first.recv(100) == resp.OK
+        assert [other.recv(100) for other in others] == [resp.OK * 2] * 3
+        assert 2 <= len(flushes) <= 4
+        failure.append(OSError(errno.EIO, "Input/output error"))
+        first.sendall(encoded(b"SET", b"k", b"2"))
+        assert re.match(rb"-\w+ .*the disk did not say that it has it", first.recv(1000))
+        failure.clear()
+        first.sendall(encoded(b"SET", b"k", b"3"))
+        assert first.recv(100) == resp.OK
+        assert store.get("k") == b"3"
 
 
 @pytest.mark.parametrize("how", ["each by itself", "together", "cut"])

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from eau2.errors import OutcomeUnknown
+from eau2.store import flushing
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Kind, Write
 
@@ -120,3 +121,45 @@ def test_a_chunk_that_another_wrote_and_did_not_flush_is_flushed_for_who_asks_fo
     assert {path.stat().st_ino, path.parent.stat().st_ino} <= set(flushed)
     quick.close()
     careful.close()
+
+
+def test_what_is_put_here_is_on_the_medium_once_it_is_flushed(directory, flushed):
+    node = DirectoryNode(directory, flush="power")
+    here = node.here
+    assert here.flushes
+    for number in range(2):
+        here.put({"a": b"%d" % number})
+        here.put({"b": b"%d" % number})
+        assert len(flushed) == number  # nobody was told of these yet
+        here.flush()
+        here.flush()
+        assert len(flushed) == number + 1
+    here.put({"a": b"x"})
+    put(node, "c")  # a later commit is flushed with all before it
+    here.flush()
+    assert len(flushed) == 3
+    flushed.error = OSError(errno.EIO, "Input/output error")
+    here.put({"a": b"y"})
+    with pytest.raises(OutcomeUnknown, match=r"entries\.db.*Input/output error"):
+        here.flush()
+    flushed.error = None
+    here.put({"a": b"z"})
+    node.close()
+    with pytest.raises(OutcomeUnknown, match="closed before the disk had it"):
+        here.flush()
+    again = DirectoryNode(directory)
+    assert again.get("a").payload == b"z"
+    assert not again.here.flushes
+    again.here.put({"a": b"1"})
+    again.here.flush()
+    again.close()
+    assert len(flushed) == 3
+
+
+def test_without_a_way_to_begin_early_a_flush_does_it_all(directory, flushed, monkeypatch):
+    monkeypatch.setattr(flushing, "_begin_writing", None)
+    node = DirectoryNode(directory, flush="power")
+    node.here.put({"a": b"1"})
+    node.here.flush()
+    assert len(flushed) == 1
+    node.close()

@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     def _answers_now(self, plain: Plain) -> bool:
         """Whether `plain` is answered, or will be in this turn of the loop."""
-        reply = self._shared.kept(plain)
+        reply = self._shared.kept(plain) if plain.values is None else None
         if reply is not None:
             assert self._transport is not None
             self._transport.write(reply)

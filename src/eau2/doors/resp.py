@@ -144,7 +144,7 @@ def whole(data: bytes) -> tuple[list[list[bytes]], int]:
     while line < last and (count := _COUNTS.get(lines[line], 0)):
         end = line + 1 + 2 * count
         heads, words = lines[line + 1 : end : 2], lines[line + 2 : end : 2]
-        if end > last or not all(map(_is_head, heads, words)):
+        if end > last or heads != _heads(words):
             break
         commands.append(words)
         at += sum(map(len, lines[line:end])) + 2 * (end - line)
@@ -181,16 +181,24 @@ def plain(data: bytes) -> tuple[list[bytes], list[bytes] | None] | None:
         return None
     if any(lines[at:count:step].count(lines[at]) != count // step for at in (0, 1, 2)):
         return None
-    for at in range(4, step, 2):
-        if not all(map(_is_head, lines[at - 1 : count : step], lines[at:count:step])):
-            return None
-    return lines[4:count:step], None if step == 5 else lines[6:count:step]
+    keys, values = lines[4:count:step], None if step == 5 else lines[6:count:step]
+    if lines[3:count:step] != _heads(keys) or (values and lines[5:count:step] != _heads(values)):
+        return None
+    return keys, values
+
+
+def _heads(strings: list[bytes]) -> list[bytes]:
+    """Return the heads of bulk `strings`."""
+    try:
+        return [*map(_HEADS.__getitem__, map(len, strings))]
+    except IndexError:
+        return [b"$%d" % len(string) for string in strings]
 
 
 def _is_head(head: bytes, string: bytes) -> bool:
     """Whether `head` is that of the bulk `string`."""
     length = len(string)
-    return head == (_HEADS[length] if length < 4096 else b"$%d" % length)
+    return head == (_HEADS[length] if length < len(_HEADS) else b"$%d" % length)
 
 
 def split(line: bytes) -> list[bytes] | None:

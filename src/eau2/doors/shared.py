@@ -44,6 +44,7 @@ class Shared:
         self._keyspace = Keyspace(store, deadlines)
         self.sweep = Sweeping(deadlines, self.submit).sweep
         self._loop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = self._loop.time  # no method: each request asks
         self._connections_max = connections_max
         self._loopback = Networks(LOOPBACK)
         self._told: deque[tuple[Callable[[list[Outcome]], None], list[Outcome]]] = deque()
@@ -57,9 +58,6 @@ class Shared:
     def access(self, connection: object) -> Access:
         """Return what a client may do that has not said who it is."""
         return Access(self.tokens, lambda what: self.audit(what, connection))
-
-    def now(self) -> float:
-        return self._loop.time()
 
     def admit(self, connection: _Connection) -> bool:
         """Whether there is room for `connection`, which must `leave` if so."""

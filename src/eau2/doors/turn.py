@@ -16,7 +16,7 @@ from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from eau2.doors.connection import Connection
     from eau2.doors.deadlines import Deadlines
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from eau2.doors.work import Plain
     from eau2.store.here import Here
     from eau2.store.nodes import Entry
+
+    _Gathered = tuple[Connection, Plain]
 
 CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
 _ENTRY_BYTES = 150  # what the two cost besides
@@ -53,9 +55,7 @@ class Turn:
         self._generation: int | None = None  # for which the replies are right
 
     def kept(self, plain: Plain) -> bytes | None:
-        """Return the reply to `plain` where it is kept: nobody has begun to write since it was read. 1 us."""
-        if plain.values is not None:
-            return None
+        """Return the reply to `plain`, a read, where it is kept: nobody has begun to write since it was. 1 us."""
         try:
             generation = self._store.generation()
             if generation is None or generation != self._generation:
@@ -88,8 +88,11 @@ class Turn:
         """Do the puts `asked`; return the replies. StoreBusy, TooMuch and InvalidKey, and others of the whole: nothing
         was done."""
         pairs: dict[bytes, bytes] = {}
-        for plain in asked:
-            pairs.update(zip(plain.keys, plain.values or (), strict=True))
+        for keys, values, _ in asked:
+            if len(keys) == 1 and values:  # as usual, and a quarter of what the next costs
+                pairs[keys[0]] = values[0]
+            else:
+                pairs.update(zip(keys, values or (), strict=True))
         if sum(map(len, pairs.values())) > WRITE_BYTES_MAX:
             raise TooMuch
         generation = self._store.generation()
@@ -170,10 +173,11 @@ class Turns:
     def __init__(
         self, here: Here | None, deadlines: Deadlines, keyspace: Keyspace, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._turn = None if here is None else Turn(here, deadlines)
+        self._here, self._turn = here, None if here is None else Turn(here, deadlines)
         self.kept = (lambda plain: None) if self._turn is None else self._turn.kept
         self._keyspace, self._loop = keyspace, loop
-        self._gathered: list[tuple[Connection, Plain]] = []
+        self._gathered: list[_Gathered] = []
+        self._flushing = False  # some wait for the medium; others begin when it is done
 
     def gather(self, who: Connection, plain: Plain) -> bool:
         """Whether `who` will be told what comes of `plain`, or is turned away, once all have said what they ask now.
@@ -182,30 +186,59 @@ class Turns:
         """
         if self._turn is None or not self._keyspace.idle:
             return False
-        if not self._gathered:
+        if not self._gathered and not self._flushing:
             self._loop.call_soon(self._answer)
         self._gathered.append((who, plain))
         return True
 
     def _answer(self) -> None:
         assert self._turn is not None
+        assert self._here is not None
         gathered, self._gathered = self._gathered, []
         reads = [each for each in gathered if each[1].values is None]
         puts = [each for each in gathered if each[1].values is not None]
-        for do, some in ((self._turn.read, reads), (self._turn.put, puts)):
-            if not some:
-                continue
-            try:
-                replies = do([plain for _, plain in some])
-            except OutcomeUnknown as error:  # it must not be done again
-                replies = [failure(error) * len(plain.keys) for _, plain in some]
-            except (Eau2Error, TooMuch):  # what one has wrong, or the store, is said to each by itself
-                for who, plain in some:
-                    who.turned_away(plain)
-                continue
-            except Exception as error:  # our own fault; whoever asked must not wait for ever
-                log("failed", error=repr(error))
-                refused = failure(OutcomeUnknown(f"internal failure: {type(error).__name__}"))
-                replies = [refused * len(plain.keys) for _, plain in some]
-            for (who, _), reply in zip(some, replies, strict=True):
-                who.told(reply)
+        if reads:
+            _tell(reads, self._done(self._turn.read, reads))
+        if not puts:
+            return
+        replies = self._done(self._turn.put, puts)
+        if replies is not None and self._here.flushes:
+            # The medium is written to while the loop takes what has been said in the meantime.
+            self._flushing = True
+            self._loop.call_soon(self._flush, puts, replies)
+        else:
+            _tell(puts, replies)
+
+    def _flush(self, puts: list[_Gathered], replies: list[bytes]) -> None:
+        def flushed(_: list[Plain]) -> list[bytes]:
+            assert self._here is not None
+            self._here.flush()
+            return replies
+
+        _tell(puts, self._done(flushed, puts))
+        self._flushing = False
+        if self._gathered:  # those who have been told now may join
+            self._loop.call_soon(self._answer)
+
+    def _done(self, do: Callable[[list[Plain]], list[bytes]], some: list[_Gathered]) -> list[bytes] | None:
+        """Return the replies of `do` to `some`; None where each is to be done by itself: what one has wrong, or the
+        store, is said to it alone."""
+        try:
+            return do([plain for _, plain in some])
+        except OutcomeUnknown as error:  # it must not be done again
+            refused = failure(error)
+        except (Eau2Error, TooMuch):
+            return None
+        except Exception as error:  # our own fault; whoever asked must not wait for ever
+            log("failed", error=repr(error))
+            refused = failure(OutcomeUnknown(f"internal failure: {type(error).__name__}"))
+        return [refused * len(plain.keys) for _, plain in some]
+
+
+def _tell(some: list[_Gathered], replies: list[bytes] | None) -> None:
+    if replies is None:
+        for who, plain in some:
+            who.turned_away(plain)
+        return
+    for (who, _), reply in zip(some, replies, strict=True):
+        who.told(reply)

@@ -158,16 +158,6 @@ def require_fit(connection: apsw.Connection, path: Path, *, log_bytes: int | Non
         raise meaning(apsw.FullError(), path)
 
 
-def opened_log(path: Path) -> int:
-    """Return a descriptor of the log of the database at `path`, which a connection has open; its name is flushed."""
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-        return os.open(f"{path}-wal", os.O_RDONLY)
-    finally:
-        os.close(directory)
-
-
 def create(path: Path) -> None:
     """Make an empty database at `path`, where nothing is. The caller moves it to its place, whole."""
     connection = apsw.Connection(str(path), vfs=_checksum_vfs())

@@ -10,7 +10,6 @@ that no row names, or a row with refs = 0: never a manifest that names a missing
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +19,8 @@ import apsw
 from eau2.errors import DiskFull, Eau2Error, OutcomeUnknown, StoreBusy, StoreClosed, failed_call
 from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning, opened_log, require_fit
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning, require_fit
+from eau2.store.flushing import Flushing
 from eau2.store.nodes import Kind, amid_another, closed
 from eau2.values.key import MARK
 
@@ -88,7 +88,7 @@ class Writer:
         self._connection.set_wal_hook(self._copying_back)
         self.changes = Changes(self._connection, files)
         self._run = self.changes.run
-        self._log = -1 if flush == "process" else opened_log(path)
+        self.flushing = None if flush == "process" else Flushing(path, generation)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
         self._closed = False
         self.left_over = False  # files may be there that no row names, and that we could not remove
@@ -122,11 +122,17 @@ class Writer:
         return request.outcomes
 
     def transaction(
-        self, change: Callable[[], Any], *, seconds: float = BUSY_SECONDS_MAX, makes_room: bool = False
+        self,
+        change: Callable[[], Any],
+        *,
+        seconds: float = BUSY_SECONDS_MAX,
+        makes_room: bool = False,
+        unflushed: Callable[[int], None] | None = None,
     ) -> Any:
         """Call `change` in a transaction of its own, under the write lock; return what it returns.
 
         StoreBusy when the lock does not come within `seconds`. What it raises rolls everything back.
+        unflushed: is told what `flushing` is to flush; else that is waited for.
         """
         if (amid := amid_another(self._lock)) is not None:
             raise amid
@@ -138,7 +144,7 @@ class Writer:
                 self._patience.seconds = seconds
                 self.changes.unnamed.clear()
                 result = self._commit_somehow(lambda: self._commit(change), makes_room=makes_room)
-                self._flush()
+                self._flush() if unflushed is None else unflushed(self._started)
                 self._remove_unnamed()
                 return result
             finally:
@@ -181,8 +187,8 @@ class Writer:
             self._closed = True
             if held:
                 self._connection.close()
-                if self._log >= 0:
-                    os.close(self._log)
+                if self.flushing is not None:
+                    self.flushing.close()
             self.left_over |= not held  # the write that goes on has staged files
             return held
 
@@ -360,17 +366,8 @@ class Writer:
         return result
 
     def _flush(self) -> None:
-        """Have what was committed on the medium, if that was asked for, before anybody is told or a file is removed.
-
-        Not by SQLite, which flushes before it gives up the write lock: so each process would flush for itself alone.
-        """
-        if self._log < 0:
-            return
-        try:
-            self._generation.flush(self._started, self._log)
-        except OSError as error:
-            what = f"{self._path}: written, but the disk did not say that it has it: {error}"
-            raise OutcomeUnknown(what, hint="see whether the disk is healthy, and read it again") from error
+        if self.flushing is not None:
+            self.flushing.flush(self._started)
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
