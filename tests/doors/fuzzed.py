@@ -209,6 +209,14 @@ def check_resp(data):
         assert held(cut) <= resp.COMMAND_BYTES_MAX + resp.LINE_BYTES_MAX + FEW_BYTES_MAX
     assert again == found
     assert (cut.broken, cut.amid) == (whole.broken, whole.amid)
+    if (at_once := resp.plain(stream)) is not None and not demanded:
+        keys, values = at_once
+        meant = (
+            [[b"GET", key] for key in keys]
+            if values is None
+            else [[b"SET", *pair] for pair in zip(keys, values, strict=True)]
+        )
+        assert ([[words[0].upper(), *words[1:]] for words in found], whole.amid) == (meant, False)
     assert whole.broken.isprintable()
     for words in found:
         assert words
@@ -362,7 +370,12 @@ PARSERS = {
 }
 SEEDS = {
     "lines": [b"\0C a 1\nR a\nU a #3\r\nabc\r\nD a\nDONE\n", b"\x13abcAUTH a token that writes\nC k #5\nhello\nR k\n"],
-    "resp": [b"\0*2\r\n$3\r\nGET\r\n$1\r\nk\r\nSET a 'b c'\r\n*0\r\n*-1\r\n", b'\x0bxyzSET "a\\x41\\n" b\n'],
+    "resp": [
+        b"\0" + b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n" * 3,
+        b"\0" + b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n" * 2,
+        b"\0*2\r\n$3\r\nGET\r\n$1\r\nk\r\nSET a 'b c'\r\n*0\r\n*-1\r\n",
+        b'\x0bxyzSET "a\\x41\\n" b\n',
+    ],
     "redis": [
         b"\0HELLO 3\nSET a 1\nGET a\nINCR a\nSCAN 0 MATCH a* COUNT 5 TYPE string\nKEYS [a-b]*\nCLIENT LIST\n",
         b"\x12abHELLO 3 AUTH me 'a token that writes' SETNAME x\nMSET a 1 b 2\nMGET a b\nDEL a\nGETRANGE b 0 -1\n",
