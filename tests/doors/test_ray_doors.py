@@ -16,6 +16,20 @@ def served(ray_cluster):
         yield Served(stack.enter_context(ray_cluster.opener("first")()), stack).open()
 
 
+def test_every_server_of_a_cluster_answers_for_all_keys(ray_cluster):
+    opener = ray_cluster.opener("first")
+    with ExitStack() as stack:
+        served, other = (Served(stack.enter_context(opener()), stack).open() for _ in range(2))
+        here, there = served.redis(), other.redis()
+        for number in range(30):
+            asking, answering = (here, there) if number % 2 else (there, here)
+            assert asking.ask("SET", f"k{number}", number) == "OK"
+            assert answering.ask("GET", f"k{number}") == b"%d" % number
+            assert answering.ask("INCR", f"k{number}") == number + 1
+            assert asking.ask("GET", f"k{number}") == b"%d" % (number + 1)
+        assert other.lines().ask(b"R k7") == b"8"
+
+
 def test_what_clients_write_is_on_the_cluster(served):
     lines, redis = served.lines(), served.redis()
     assert lines.ask(b"C trips/1 hello") == b"OK\n"
