@@ -16,6 +16,7 @@ from tests.doors.globs import matches
 
 from eau2.doors import datagrams, lines, redis_keys, resp
 from eau2.doors.datagrams import Code, Command, Refused, Replies, Request, Standing
+from eau2.doors.deadlines import Deadlines
 from eau2.doors.lines import Lines, LinesConversation
 from eau2.doors.patterns import compiled
 from eau2.doors.redis import Listings, RedisConversation
@@ -247,7 +248,7 @@ def check_redis(data):
         audited = []
         conversation = RedisConversation(
             Access(TOKENS if demanded else Tokens(), audited.append),
-            Listings(),
+            Listings(Deadlines(lambda: Keys.now / 1000)),
             lambda: {"eau2_version": "0"},
             allow_wipe=True,
         )
