@@ -29,6 +29,8 @@ from pathlib import Path
 
 from tests.until import SECONDS_MAX, until
 
+import eau2
+
 GROWTH_MAX = 1.05  # of memory from the second minute to the end
 STEADY_MINUTES = 2  # after which memory should not grow any more
 END_SECONDS_MAX = 1.0
@@ -59,8 +61,7 @@ class Sample:
 @contextmanager
 def serving(folder: Path, idle_seconds: float, *options: str):
     """Yield a server in a process of its own, and its doors."""
-    doors = {"flight": "off", "http": "off", "crud": 0, "redis": 0, "udp": 0}  # one that is left out has its usual port
-    ports = [word for door, port in doors.items() for word in (f"--{door}-port", str(port))]
+    ports = [word for door in ("flight", "http", "crud", "redis", "udp") for word in (f"--{door}-port", "0")]
     command = [sys.executable, "-c", SERVE, str(idle_seconds), "serve", "--store", str(folder / "store"), *ports]
     with (folder / "log.txt").open("wb") as log:
         server = subprocess.Popen([*command, *options, "--json"], stdout=subprocess.PIPE, stderr=log)
@@ -76,7 +77,7 @@ def serving(folder: Path, idle_seconds: float, *options: str):
 
 def shares(idle: int, busy: int) -> dict[str, int]:
     """Return how many clients there are of each kind."""
-    kinds = {"sleeper": -(-idle // 20), "datagrams": busy // 5}
+    kinds = {"sleeper": -(-idle // 20), "datagrams": busy // 5, "http": busy // 10, "frames": -(-busy // 50)}
     kinds |= dict.fromkeys(("garbage", "cutter", "unread"), -(-busy // 20))
     return kinds | {"idle": idle - kinds["sleeper"], "worker": busy - sum(kinds.values()) + kinds["sleeper"]}
 
@@ -94,6 +95,7 @@ class Soak:
     def run(self) -> None:
         with serving(self.folder, self.idle_seconds) as (server, doors):
             set_large(doors)
+            begin_engine(doors)
             before = until(lambda: self._settled(server.pid))
             counts, added = self._load(server.pid, doors)
             self.figures |= {"counts": dict(counts), "samples": len(self.samples)}
@@ -191,6 +193,15 @@ def set_large(doors) -> None:
     with socket.create_connection(doors["crud"], SECONDS_MAX) as client:
         client.sendall(b"C large #%d\n%b\n" % (LARGE_BYTES, bytes(LARGE_BYTES)))
         assert client.recv(100) == b"OK\n"
+
+
+def begin_engine(doors) -> None:
+    """Have the server begin what it has for queries, and keeps."""
+    host, port = doors["flight"]
+    with eau2.open(f"eau2://{host}:{port}") as store:
+        store.put("frame", {"n": [1]})
+        assert store.sql("select count(*) as n from frame").to_arrow()["n"].to_pylist() == [1]
+        store.delete("frame")
 
 
 def main() -> int:

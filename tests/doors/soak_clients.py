@@ -12,13 +12,17 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
+import pyarrow as pa
 from tests.doors.talk import TALKS, Datagrams, Deed, Talk
 
+import eau2
 from eau2.doors.datagrams import Code
 
 REPLY_SECONDS_MAX = 120.0  # a reply that takes longer is lost
 WRONG_MAX = 20  # of them are told
 COUNTERS = 8
+KINDS = ("idle", "sleeper", "worker", "datagrams", "http", "frames", "garbage", "cutter", "unread")
 RESENT_SECONDS = (0.1, 0.2, 0.4)  # for a server keeps its replies for five seconds only
 
 
@@ -49,7 +53,7 @@ class Clients:
     async def run(self):
         plan, number = self.plan, 0
         async with asyncio.TaskGroup() as all_:
-            for kind in ("idle", "sleeper", "worker", "datagrams", "garbage", "cutter", "unread"):
+            for kind in KINDS:
                 for _ in range(plan.get(kind, 0)):
                     chance = random.Random(f"{plan['seed']} {kind} {number}")
                     name = f"{plan['seed']}-{number}"
@@ -202,6 +206,54 @@ class Clients:
                         await asyncio.sleep(0.05)
                         transport.sendto(message)
         raise Wrong("no answer by UDP")
+
+    async def _http(self, name, chance, patience):
+        """Puts, gets and deletes by HTTP, on one connection."""
+        reader, writer = await asyncio.open_connection(*self.doors["http"], limit=1 << 20)
+        self.counts["connections"] += 1
+        keys: dict[str, bytes] = {}
+        with contextlib.closing(writer):
+            deeds = [
+                self._deed(name, batch, chance, ("put", "get", "delete")) for batch in range(chance.randint(1, 100))
+            ]
+            for deed in [*deeds, *(Deed("delete", f"{name}-{number}") for number in range(10))]:
+                if self._left() < 0 and deed.verb != "delete":
+                    continue
+                was = keys.get(deed.key)
+                expected = {"get": (404 if was is None else 200, was), "delete": (404 if was is None else 204, None)}
+                status, value = expected.get(deed.verb, (201 if was is None else 204, None))
+                deed.done(keys)
+                head = f"{deed.verb.upper()} /keys/{deed.key} HTTP/1.1\r\nHost: localhost\r\n"
+                sent = deed.value if deed.verb == "put" else b""
+                writer.write(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
+                patience.reschedule(asyncio.get_running_loop().time() + REPLY_SECONDS_MAX)
+                told = (await reader.readuntil(b"\r\n\r\n")).lower()
+                size = int(told.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+                body = await reader.readexactly(size)
+                patience.reschedule(None)
+                if int(told.split()[1]) != status or (value is not None and body != value):
+                    raise Wrong(f"{deed.verb} of {was!r:.40} came to {told[:80]!r} {body[:80]!r}, not {status}")
+                self.counts["operations"] += 1
+
+    async def _frames(self, name, chance, patience):
+        """Puts, gets and asks of frames by Flight."""
+        patience.reschedule(asyncio.get_running_loop().time() + REPLY_SECONDS_MAX)
+        self.counts["frames"] += await asyncio.to_thread(self._exchange_frames, name, chance)
+
+    def _exchange_frames(self, name, chance) -> int:
+        host, port = self.doors["flight"]
+        rounds = chance.randint(1, 20)
+        with eau2.open(f"eau2://{host}:{port}") as store:
+            for number in range(rounds):
+                table = pa.table({"n": np.arange(chance.randrange(10_000)) + number})
+                store.put(name, table)
+                if not store.frame(name).to_arrow().equals(table):
+                    raise Wrong(f"{name} is another frame")
+                total = store.sql(f'select count(*) as n from "{name}"').to_arrow()["n"].to_pylist()
+                if total != [len(table)]:
+                    raise Wrong(f"{name} has {total}, not {len(table)} rows")
+            store.delete(name)
+        return rounds
 
     # -- who do harm --------------------------------------------------------------------------------------------------
 

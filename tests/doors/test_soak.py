@@ -11,7 +11,7 @@ def test_many_connections_at_once_for_seconds(tmp_path):
     soak = Soak(tmp_path, idle=50, busy=20, seconds=5, seed=1, idle_seconds=2)
     soak.run()
     assert soak.wrong == []
-    assert soak.figures["counts"].keys() >= {"operations", "kept", "let go", "garbage", "cut", "unread"}
+    assert soak.figures["counts"].keys() >= {"operations", "kept", "let go", "garbage", "cut", "unread", "frames"}
 
 
 @pytest.mark.long
