@@ -160,7 +160,7 @@ _FORMS = {b"*2": (5, (b"GET", b"get")), b"*3": (7, (b"SET", b"set"))}  # lines o
 def plain(data: bytes) -> tuple[list[bytes], list[bytes] | None] | None:
     r"""Return the keys, and the values, where `data` is so many whole GETs or so many whole SETs without options.
 
-    None where it is not, or a key or value has a line end in it. 2 us, and 0.2 for each more: a Python step for each
+    None where it is not, or a key or value has a line end in it. 0.5 us, and 0.3 for each more: a Python step for each
     argument would cost ten times as much.
 
     >>> plain(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n" * 2), plain(b"PING\r\n")
@@ -175,10 +175,12 @@ def plain(data: bytes) -> tuple[list[bytes], list[bytes] | None] | None:
     # Where each line is what a request of this form has in its place, the bytes are these requests and no others.
     if lines[1] != b"$3" or lines[2] not in names or count % step:
         return None
-    if count == step:
-        if _is_head(lines[3], lines[4]) and (step == 5 or _is_head(lines[5], lines[6])):
-            return lines[4:5], None if step == 5 else lines[6:7]
-        return None
+    if count == step:  # as usual, and as below in two thirds of the time
+        try:
+            as_said = lines[3] == _HEADS[len(lines[4])] and (step == 5 or lines[5] == _HEADS[len(lines[6])])
+            return ([lines[4]], None if step == 5 else [lines[6]]) if as_said else None
+        except IndexError:
+            pass
     if any(lines[at:count:step].count(lines[at]) != count // step for at in (0, 1, 2)):
         return None
     keys, values = lines[4:count:step], None if step == 5 else lines[6:count:step]
@@ -193,12 +195,6 @@ def _heads(strings: list[bytes]) -> list[bytes]:
         return [*map(_HEADS.__getitem__, map(len, strings))]
     except IndexError:
         return [b"$%d" % len(string) for string in strings]
-
-
-def _is_head(head: bytes, string: bytes) -> bool:
-    """Whether `head` is that of the bulk `string`."""
-    length = len(string)
-    return head == (_HEADS[length] if length < len(_HEADS) else b"$%d" % length)
 
 
 def split(line: bytes) -> list[bytes] | None:
