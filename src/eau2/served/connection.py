@@ -26,6 +26,7 @@ from eau2.served.wire import (
     content,
     made_again,
     message,
+    messages,
     parsed,
 )
 from eau2.store.nodes import closed
@@ -123,7 +124,8 @@ class Connection:
             # Cut as the writer of chunks cuts them, so that the same rows are the same chunks however they are put.
             for batch in batches:
                 for part in pieces_of(batch, CHUNK_BYTES_MAX):
-                    writer.write_batch(part)
+                    for rows, mark in messages(part):
+                        writer.write_with_metadata(rows, mark)
             writer.write_metadata(pa.py_buffer(WHOLE))
             writer.done_writing()
             answer = reader.read()
