@@ -50,7 +50,7 @@ class Received:
             if chunk.data is not None:
                 parts.append(self._checked(chunk.data))
                 size += chunk.data.nbytes
-                if said != MORE or size > CHUNK_BYTES_MAX:
+                if said != MORE or size > CHUNK_BYTES_MAX * 5 // 4:
                     yield parts[0] if len(parts) == 1 else pa.Table.from_batches(parts)
                     parts, size = [], 0
 

@@ -73,7 +73,9 @@ class FrameWriter:
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Add the rows of `batch`, whose schema is the writer's. A table counts as the one batch that its batches would
         be. Waits while all workers are busy."""
-        for piece in pieces_of(self._plain(batch), self._chunk_bytes):
+        plain = self._plain(batch)
+        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= self._chunk_bytes * 5 // 4  # by the same `pieces_of`
+        for piece in [plain] if was_cut else pieces_of(plain, self._chunk_bytes):
             size = piece.nbytes
             if self._pending and self._pending_bytes + size > self._chunk_bytes:
                 self._submit()

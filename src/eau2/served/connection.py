@@ -121,7 +121,7 @@ class Connection:
         except (flight.FlightError, pa.ArrowException) as error:
             raise self._error(error) from None
         try:
-            # Cut as the writer of chunks cuts them, so that the same rows are the same chunks however they are put.
+            # Cut as the writer of chunks cuts them, so that the same rows are cut alike however they are put.
             for batch in batches:
                 for part in pieces_of(batch, CHUNK_BYTES_MAX):
                     for rows, mark in messages(part):

@@ -30,7 +30,9 @@ ROW_MESSAGE_BYTES = 1 << 20  # of rows to be stored: in messages of 40 MB each t
 MORE = b"more"  # with a message of an upload: the next belongs to the same batch
 WHOLE = b"whole"  # with the last message of an upload: without it the client gave up halfway
 _FLAT = (
-    pa.types.is_primitive,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_temporal,
     pa.types.is_string,
     pa.types.is_large_string,
     pa.types.is_binary,
@@ -133,16 +135,17 @@ def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def messages(batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
     """Yield `batch`, which has rows, as messages of an upload with their metadata: small ones where its parts are
-    joined without a trace."""
-    small = all(_is_flat(field.type) for field in batch.schema)
+    joined easily."""
+    small = all(_joins(column) for column in batch.columns)
     *parts, last = pieces_of(batch, ROW_MESSAGE_BYTES) if small else (batch,)
     for part in parts:
         yield part, MORE
     yield last, b""
 
 
-def _is_flat(kind: pa.DataType) -> bool:
-    return any(is_it(kind) for is_it in _FLAT)
+def _joins(column: pa.Array) -> bool:
+    """Whether parts of `column` take as much as the whole, but for what fills up a buffer: so chunks are cut alike."""
+    return not column.null_count and any(is_it(column.type) for is_it in _FLAT)
 
 
 def schema_in(data: bytes | memoryview) -> pa.Schema:
