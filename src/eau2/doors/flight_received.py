@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from eau2.errors import InvalidValue
+from eau2.served.wire import MORE
+from eau2.values.chunk import CHUNK_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import pyarrow as pa
     from pyarrow import flight
 
 _GONE_SECONDS = 0.005  # after the end of a stream gRPC may find that it was broken off
@@ -31,17 +34,25 @@ class Received:
         self._reader, self._gave_up, self._mark = reader, gave_up, mark
         self._marked = not mark
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
+    def __iter__(self) -> Iterator[pa.RecordBatch | pa.Table]:
+        """Yield what comes; of our own client, messages that belong together as a table of as many batches."""
+        parts: list[pa.RecordBatch] = []
+        size = 0
         while True:
             try:
                 chunk = self._reader.read_chunk()
             except StopIteration:
+                self._marked = self._marked and not parts
                 self.check_whole()
                 return
-            if self._mark and chunk.app_metadata is not None:
-                self._marked = self._marked or chunk.app_metadata.to_pybytes() == self._mark
+            said = chunk.app_metadata.to_pybytes() if self._mark and chunk.app_metadata is not None else b""
+            self._marked = self._marked or said == self._mark
             if chunk.data is not None:
-                yield self._checked(chunk.data)
+                parts.append(self._checked(chunk.data))
+                size += chunk.data.nbytes
+                if said != MORE or size > CHUNK_BYTES_MAX * 5 // 4:
+                    yield parts[0] if len(parts) == 1 else pa.Table.from_batches(parts)
+                    parts, size = [], 0
 
     def check_whole(self) -> None:
         """Raise InvalidValue unless all has come."""

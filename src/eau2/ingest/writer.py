@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eau2.store.nodes import Node, Staged
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 WORKERS_MAX = 4  # each holds a chunk, and memory is bandwidth-bound before that
 SMALL_BATCHES_MAX = 1000  # are joined: a batch of a row takes over a kilobyte that its size in bytes does not say
@@ -68,20 +70,23 @@ class FrameWriter:
         if not self._finished:
             self.discard()
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of `batch`, whose schema is the writer's. Waits while all workers are busy."""
-        for piece in pieces_of(self._plain(batch), self._chunk_bytes):
+    def write(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Add the rows of `batch`, whose schema is the writer's. A table counts as the one batch that its batches would
+        be. Waits while all workers are busy."""
+        plain = self._plain(batch)
+        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= self._chunk_bytes * 5 // 4  # by the same `pieces_of`
+        for piece in [plain] if was_cut else pieces_of(plain, self._chunk_bytes):
             size = piece.nbytes
             if self._pending and self._pending_bytes + size > self._chunk_bytes:
                 self._submit()
-            self._pending.append(piece)
+            self._pending += piece.to_batches() if isinstance(piece, pa.Table) else [piece]
             self._pending_bytes += size
             if len(self._pending) - self._joined >= SMALL_BATCHES_MAX:
                 small = pa.Table.from_batches(self._pending[self._joined :], self._plain_schema)
                 self._pending[self._joined :] = one_batch(small).to_batches()
                 self._joined = len(self._pending)
 
-    def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _plain(self, batch: Rows) -> Rows:
         """Return `batch` without views: a slice of a view keeps, and counts, all the text of the whole."""
         if self._plain_schema is self.schema:
             return batch
@@ -89,7 +94,7 @@ class FrameWriter:
             column if column.type == field.type else column.cast(field.type)
             for column, field in zip(batch.columns, self._plain_schema, strict=True)
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=self._plain_schema)
+        return type(batch).from_arrays(columns, schema=self._plain_schema)
 
     def finish(self) -> tuple[bytes, tuple[Staged, ...]]:
         """Return the encoded manifest and the staged chunks that it names, each once."""
@@ -176,7 +181,7 @@ class FrameWriter:
         return ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, columns), staged
 
 
-def pieces_of(batch: pa.RecordBatch, bytes_max: int) -> Iterable[pa.RecordBatch]:
+def pieces_of(batch: Rows, bytes_max: int) -> Iterable[Rows]:
     """Yield slices of `batch` of at most about `bytes_max`, in order; one row is never cut."""
     size, rows = batch.nbytes, batch.num_rows
     if size <= bytes_max or rows <= 1:

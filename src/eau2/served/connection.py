@@ -26,6 +26,7 @@ from eau2.served.wire import (
     content,
     made_again,
     message,
+    messages,
     parsed,
 )
 from eau2.store.nodes import closed
@@ -120,10 +121,11 @@ class Connection:
         except (flight.FlightError, pa.ArrowException) as error:
             raise self._error(error) from None
         try:
-            # Cut as the writer of chunks cuts them, so that the same rows are the same chunks however they are put.
+            # Cut as the writer of chunks cuts them, so that the same rows are cut alike however they are put.
             for batch in batches:
                 for part in pieces_of(batch, CHUNK_BYTES_MAX):
-                    writer.write_batch(part)
+                    for rows, mark in messages(part):
+                        writer.write_with_metadata(rows, mark)
             writer.write_metadata(pa.py_buffer(WHOLE))
             writer.done_writing()
             answer = reader.read()

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from eau2 import errors
 from eau2.errors import Eau2Error, InvalidValue
+from eau2.ingest.writer import pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +26,18 @@ ROWS_BYTES = 4 << 20  # of rows, before they are encoded
 REPLY_BYTES = 8 << 20  # of values in one message, as far as they are not larger each
 WRITE_BYTES_MAX = 512 << 20  # of the values in one call
 PIECES = pa.schema([pa.field("piece", pa.binary(), nullable=False)])
+ROW_MESSAGE_BYTES = 1 << 20  # of rows to be stored: in messages of 40 MB each took fresh memory, and twice as long
+MORE = b"more"  # with a message of an upload: the next belongs to the same batch
 WHOLE = b"whole"  # with the last message of an upload: without it the client gave up halfway
+_FLAT = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_temporal,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
 LEASE_SECONDS = 60.0  # what is held for a client goes when it is not heard of for so long
 
 Header = dict[str, Any]
@@ -119,6 +131,21 @@ def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with pa.ipc.new_stream(sink, part.schema) as writer:
                 writer.write_batch(part)
             yield piece(sink.getvalue())
+
+
+def messages(batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
+    """Yield `batch`, which has rows, as messages of an upload with their metadata: small ones where its parts are
+    joined easily."""
+    small = all(_joins(column) for column in batch.columns)
+    *parts, last = pieces_of(batch, ROW_MESSAGE_BYTES) if small else (batch,)
+    for part in parts:
+        yield part, MORE
+    yield last, b""
+
+
+def _joins(column: pa.Array) -> bool:
+    """Whether parts of `column` take as much as the whole, but for what fills up a buffer: so chunks are cut alike."""
+    return not column.null_count and any(is_it(column.type) for is_it in _FLAT)
 
 
 def schema_in(data: bytes | memoryview) -> pa.Schema:

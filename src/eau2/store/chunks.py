@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every file system can keep it
 _SUFFIX = ".arrow"
 _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
+# Bytes a system call: what is larger the kernel caches in pages of 2 MB. In a virtual machine these are often ones that
+# the host has to give back first, and a gigabyte took up to 3 s, not 0.2.
+_WRITE_BYTES_MAX = 1 << 20
 
 Stamp = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
@@ -224,18 +227,34 @@ def file_id(path: str) -> str:
 
 
 def _write_all(file: int, pieces: Iterable[pa.Buffer]) -> None:
-    views = [memoryview(piece).cast("B") for piece in pieces if piece.size]
-    while views:
-        count = os.writev(file, views[:_PIECES_MAX])
-        if count == 0:
-            raise OSError(errno.EIO, "nothing was written")
-        done = 0
-        while done < len(views) and count >= len(views[done]):
-            count -= len(views[done])
-            done += 1
-        del views[:done]
-        if count:
-            views[0] = views[0][count:]
+    for views in _calls(memoryview(piece).cast("B") for piece in pieces if piece.size):
+        while views:
+            count = os.writev(file, views)
+            if count == 0:
+                raise OSError(errno.EIO, "nothing was written")
+            done = 0
+            while done < len(views) and count >= len(views[done]):
+                count -= len(views[done])
+                done += 1
+            del views[:done]
+            if count:
+                views[0] = views[0][count:]
+
+
+def _calls(views: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """Yield `views`, cut and put together as system calls take them."""
+    together: list[memoryview] = []
+    room = _WRITE_BYTES_MAX
+    for view in views:
+        start = 0
+        while start < len(view):
+            together.append(view[start : start + room])
+            start += len(together[-1])
+            room -= len(together[-1])
+            if not room or len(together) == _PIECES_MAX:
+                yield together
+                together, room = [], _WRITE_BYTES_MAX
+    yield together
 
 
 def _unlink(path: str) -> bool:

@@ -1,0 +1,137 @@
+"""Frames on their way to a served store and from it: in small messages, and the next chunk ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+from tests.served.serving import serving
+
+import eau2
+from eau2.doors.flight_received import Received
+from eau2.errors import Corrupt, InvalidValue
+from eau2.ingest.writer import FrameWriter
+from eau2.served import wire
+from eau2.values.chunk import identify
+
+ROWS = 80_000
+
+
+def cut_at(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    monkeypatch.setitem(FrameWriter.__init__.__kwdefaults__, "chunk_bytes", chunk_bytes)
+    monkeypatch.setattr("eau2.served.connection.CHUNK_BYTES_MAX", chunk_bytes)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    cut_at(monkeypatch, 1 << 19)
+
+
+def table() -> pa.Table:
+    return pa.table(
+        {
+            "number": pa.array(range(ROWS), pa.int64()),
+            "share": pa.array([row / 3 for row in range(ROWS)]),
+            "text": pa.array(["x" * (row % 90) for row in range(ROWS)]),
+            "bytes": pa.array([b"y" * (row % 40) for row in range(ROWS)], pa.large_binary()),
+        }
+    )
+
+
+def ids_of(store: eau2.Store, key: str) -> list[str]:
+    return list(store.frame(key).source.manifest.chunk_ids)
+
+
+def rows_of(store: eau2.Store, key: str) -> list[int]:
+    return list(store.frame(key).source.manifest.chunk_rows)
+
+
+def ahead() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "eau2-ahead"]
+
+
+class TestSending:
+    def test_rows_in_small_messages_are_cut_into_the_chunks_of_a_local_put(self, tmp_path, monkeypatch):
+        cut_at(monkeypatch, 5 << 19)
+        whole = table()
+        assert whole.nbytes > 4 * wire.ROW_MESSAGE_BYTES
+        odd = pa.concat_tables([whole.slice(0, 5), whole.slice(3, 60_000), whole.slice(60_003)])
+        with serving(tmp_path / "served") as address, eau2.open(address) as served:
+            with eau2.open(tmp_path / "local") as local:
+                for key, value in (("whole", whole), ("odd", odd), ("none", whole.slice(0, 0))):
+                    served.put(key, value)
+                    local.put(key, value)
+                    assert rows_of(served, key) == rows_of(local, key)
+                assert len(rows_of(local, "odd")) > 2
+            assert served.frame("odd").to_arrow().equals(odd)
+
+    def test_what_is_not_easily_joined_is_sent_whole(self):
+        plain = pa.record_batch({"a": pa.array(range(1 << 18))})
+        nulls = pa.record_batch({"a": pa.array([None, *range(1 << 18)])})
+        lists = pa.record_batch({"a": pa.array([[row] for row in range(1 << 18)])})
+        assert [mark for _, mark in wire.messages(plain)] == [wire.MORE, b""]
+        assert [mark for _, mark in wire.messages(nulls)] == [b""]
+        assert [mark for _, mark in wire.messages(lists)] == [b""]
+
+    def test_a_batch_of_which_a_part_is_missing_is_refused(self):
+        batch = pa.record_batch({"a": [1]})
+        marks = iter([(batch, wire.MORE), (None, wire.WHOLE)])
+
+        def read_chunk() -> SimpleNamespace:
+            data, mark = next(marks)
+            return SimpleNamespace(data=data, app_metadata=pa.py_buffer(mark))
+
+        reader = SimpleNamespace(schema=batch.schema, read_chunk=read_chunk)
+        with pytest.raises(InvalidValue, match="gave up halfway"):
+            list(Received(reader, None, mark=wire.WHOLE))
+
+
+@pytest.mark.usefixtures("small_chunks")
+class TestLookingAhead:
+    def test_all_comes_in_order_and_once(self, tmp_path):
+        whole = table()
+        with serving(tmp_path) as address, eau2.open(address) as store:
+            store.put("t", whole)
+            frame = store.frame("t")
+            assert frame.chunks > 4
+            assert frame.to_arrow().equals(whole)
+            assert store.node.cache.brought_bytes == sum(frame.source.manifest.chunk_sizes)
+
+    def test_a_chunk_that_is_damaged_on_its_way_is_never_taken(self, tmp_path, monkeypatch):
+        with serving(tmp_path) as address, eau2.open(address) as store:
+            store.put("t", table())
+            damaged, cut = ids_of(store, "t")[3], wire.cut
+
+            def cut_damaged(data: pa.Buffer):
+                bad = identify(data) == damaged
+                return cut(pa.py_buffer(b"\0" + data.to_pybytes()[1:]) if bad else data)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(wire, "cut", cut_damaged)
+                for _ in range(2):
+                    with pytest.raises(Corrupt):
+                        store.frame("t").to_arrow()
+            assert store.frame("t").to_arrow().equals(table())
+
+    def test_who_stops_amid_leaves_no_thread(self, tmp_path):
+        with serving(tmp_path) as address, eau2.open(address) as store:
+            store.put("t", table())
+            batches = store.frame("t").batches()
+            for _ in range(3):
+                next(batches)
+            del batches
+            deadline = time.monotonic() + 10
+            while ahead() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not ahead()
+
+    def test_who_looks_at_the_first_rows_has_no_more_brought(self, tmp_path):
+        with serving(tmp_path) as address, eau2.open(address) as store:
+            store.put("t", table())
+            frame = store.frame("t")
+            next(iter(frame.batches()))
+            assert not ahead()
+            assert store.node.cache.brought_bytes == frame.source.manifest.chunk_sizes[0]
