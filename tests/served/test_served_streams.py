@@ -1,9 +1,7 @@
-"""Frames on their way to a served store and from it: in small messages, and the next chunk ahead."""
+"""Frames on their way to a served store and from it: in small messages, checked, and each chunk once."""
 
 from __future__ import annotations
 
-import threading
-import time
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -49,10 +47,6 @@ def rows_of(store: eau2.Store, key: str) -> list[int]:
     return list(store.frame(key).source.manifest.chunk_rows)
 
 
-def ahead() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "eau2-ahead"]
-
-
 class TestSending:
     def test_rows_in_small_messages_are_cut_into_the_chunks_of_a_local_put(self, tmp_path, monkeypatch):
         cut_at(monkeypatch, 5 << 19)
@@ -90,7 +84,7 @@ class TestSending:
 
 
 @pytest.mark.usefixtures("small_chunks")
-class TestLookingAhead:
+class TestBringing:
     def test_all_comes_in_order_and_once(self, tmp_path):
         whole = table()
         with serving(tmp_path) as address, eau2.open(address) as store:
@@ -116,22 +110,9 @@ class TestLookingAhead:
                         store.frame("t").to_arrow()
             assert store.frame("t").to_arrow().equals(table())
 
-    def test_who_stops_amid_leaves_no_thread(self, tmp_path):
-        with serving(tmp_path) as address, eau2.open(address) as store:
-            store.put("t", table())
-            batches = store.frame("t").batches()
-            for _ in range(3):
-                next(batches)
-            del batches
-            deadline = time.monotonic() + 10
-            while ahead() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert not ahead()
-
     def test_who_looks_at_the_first_rows_has_no_more_brought(self, tmp_path):
         with serving(tmp_path) as address, eau2.open(address) as store:
             store.put("t", table())
             frame = store.frame("t")
             next(iter(frame.batches()))
-            assert not ahead()
             assert store.node.cache.brought_bytes == frame.source.manifest.chunk_sizes[0]

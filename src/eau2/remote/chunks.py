@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from eau2.errors import Corrupt
 from eau2.store.chunks import ChunkFiles, NoSuchChunk, boot_id
 from eau2.store.mapping import Mapping, Mappings, in_file
-from eau2.values.chunk import identify
+from eau2.values.chunk import Arriving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -95,8 +95,9 @@ class ChunkCache:
             return chunk_id in self._chunks
 
     def _kept(self, chunk_id: str, pieces: Iterable[pa.Buffer]) -> Mapping:
-        mapping = in_file(pieces, tempfile.gettempdir())
-        if identify(mapping.buffer()) != chunk_id:
+        arriving = Arriving(pieces)
+        mapping = in_file(arriving, tempfile.gettempdir())
+        if arriving.id != chunk_id:
             raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
         with self._lock:
             self._chunks[chunk_id] = mapping

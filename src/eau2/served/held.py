@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING
 
-from eau2.errors import Eau2Error, NodeUnavailable
+from eau2.errors import NodeUnavailable
 from eau2.remote.chunks import FarBuffers, FarChunk
 from eau2.served.connection import BYTES_A_SECOND_MIN, CALL_SECONDS
 from eau2.served.wire import SessionGone
@@ -15,7 +14,7 @@ from eau2.store.chunks import NoSuchChunk
 from eau2.values.chunk import same_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import pyarrow as pa
 
@@ -76,32 +75,9 @@ class Lease:
 
 
 class HeldBuffers(FarBuffers):
-    """The chunks of a frame under a lease. Who reads them in order has the next one brought meanwhile."""
+    """The chunks of a frame under a lease."""
 
     def __init__(self, lease: Lease, cache: ChunkCache, manifest: Manifest) -> None:
         self.lease = lease
         names = enumerate(manifest.chunk_ids)
         super().__init__([FarChunk(name, cache, partial(lease.read, index)) for index, name in names])
-        self._touched = -1  # the last; of several readers any
-
-    @overload
-    def __getitem__(self, index: int) -> pa.Buffer: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[pa.Buffer]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, int):
-            self._look_ahead(index)
-        return super().__getitem__(index)
-
-    def _look_ahead(self, index: int) -> None:
-        """Have the chunk after `index` brought, if this is the second of a sequence: whoever looks at the first rows
-        may want no more. Once in the cache, or on its way there, it is found by who touches it."""
-        in_order, self._touched = 0 < index == self._touched + 1, index
-        if in_order and index + 1 < len(self) and not self.is_here(index + 1):
-            threading.Thread(target=self._bring, args=(index + 1,), name="eau2-ahead", daemon=True).start()
-
-    def _bring(self, index: int) -> None:
-        with contextlib.suppress(Eau2Error):  # who touches it brings it again, and hears of it
-            super().__getitem__(index)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import xxhash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 CHUNK_BYTES_MAX = 64 << 20  # of Arrow buffers: large enough to scan at full speed, small enough to move and retry
 
@@ -91,6 +91,23 @@ def one_batch(table: pa.Table) -> pa.Table:
 def identify(data: pa.Buffer) -> str:
     """Return the chunk id that `data` has: equal to its name unless it was damaged. 15 GB/s."""
     return xxhash.xxh3_128_hexdigest(data)
+
+
+class Arriving:
+    """The pieces of a chunk as they come, and once they are over the `id` that they have together: hashed while they
+    are in the processor's cache."""
+
+    def __init__(self, pieces: Iterable[pa.Buffer]) -> None:
+        self._pieces, self._hash = pieces, xxhash.xxh3_128()
+
+    def __iter__(self) -> Iterator[pa.Buffer]:
+        for piece in self._pieces:
+            self._hash.update(piece)
+            yield piece
+
+    @property
+    def id(self) -> str:
+        return self._hash.hexdigest()
 
 
 def decode(data: pa.Buffer) -> pa.Table:
