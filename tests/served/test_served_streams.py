@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -116,3 +117,31 @@ class TestBringing:
             frame = store.frame("t")
             next(iter(frame.batches()))
             assert store.node.cache.brought_bytes == frame.source.manifest.chunk_sizes[0]
+
+
+class TestPieces:
+    @pytest.mark.parametrize("size", [0, 1, 5000])
+    def test_the_bytes_of_a_piece_are_not_copied(self, size):
+        data = pa.py_buffer(bytes(range(256)) * 20).slice(3, size)
+        found = wire.content(wire.piece(data))
+        assert (found.to_pybytes(), found.size) == (data.to_pybytes(), size)
+        assert not size or found.address == data.address
+
+    @pytest.mark.parametrize("value", [[], [b"a", b"b"], [None]])
+    def test_what_is_no_piece_is_refused(self, value):
+        batch = pa.record_batch([pa.array(value, pa.binary())], schema=wire.PIECES)
+        with pytest.raises(InvalidValue):
+            wire.content(batch)
+        with pytest.raises(InvalidValue):
+            wire.content(pa.record_batch({"piece": pa.array(["text"])}))
+
+    @pytest.mark.parametrize("ends", [(-1, 2), (2, 1), (0, 6), (7, 8)])
+    def test_a_piece_never_reaches_beyond_what_came(self, ends):
+        buffers = [None, pa.py_buffer(array("i", ends)), pa.py_buffer(b"hello")]
+        column = pa.Array.from_buffers(pa.binary(), 1, buffers)
+        with pytest.raises(InvalidValue):
+            wire.content(pa.RecordBatch.from_arrays([column], schema=wire.PIECES))
+
+    def test_a_slice_is_the_piece_it_shows(self):
+        two = pa.record_batch([pa.array([b"one", b"three"], pa.binary())], schema=wire.PIECES)
+        assert wire.content(two.slice(1)).to_pybytes() == b"three"

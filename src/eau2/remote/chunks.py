@@ -74,9 +74,9 @@ class ChunkCache:
         self.bytes = 0
         self.brought_bytes = 0  # since it was made
 
-    def get(self, chunk_id: str, bring: Callable[[], Iterable[pa.Buffer]]) -> pa.Buffer:
+    def get(self, chunk_id: str, bring: Callable[[], Iterable[pa.Buffer]], size: int = 0) -> pa.Buffer:
         """Return a chunk's bytes, which `bring` brings in pieces when they are not here: checked, and once for all who
-        ask."""
+        ask. size: as `in_file` has it."""
         with self._lock:
             bringing = self._bringing.setdefault(chunk_id, threading.Lock())
         with bringing:
@@ -85,7 +85,7 @@ class ChunkCache:
                 if found is not None:
                     self._chunks.move_to_end(chunk_id)
             if found is None:
-                found = self._kept(chunk_id, bring())
+                found = self._kept(chunk_id, bring(), size)
             with self._lock:
                 self._bringing.pop(chunk_id, None)
         return found.buffer()
@@ -94,9 +94,9 @@ class ChunkCache:
         with self._lock:
             return chunk_id in self._chunks
 
-    def _kept(self, chunk_id: str, pieces: Iterable[pa.Buffer]) -> Mapping:
+    def _kept(self, chunk_id: str, pieces: Iterable[pa.Buffer], size: int) -> Mapping:
         arriving = Arriving(pieces)
-        mapping = in_file(arriving, tempfile.gettempdir())
+        mapping = in_file(arriving, tempfile.gettempdir(), size)
         if arriving.id != chunk_id:
             raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
         with self._lock:
@@ -116,13 +116,16 @@ class ChunkCache:
 class FarChunk:
     """A chunk of a frame that is held: `bring` brings its bytes when it is touched. It is held as long as this is."""
 
-    def __init__(self, chunk_id: str, cache: ChunkCache, bring: Callable[[], Iterable[pa.Buffer]]) -> None:
+    def __init__(
+        self, chunk_id: str, cache: ChunkCache, bring: Callable[[], Iterable[pa.Buffer]], size: int = 0
+    ) -> None:
         self.id = chunk_id
         self._cache = cache
         self._bring = bring
+        self._size = size  # where it is known
 
     def buffer(self) -> pa.Buffer:
-        return self._cache.get(self.id, self._bring)
+        return self._cache.get(self.id, self._bring, self._size)
 
     def is_here(self) -> bool:
         """Whether it was brought, and is still kept."""

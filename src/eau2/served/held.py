@@ -79,5 +79,5 @@ class HeldBuffers(FarBuffers):
 
     def __init__(self, lease: Lease, cache: ChunkCache, manifest: Manifest) -> None:
         self.lease = lease
-        names = enumerate(manifest.chunk_ids)
-        super().__init__([FarChunk(name, cache, partial(lease.read, index)) for index, name in names])
+        named = enumerate(zip(manifest.chunk_ids, manifest.chunk_sizes, strict=True))
+        super().__init__([FarChunk(name, cache, partial(lease.read, at), size) for at, (name, size) in named])

@@ -8,6 +8,7 @@ encoding of rows in Flight would lose dictionaries that differ between batches.
 from __future__ import annotations
 
 import json
+import struct
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -106,13 +107,18 @@ def piece(data: pa.Buffer) -> pa.RecordBatch:
 
 
 def content(batch: pa.RecordBatch) -> pa.Buffer:
-    """Return the bytes in a batch of PIECES. InvalidValue when it is none."""
+    """Return the bytes in a batch of PIECES. Nothing is copied, as it would be by way of a scalar. InvalidValue when it
+    is none."""
     if batch.num_rows != 1 or not batch.schema.equals(PIECES):
         raise InvalidValue("no piece: one row of one column `piece` is")
-    value = batch.column(0)[0].as_buffer()
-    if value is None:
+    column = batch.column(0)
+    _, ends, data = column.buffers()
+    if column.null_count or ends is None:
         raise InvalidValue("a piece that is missing")
-    return value
+    begin, end = struct.unpack_from("=2i", ends, 4 * column.offset)
+    if not 0 <= begin <= end <= (0 if data is None else data.size):
+        raise InvalidValue("a piece that is longer than what came")
+    return pa.py_buffer(b"") if data is None else data.slice(begin, end - begin)
 
 
 def cut(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
