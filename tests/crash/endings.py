@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 
 import eau2
+from eau2.errors import StoreClosed
 
 LONG_SECONDS = 600  # what has to be ended would go on for so long
 
@@ -21,8 +23,12 @@ def wait(store) -> None:
 
 
 def wait_in_threads(store) -> None:
-    waiting = {"timeout_seconds": LONG_SECONDS}
-    threads = [threading.Thread(target=store.wait, args=("never",), kwargs=waiting, daemon=True) for _ in range(3)]
+    def wait_until_closed() -> None:
+        # Said, it might be cut off by the end of the process, which Python then aborts.
+        with contextlib.suppress(StoreClosed):
+            store.wait("never", timeout_seconds=LONG_SECONDS)
+
+    threads = [threading.Thread(target=wait_until_closed, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     ready()
