@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 import os
 import statistics
 import subprocess
@@ -13,11 +11,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 RUNS = 5  # after one warm-up
 QUICK_RUNS = 2
@@ -101,26 +98,6 @@ def _rounds(
             times[name].append(own if isinstance(own, float) else seconds)
             del own  # here: freed when the next one's result takes its place, it would count as the next one's time
     return times
-
-
-@contextlib.contextmanager
-def memory_at_hand(size: int) -> Iterator[None]:
-    """Within this, `size` bytes of free memory stay with this machine, for whoever asks for them.
-
-    A virtual machine may give back free memory to its host, in blocks of 2 MB and within seconds. To have a gigabyte
-    again takes from 0.2 to 2 s: as long as what is measured, and only for those who happen to ask for it. So a page of
-    each half of such a block is kept here, and the rest is as free as elsewhere.
-    """
-    block, page = 1 << 20, mmap.PAGESIZE
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-        np.frombuffer(memory, np.uint8)[::page] = 1
-        for start in range(0, size, block):
-            memory.madvise(mmap.MADV_DONTNEED, start + page, block - page)
-        yield
-    finally:
-        memory.close()
 
 
 def loop_milliseconds() -> float:
