@@ -12,7 +12,7 @@ from tests.served.serving import serving
 import eau2
 from eau2.doors.flight_received import Received
 from eau2.errors import Corrupt, InvalidValue
-from eau2.ingest.writer import FrameWriter
+from eau2.ingest.writer import SMALL_BATCHES_MAX, FrameWriter
 from eau2.served import wire
 from eau2.values.chunk import identify
 
@@ -82,6 +82,18 @@ class TestSending:
         reader = SimpleNamespace(schema=batch.schema, read_chunk=read_chunk)
         with pytest.raises(InvalidValue, match="gave up halfway"):
             list(Received(reader, None, mark=wire.WHOLE))
+
+    def test_parts_without_rows_are_not_kept_for_ever(self):
+        empty, read = pa.record_batch({"a": pa.array([], pa.int64())}), []
+
+        def read_chunk() -> SimpleNamespace:
+            read.append(empty)
+            return SimpleNamespace(data=empty, app_metadata=pa.py_buffer(wire.MORE))
+
+        coming = iter(Received(SimpleNamespace(schema=empty.schema, read_chunk=read_chunk), None, mark=wire.WHOLE))
+        for number in range(1, 4):
+            assert next(coming).num_rows == 0
+            assert len(read) == number * SMALL_BATCHES_MAX
 
 
 @pytest.mark.usefixtures("small_chunks")
