@@ -243,7 +243,7 @@ class TestRoom:
 
     @pytest.mark.parametrize("sql_ticket", [True, False])
     def test_nobody_works_on_for_a_client_that_has_gone(self, tmp_path, sql_ticket):
-        query = "with recursive t as (select 1 as n union all select n + 1 from t where n < 100000) select * from t"
+        query = "with recursive t as (select 1 as n union all select n + 1 from t where n < 1000000) select * from t"
         body = json.dumps({"sql": query}).encode()
         if sql_ticket:
             body = packed("TicketStatementQuery", statement_handle=query.encode())
