@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +132,24 @@ def test_a_node_that_is_gone_is_no_new_one(tmp_path, how):
     again = LocalNodes(tmp_path)
     assert again.at("node-0").get("k").payload == b"v"
     again.close()
+
+
+@pytest.mark.parametrize("looks", range(1, 7))
+def test_a_store_that_another_process_makes_between_two_looks_is_found(tmp_path, monkeypatch, looks):
+    """Whatever is looked at first: the store of another, who was a moment earlier, is not a damaged one."""
+    path, exists, seen = tmp_path / "store", Path.exists, []
+
+    def look(self, **options):
+        found = exists(self, **options)
+        seen.append(self.name)
+        if len(seen) == looks:
+            monkeypatch.setattr(Path, "exists", exists)
+            other = LocalNodes(path)
+            other.at("node-0").write([Write("k", Kind.BYTES, b"v")])
+            other.close()
+        return found
+
+    monkeypatch.setattr(Path, "exists", look)
+    nodes = LocalNodes(path)
+    assert (nodes.at("node-0").get("k") is not None) == (len(seen) >= looks)  # else nobody looked as often
+    nodes.close()

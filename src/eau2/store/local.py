@@ -52,10 +52,12 @@ class LocalNodes:
             raise _cannot_open(error, self.path) from error
 
     def _require_node(self) -> None:
+        if not (self.path / _FILLED).exists():  # looked at first: whoever makes the node at this moment marks it last
+            return
         node = self.path / _NODE
         there = (node / "entries.db").exists() or (node / "generation").exists()
         alone = not any(self.path.glob("node-[1-9]*"))  # else others may have copies, and it is made anew from those
-        if (self.path / _FILLED).exists() and alone and not there:
+        if alone and not there:
             raise Corrupt(
                 f"{node} is missing, or empty, which has what was stored",
                 hint=f"is its disk mounted? put it back; or remove {self.path / _FILLED} to begin anew",
