@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from eau2.errors import InvalidValue
-from eau2.ingest.writer import SMALL_BATCHES_MAX
+from eau2.ingest.writer import SMALL_BATCHES_MAX, tolerated
 from eau2.served.wire import MORE
 from eau2.values.chunk import CHUNK_BYTES_MAX
 
@@ -51,7 +51,7 @@ class Received:
             if chunk.data is not None:
                 parts.append(self._checked(chunk.data))
                 size += chunk.data.nbytes
-                if said != MORE or size > CHUNK_BYTES_MAX * 5 // 4 or len(parts) >= SMALL_BATCHES_MAX:
+                if said != MORE or size > tolerated(CHUNK_BYTES_MAX) or len(parts) >= SMALL_BATCHES_MAX:
                     yield parts[0] if len(parts) == 1 else pa.Table.from_batches(parts)
                     parts, size = [], 0
 

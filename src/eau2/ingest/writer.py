@@ -74,7 +74,9 @@ class FrameWriter:
         """Add the rows of `batch`, whose schema is the writer's. A table counts as the one batch that its batches would
         be. Waits while all workers are busy."""
         plain = self._plain(batch)
-        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= self._chunk_bytes * 5 // 4  # by the same `pieces_of`
+        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= tolerated(
+            self._chunk_bytes
+        )  # by the same `pieces_of`
         for piece in [plain] if was_cut else pieces_of(plain, self._chunk_bytes):
             size = piece.nbytes
             if self._pending and self._pending_bytes + size > self._chunk_bytes:
@@ -181,6 +183,11 @@ class FrameWriter:
         return ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, columns), staged
 
 
+def tolerated(bytes_max: int) -> int:
+    """Return how large a piece of about `bytes_max` may be, rather than be cut again."""
+    return bytes_max * 5 // 4
+
+
 def pieces_of(batch: Rows, bytes_max: int) -> Iterable[Rows]:
     """Yield slices of `batch` of at most about `bytes_max`, in order; one row is never cut."""
     size, rows = batch.nbytes, batch.num_rows
@@ -191,7 +198,7 @@ def pieces_of(batch: Rows, bytes_max: int) -> Iterable[Rows]:
     step = max(1, rows * bytes_max // size)
     for start in range(0, rows, step):
         piece = batch.slice(start, step)
-        if piece.nbytes > bytes_max * 5 // 4 and piece.num_rows > 1:  # rows of very different size
+        if piece.nbytes > tolerated(bytes_max) and piece.num_rows > 1:  # rows of very different size
             half = piece.num_rows // 2
             first, second = piece.slice(0, half), piece.slice(half)
             if first.nbytes + second.nbytes < piece.nbytes * 3 // 2:  # not a type whose slices keep everything

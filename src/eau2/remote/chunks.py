@@ -1,7 +1,8 @@
 """Chunks in a driver: mapped from the node's own files where these are on this machine, else brought once and cached.
 
 A chunk that is brought is written to a file without a name, and that is mapped: what is held stays readable, what is
-not is the kernel's to drop, and the cache is bounded by what it names, whatever is held besides.
+not is the kernel's to drop, and the cache is bounded by what it names, whatever is held besides. Where the cache was
+given memory, chunks are kept there as far as it goes, which is faster.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from eau2.remote.memory import Kept, Memory
     from eau2.remote.server import Whereabouts
 
 CACHE_BYTES = 1 << 30
@@ -66,17 +68,18 @@ class NearFiles:
 class ChunkCache:
     """Chunks that were brought here, the last used of them, `bytes_max` in all. Thread-safe."""
 
-    def __init__(self, bytes_max: int = CACHE_BYTES) -> None:
+    def __init__(self, bytes_max: int = CACHE_BYTES, memory: Memory | None = None) -> None:
         self._bytes_max = bytes_max
+        self._memory = memory
         self._lock = threading.Lock()  # guards everything below
-        self._chunks: OrderedDict[str, Mapping] = OrderedDict()
+        self._chunks: OrderedDict[str, Mapping | Kept] = OrderedDict()
         self._bringing: dict[str, threading.Lock] = {}  # held by who brings the chunk: the others wait for it
         self.bytes = 0
         self.brought_bytes = 0  # since it was made
 
     def get(self, chunk_id: str, bring: Callable[[], Iterable[pa.Buffer]], size: int = 0) -> pa.Buffer:
         """Return a chunk's bytes, which `bring` brings in pieces when they are not here: checked, and once for all who
-        ask. size: as `in_file` has it."""
+        ask. size: that they have, or 0 where it is not known."""
         with self._lock:
             bringing = self._bringing.setdefault(chunk_id, threading.Lock())
         with bringing:
@@ -94,18 +97,22 @@ class ChunkCache:
         with self._lock:
             return chunk_id in self._chunks
 
-    def _kept(self, chunk_id: str, pieces: Iterable[pa.Buffer], size: int) -> Mapping:
+    def _kept(self, chunk_id: str, pieces: Iterable[pa.Buffer], size: int) -> Mapping | Kept:
         arriving = Arriving(pieces)
-        mapping = in_file(arriving, tempfile.gettempdir(), size)
+        kept: Mapping | Kept | None = None
+        if self._memory is not None and size:
+            kept = self._memory.keep(arriving, size)
+        if kept is None:
+            kept = in_file(arriving, tempfile.gettempdir(), size)
         if arriving.id != chunk_id:
             raise Corrupt(f"chunk {chunk_id} was damaged on its way", hint="try again")
         with self._lock:
-            self._chunks[chunk_id] = mapping
-            self.bytes += mapping.size
-            self.brought_bytes += mapping.size
+            self._chunks[chunk_id] = kept
+            self.bytes += kept.size
+            self.brought_bytes += kept.size
             while self.bytes > self._bytes_max and self._chunks:
                 self.bytes -= self._chunks.popitem(last=False)[1].size
-        return mapping
+        return kept
 
     def clear(self) -> None:
         with self._lock:

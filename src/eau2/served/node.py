@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import (
@@ -16,8 +17,10 @@ from eau2.errors import (
     VersionsDiffer,
     WaitTimeout,
 )
+from eau2.machine import memory_of_machine
 from eau2.query.waiting import Calls, end_idle
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache
+from eau2.remote.memory import Memory
 from eau2.served.connection import CALL_SECONDS, LONG_SECONDS, Connection
 from eau2.served.held import HeldBuffers, Lease
 from eau2.served.watch import Watch
@@ -50,7 +53,7 @@ class ServedNode:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.cache = ChunkCache(CACHE_BYTES)
+        self.cache = ChunkCache(CACHE_BYTES, _memory())
         self._watch = Watch(connection)
         self._calls = Calls()  # which Ctrl-C and the end interrupt: gRPC's own waiting hears of neither
         self._process = os.getpid()
@@ -232,6 +235,12 @@ class ServedNodes:
 
     def close(self) -> None:
         self._node.close()
+
+
+@lru_cache(maxsize=1)
+def _memory() -> Memory:
+    """Return the memory for chunks of all served stores that this process has open, or had."""
+    return Memory(min(2 * CACHE_BYTES, memory_of_machine() // 8))
 
 
 def _said(write: Write) -> tuple[str, int, int | str, int]:

@@ -11,6 +11,7 @@ write moves it, however soon it comes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import itertools
 import mmap
@@ -33,9 +34,15 @@ if TYPE_CHECKING:
 WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every file system can keep it
 _SUFFIX = ".arrow"
 _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
-# Bytes a system call: what is larger the kernel caches in pages of 2 MB. In a virtual machine these are often ones that
-# the host has to give back first, and a gigabyte took up to 3 s, not 0.2.
-_WRITE_BYTES_MAX = 1 << 20
+# Bytes a system call: the kernel caches what is larger in pages as large. In a virtual machine these are often such as
+# the host has to give back first: in calls of 1 MB a gigabyte took up to 3 s every other time.
+_WRITE_BYTES_MAX = 32 << 10
+_ROOM_BYTES_MIN = 1 << 20  # taken at once from here on
+
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # of Linux
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
+if _fallocate is not None:
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 Stamp = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
@@ -92,8 +99,8 @@ class ChunkFiles:
 
     # -- staging ------------------------------------------------------------------------------------------------------
 
-    def stage(self, chunk_id: str, pieces: Iterable[pa.Buffer]) -> Staged:
-        """Write `pieces` to a new file of this process. DiskFull, ReadOnly; then the file is gone again.
+    def stage(self, chunk_id: str, pieces: Iterable[pa.Buffer], size: int) -> Staged:
+        """Write `pieces`, of `size` bytes, to a new file of this process. DiskFull, ReadOnly; then the file is gone.
 
         StoreClosed when the process's directory went meanwhile.
         """
@@ -101,7 +108,7 @@ class ChunkFiles:
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
-                _write_all(file, pieces)
+                write_all(file, pieces, size)
                 os.utime(file, ns=(WRITTEN_NS, WRITTEN_NS))
                 if self._durable:
                     os.fsync(file)
@@ -127,7 +134,7 @@ class ChunkFiles:
                 os.unlink(path)
         except OSError:  # removed meanwhile, or a file system without links
             _unlink(path)
-        return self.stage(chunk_id, [data])
+        return self.stage(chunk_id, [data], data.size)
 
     def discard(self, staged: Iterable[Staged]) -> None:
         for chunk in staged:
@@ -226,7 +233,13 @@ def file_id(path: str) -> str:
         os.close(file)
 
 
-def _write_all(file: int, pieces: Iterable[pa.Buffer]) -> None:
+def write_all(file: int, pieces: Iterable[pa.Buffer], size: int) -> None:
+    """Write `pieces` to the open `file`. OSError, and what `pieces` raises.
+
+    size: that they have together, or 0. To take the room at once saves a quarter of the time for large ones.
+    """
+    if size >= _ROOM_BYTES_MIN and _fallocate is not None:
+        _fallocate(file, _KEEP_SIZE, 0, size)  # what it cannot do, the writes will say
     for views in _calls(memoryview(piece).cast("B") for piece in pieces if piece.size):
         while views:
             count = os.writev(file, views)

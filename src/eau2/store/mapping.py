@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from eau2.errors import Corrupt, Eau2Error, StoreUnusable, failed_call
-from eau2.store.chunks import file_id, stamp_of
+from eau2.store.chunks import file_id, stamp_of, write_all
 from eau2.values.chunk import identify
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _munmap = _libc.munmap
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _FAILED = ctypes.c_void_p(-1).value
-_fallocate = getattr(_libc, "fallocate", None)  # of Linux
-_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
-if _fallocate is not None:
-    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 _HINT = "put the frame again, or restore the file from a copy; `eau2 check` lists all that is damaged"
 _GONE: Stamp = (0, 0, 0, 0)  # the file has no name any more: nobody can open it to change it
@@ -84,15 +80,11 @@ def in_file(pieces: Iterable[pa.Buffer], folder: str, size: int = 0) -> Mapping:
     """Return `pieces` mapped as one, from a file without a name in `folder` that goes with the mapping. DiskFull,
     StoreUnusable and others of the folder; and what `pieces` raises.
 
-    size: that they will have, where it is known. To take the room at once saves two fifths of the time.
+    size: that they will have, where it is known.
     """
     try:
         with tempfile.TemporaryFile(dir=folder, prefix="eau2-") as file:
-            if size and _fallocate is not None:
-                _fallocate(file.fileno(), _KEEP_SIZE, 0, size)  # what it cannot do, the writes will say
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
+            write_all(file.fileno(), pieces, size)
             return Mapping(file.fileno(), stamp_of(os.fstat(file.fileno())))
     except Eau2Error:
         raise

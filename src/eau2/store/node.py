@@ -211,7 +211,7 @@ class DirectoryNode:
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         self._writing()
-        return self._files.stage(chunk.id, chunk.pieces)
+        return self._files.stage(chunk.id, chunk.pieces, chunk.size)
 
     def stage_again(self, chunk_id: str, data: pa.Buffer, homes: Sequence[str] = ()) -> Staged:
         self._writing()

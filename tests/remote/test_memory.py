@@ -1,0 +1,98 @@
+"""Memory that is used again: bounded, never while anybody holds what is in it."""
+
+import gc
+import threading
+
+import pyarrow as pa
+import pytest
+
+from eau2.errors import Corrupt
+from eau2.remote.chunks import ChunkCache
+from eau2.remote.memory import Memory
+from eau2.values.chunk import identify
+
+MB = 1 << 20
+
+
+def pieces_of(data: bytes, step: int = 1000):
+    for start in range(0, len(data), step):
+        yield pa.py_buffer(data[start : start + step])
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 5 * MB + 3])
+def test_what_is_kept_is_what_came_and_cannot_be_changed(size):
+    data = bytes(range(256)) * (size // 256 + 1)
+    kept = Memory(16 * MB).keep(pieces_of(data[:size], 100_000), size).buffer()
+    assert kept.to_pybytes() == data[:size]
+    assert not kept.is_mutable
+
+
+def test_a_region_is_used_again_only_when_nobody_holds_any_part_of_it():
+    memory = Memory(8 * MB)
+    first = memory.keep(pieces_of(b"a" * 10), 10)
+    buffer = first.buffer()
+    part = pa.Array.from_buffers(pa.uint8(), 5, [None, buffer.slice(5)])
+    del first, buffer
+    second = memory.keep(pieces_of(b"b" * 10), 10)
+    assert second is not None
+    assert memory.keep(pieces_of(b"c"), 1) is None  # both are held
+    assert part.to_pylist() == [97] * 5
+    del part
+    gc.collect()
+    third = memory.keep(pieces_of(b"c" * 10), 10)
+    assert third.buffer().to_pybytes() == b"c" * 10
+    assert second.buffer().to_pybytes() == b"b" * 10
+    assert memory.bytes == 8 * MB
+
+
+def test_what_waits_makes_room_for_what_is_larger():
+    memory = Memory(12 * MB)
+    for size in (10, 10, 5 * MB, 9 * MB, 10):
+        kept = memory.keep(pieces_of(bytes(size), MB), size)
+        assert kept is not None
+        assert memory.bytes <= 12 * MB
+        del kept
+        gc.collect()
+    assert memory.keep(iter(()), 13 * MB) is None
+
+
+def test_more_than_was_announced_is_damage_and_keeps_nothing():
+    memory = Memory(4 * MB)
+    for _ in range(3):
+        with pytest.raises(Corrupt, match="more than the 1,500 bytes"):
+            memory.keep(pieces_of(bytes(2000)), 1500)
+    assert memory.keep(pieces_of(bytes(1500)), 1500) is not None
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 4 * MB, 64 * MB])
+def test_a_cache_keeps_in_memory_what_fits_and_the_rest_in_files(memory_bytes):
+    chunks = [bytes([number]) * (2 * MB) for number in range(6)]
+    names = [identify(pa.py_buffer(data)) for data in chunks]
+    memory = Memory(memory_bytes)
+    cache = ChunkCache(100 * MB, memory)
+    named = zip(names, chunks, strict=True)
+    found = [cache.get(name, lambda data=data: pieces_of(data, MB), 2 * MB) for name, data in named]
+    assert [buffer.to_pybytes() for buffer in found] == chunks
+    assert memory.bytes == min(memory_bytes, 24 * MB)
+    for size in (2 * MB, 3 * MB):  # fewer come than were announced
+        with pytest.raises(Corrupt, match="damaged on its way"):
+            cache.get("0" * 32, lambda: pieces_of(b"x" * MB, MB), size)
+
+
+def test_threads_that_keep_and_let_go_never_share_a_region():
+    memory, wrong = Memory(64 * MB), []
+
+    def work(number):
+        for turn in range(200):
+            data = bytes([number * 50 + turn % 50]) * (100_000 + turn)
+            kept = memory.keep(pieces_of(data, 50_000), len(data))
+            if kept is None or kept.buffer().to_pybytes() != data:
+                wrong.append((number, turn))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert memory.bytes <= 64 * MB
