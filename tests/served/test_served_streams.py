@@ -51,6 +51,7 @@ def rows_of(store: eau2.Store, key: str) -> list[int]:
 class TestSending:
     def test_rows_in_small_messages_are_cut_into_the_chunks_of_a_local_put(self, tmp_path, monkeypatch):
         cut_at(monkeypatch, 5 << 19)
+        monkeypatch.setattr(wire, "ROW_MESSAGE_BYTES", 1 << 20)
         whole = table()
         assert whole.nbytes > 4 * wire.ROW_MESSAGE_BYTES
         odd = pa.concat_tables([whole.slice(0, 5), whole.slice(3, 60_000), whole.slice(60_003)])
@@ -63,7 +64,8 @@ class TestSending:
                 assert len(rows_of(local, "odd")) > 2
             assert served.frame("odd").to_arrow().equals(odd)
 
-    def test_what_is_not_easily_joined_is_sent_whole(self):
+    def test_what_is_not_easily_joined_is_sent_whole(self, monkeypatch):
+        monkeypatch.setattr(wire, "ROW_MESSAGE_BYTES", 1 << 20)
         plain = pa.record_batch({"a": pa.array(range(1 << 18))})
         nulls = pa.record_batch({"a": pa.array([None, *range(1 << 18)])})
         lists = pa.record_batch({"a": pa.array([[row] for row in range(1 << 18)])})
@@ -106,6 +108,19 @@ class TestBringing:
             assert frame.chunks > 4
             assert frame.to_arrow().equals(whole)
             assert store.node.cache.brought_bytes == sum(frame.source.manifest.chunk_sizes)
+
+    def test_what_was_brought_stays_as_it_is_while_more_comes(self, tmp_path):
+        """Its memory is used again only when nobody holds it: also not what was taken of it by others."""
+        whole, other = table(), table().slice(7)
+        with serving(tmp_path) as address, eau2.open(address) as store:
+            store.put_many({"t": whole, "other": other})
+            for _ in range(3):
+                kept = store.frame("t").to_arrow()["text"].slice(10, 30_000)
+                store.node.cache.clear()
+                again = store.frame("other").to_arrow()
+                store.node.cache.clear()
+                assert kept.equals(whole["text"].slice(10, 30_000))
+                assert again.equals(other)
 
     def test_a_chunk_that_is_damaged_on_its_way_is_never_taken(self, tmp_path, monkeypatch):
         with serving(tmp_path) as address, eau2.open(address) as store:

@@ -505,7 +505,7 @@ def test_a_chunk_whose_staging_a_close_overtakes_is_refused_as_closed(directory,
     (chunk,) = frames.some_chunks(1)
     node.close()
     with pytest.raises(StoreClosed):
-        node._files.stage(chunk.id, chunk.pieces)  # the node was open when it was asked
+        node._files.stage(chunk.id, chunk.pieces, chunk.size)  # the node was open when it was asked
 
 
 def test_a_node_that_another_process_makes_between_two_looks_is_not_damaged(directory, monkeypatch):
