@@ -74,9 +74,8 @@ class FrameWriter:
         """Add the rows of `batch`, whose schema is the writer's. A table counts as the one batch that its batches would
         be. Waits while all workers are busy."""
         plain = self._plain(batch)
-        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= tolerated(
-            self._chunk_bytes
-        )  # by the same `pieces_of`
+        # By the same `pieces_of`, before it was sent.
+        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= tolerated(self._chunk_bytes)
         for piece in [plain] if was_cut else pieces_of(plain, self._chunk_bytes):
             size = piece.nbytes
             if self._pending and self._pending_bytes + size > self._chunk_bytes:
