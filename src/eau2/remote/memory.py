@@ -56,10 +56,11 @@ class Memory:
         with memoryview(region) as view:
             end = 0
             for piece in pieces:
-                start, end = end, end + piece.size
+                part = memoryview(piece).cast("B")
+                start, end = end, end + len(part)
                 if end > size:
                     raise Corrupt(f"more than the {size:,} bytes that were announced came", hint="try again")
-                view[start:end] = memoryview(piece).cast("B")
+                view[start:end] = part
         return kept
 
     def _region(self, size: int) -> mmap.mmap | None:

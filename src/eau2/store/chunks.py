@@ -234,13 +234,13 @@ def file_id(path: str) -> str:
 
 
 def write_all(file: int, pieces: Iterable[pa.Buffer], size: int) -> None:
-    """Write `pieces` to the open `file`. OSError, and what `pieces` raises.
+    """Write `pieces`, whatever kind of buffers, to the open `file`. OSError, and what `pieces` raises.
 
     size: that they have together, or 0. To take the room at once saves a quarter of the time for large ones.
     """
     if size >= _ROOM_BYTES_MIN and _fallocate is not None:
         _fallocate(file, _KEEP_SIZE, 0, size)  # what it cannot do, the writes will say
-    for views in _calls(memoryview(piece).cast("B") for piece in pieces if piece.size):
+    for views in _calls(memoryview(piece).cast("B") for piece in pieces):
         while views:
             count = os.writev(file, views)
             if count == 0:
