@@ -29,13 +29,7 @@ def namespace():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [
-        *("full", "full_node", "room", "room_of_three", "small_values", "small_values_of_three", "tiny_values"),
-        *("new_on_full", "read_only"),
-    ],
-)
+@pytest.mark.parametrize("case", ["full", "full_node", "room", "room_of_three", "new_on_full", "read_only"])
 def test_a_place_that_resists(tmp_path, namespace, case):
     place = tmp_path / "place"
     place.mkdir()

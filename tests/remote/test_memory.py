@@ -19,7 +19,7 @@ def pieces_of(data: bytes, step: int = 1000):
         yield pa.py_buffer(data[start : start + step])
 
 
-@pytest.mark.parametrize("size", [0, 1, 999, 1000, 5 * MB + 3])
+@pytest.mark.parametrize("size", [MB, MB + 1, 4 * MB, 5 * MB + 3])
 def test_what_is_kept_is_what_came_and_cannot_be_changed(size):
     data = bytes(range(256)) * (size // 256 + 1)
     kept = Memory(16 * MB).keep(pieces_of(data[:size], 100_000), size).buffer()
@@ -29,39 +29,57 @@ def test_what_is_kept_is_what_came_and_cannot_be_changed(size):
 
 def test_a_region_is_used_again_only_when_nobody_holds_any_part_of_it():
     memory = Memory(8 * MB)
-    first = memory.keep(pieces_of(b"a" * 10), 10)
-    buffer = first.buffer()
+    buffer = memory.keep(pieces_of(b"a" * MB), MB).buffer()
     part = pa.Array.from_buffers(pa.uint8(), 5, [None, buffer.slice(5)])
-    del first, buffer
-    second = memory.keep(pieces_of(b"b" * 10), 10)
+    del buffer
+    second = memory.keep(pieces_of(b"b" * MB), MB)
     assert second is not None
-    assert memory.keep(pieces_of(b"c"), 1) is None  # both are held
+    assert memory.keep(pieces_of(b"c" * MB), MB) is None  # both are held
     assert part.to_pylist() == [97] * 5
     del part
     gc.collect()
-    third = memory.keep(pieces_of(b"c" * 10), 10)
-    assert third.buffer().to_pybytes() == b"c" * 10
-    assert second.buffer().to_pybytes() == b"b" * 10
+    third = memory.keep(pieces_of(b"c" * MB), MB)
+    assert third.buffer().to_pybytes() == b"c" * MB
+    assert second.buffer().to_pybytes() == b"b" * MB
     assert memory.bytes == 8 * MB
 
 
-def test_what_waits_makes_room_for_what_is_larger():
+def test_what_waits_makes_room_for_what_is_larger_and_for_nothing_that_never_fits():
     memory = Memory(12 * MB)
-    for size in (10, 10, 5 * MB, 9 * MB, 10):
+    for size in (MB, MB, 5 * MB, 9 * MB, MB):
         kept = memory.keep(pieces_of(bytes(size), MB), size)
         assert kept is not None
         assert memory.bytes <= 12 * MB
         del kept
         gc.collect()
+    before = memory.bytes
     assert memory.keep(iter(()), 13 * MB) is None
+    assert memory.bytes == before
+
+
+def test_what_is_small_takes_no_region():
+    memory = Memory(12 * MB)
+    for size in (0, 1, MB - 1):
+        assert memory.keep(iter(()), size) is None
+    assert memory.bytes == 0
+
+
+def test_a_forked_child_waits_for_no_lock_and_has_none_of_the_regions_that_wait():
+    memory = Memory(12 * MB)
+    memory.keep(pieces_of(bytes(MB)), MB)
+    gc.collect()
+    with memory._lock:  # as another thread may have it at the moment of the fork
+        memory.abandon()
+        kept = memory.keep(pieces_of(b"x" * MB), MB)
+    assert kept.buffer().to_pybytes() == b"x" * MB
 
 
 def test_more_than_was_announced_is_damage_and_keeps_nothing():
     memory = Memory(4 * MB)
     for _ in range(3):
-        with pytest.raises(Corrupt, match="more than the 1,500 bytes"):
-            memory.keep(pieces_of(bytes(2000)), 1500)
-    assert memory.keep(pieces_of(bytes(1500)), 1500) is not None
+        with pytest.raises(Corrupt, match="more than the 1,500,000 bytes"):
+            memory.keep(pieces_of(bytes(2_000_000)), 1_500_000)
+    assert memory.keep(pieces_of(bytes(1_500_000)), 1_500_000) is not None
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 4 * MB, 64 * MB])
@@ -84,8 +102,8 @@ def test_threads_that_keep_and_let_go_never_share_a_region():
 
     def work(number):
         for turn in range(200):
-            data = bytes([number * 50 + turn % 50]) * (100_000 + turn)
-            kept = memory.keep(pieces_of(data, 50_000), len(data))
+            data = bytes([number * 50 + turn % 50]) * (MB + turn)
+            kept = memory.keep(pieces_of(data, 500_000), len(data))
             if kept is None or kept.buffer().to_pybytes() != data:
                 wrong.append((number, turn))
 

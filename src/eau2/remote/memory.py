@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _STEP = 4 << 20  # regions have a multiple of these bytes, so that one fits chunks of nearly the same size
+_SMALLEST = 1 << 20  # what is smaller is not worth a region
+_FREE = getattr(mmap, "MADV_FREE", None)  # not in a Python that was built where it was not known
 
 
 class Kept:
@@ -46,8 +48,8 @@ class Memory:
         self.bytes = 0
 
     def keep(self, pieces: Iterable[pa.Buffer], size: int) -> Kept | None:
-        """Return `pieces`, of `size` bytes together, as one; None, before any is taken, where there is no room.
-        Corrupt where they have more; and what `pieces` raises."""
+        """Return `pieces`, of `size` bytes together, as one; None, before any is taken, where there is no room, or they
+        are small. Corrupt where they have more; and what `pieces` raises."""
         region = self._region(size)
         if region is None:
             return None
@@ -63,8 +65,15 @@ class Memory:
                 view[start:end] = part
         return kept
 
+    def abandon(self) -> None:
+        """In a forked child: begin anew. Another thread may have had the lock, and what the parent has is copied as
+        soon as one of the two changes it."""
+        self._lock, self._let_go, self._idle, self.bytes = threading.Lock(), SimpleQueue(), [], 0
+
     def _region(self, size: int) -> mmap.mmap | None:
-        wanted = -(-max(1, size) // _STEP) * _STEP
+        if size < _SMALLEST:
+            return None
+        wanted = -(-size // _STEP) * _STEP
         with self._lock:
             with contextlib.suppress(Empty):
                 while True:
@@ -72,19 +81,24 @@ class Memory:
             for at in reversed(range(len(self._idle))):
                 if len(self._idle[at]) == wanted:
                     return self._idle.pop(at)
-            while self._idle and self.bytes + wanted > self._bytes_max:
+            held = self.bytes - sum(map(len, self._idle))
+            if held + wanted > self._bytes_max:
+                return None
+            while self.bytes + wanted > self._bytes_max:
                 self.bytes -= len(self._idle.pop(0))
-            if self.bytes + wanted > self._bytes_max:
+            try:
+                region = mmap.mmap(-1, wanted, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except OSError:  # a limit of the process
                 return None
             self.bytes += wanted
-            try:
-                return mmap.mmap(-1, wanted, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            except OSError:  # a limit of the process
-                self.bytes -= wanted
-                return None
+            return region
 
 
 def _give_back(region: mmap.mmap, queue: SimpleQueue[mmap.mmap]) -> None:
-    with contextlib.suppress(OSError):  # else it stays as it is
-        region.madvise(mmap.MADV_FREE)
-    queue.put(region)
+    try:
+        if _FREE is not None:
+            region.madvise(_FREE)
+    except OSError:  # it stays as it is
+        pass
+    finally:
+        queue.put(region)

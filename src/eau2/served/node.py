@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import (
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from eau2.values.manifest import Manifest
 
 HELLO_SECONDS = 20.0
+_memory = Memory(min(2 * CACHE_BYTES, memory_of_machine() // 8))  # for the chunks of all served stores
+os.register_at_fork(after_in_child=_memory.abandon)
 _NEVER = "chunks are cut and placed by the server"  # what the floors above do not ask of this node
 
 
@@ -53,7 +54,7 @@ class ServedNode:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.cache = ChunkCache(CACHE_BYTES, _memory())
+        self.cache = ChunkCache(CACHE_BYTES, _memory)
         self._watch = Watch(connection)
         self._calls = Calls()  # which Ctrl-C and the end interrupt: gRPC's own waiting hears of neither
         self._process = os.getpid()
@@ -235,12 +236,6 @@ class ServedNodes:
 
     def close(self) -> None:
         self._node.close()
-
-
-@lru_cache(maxsize=1)
-def _memory() -> Memory:
-    """Return the memory for chunks of all served stores that this process has open, or had."""
-    return Memory(min(2 * CACHE_BYTES, memory_of_machine() // 8))
 
 
 def _said(write: Write) -> tuple[str, int, int | str, int]:

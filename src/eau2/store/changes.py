@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from eau2.store.chunks import ChunkFiles
     from eau2.store.nodes import Staged, Write
-    from eau2.store.spare import Spare
 
 GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
-_GONE_STEP = 16  # how many are forgotten at once: each changes a page, and a delete is to need few on a full disk
+_GONE_STEP = 1_000  # how many are forgotten at once
 
 NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a reference to each chunk they name
 # What a row holds besides itself: whether chunks, and the id of its large payload, if it has one. Nulls without a row.
@@ -55,10 +54,9 @@ def chunks_of(kind: int, payload: bytes) -> list[str]:
 class Changes:
     """Changes rows and chunk files, inside the transaction that `Writer` has begun. Guarded by its lock."""
 
-    def __init__(self, connection: apsw.Connection, files: ChunkFiles, spare: Spare) -> None:
+    def __init__(self, connection: apsw.Connection, files: ChunkFiles) -> None:
         self._connection = connection
         self._files = files
-        self._spare = spare
         cursor = connection.cursor()  # one, so that a query that Ctrl-C cut short ends with the next statement
         self.run: Callable[..., Any] = cursor.execute
         self.run_many: Callable[..., Any] = cursor.executemany
@@ -149,15 +147,13 @@ class Changes:
         self.run("delete from entry where key = ?", (key,))
         self.run("insert or replace into gone(key, version) values(?, ?)", (key, rank))
         oldest, newest = self.run("select (select min(id) from gone), (select max(id) from gone)").get
-        # On a full disk what is remembered is not to grow: a delete would make the file larger.
-        forget = _GONE_STEP if newest - oldest >= GONE_MAX else 1 if self._spare.is_lent else 0
-        if forget:
+        if newest - oldest >= GONE_MAX:
             self.run(
                 f"""update meta set value = max(value, (select max(version & {VERSION_MASK}) from gone where id < ?1))
                    where name = 'version_floor'""",
-                (oldest + forget,),
+                (oldest + _GONE_STEP,),
             )
-            self.run("delete from gone where id < ?", (oldest + forget,))
+            self.run("delete from gone where id < ?", (oldest + _GONE_STEP,))
 
     def publish(self, chunks: Iterable[Staged]) -> None:
         """Give the staged chunks their names and count one reference each."""

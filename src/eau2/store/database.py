@@ -45,8 +45,7 @@ _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
 _SHORT_LOG_PAGES = 500  # on a disk with less room than this:
 _SHORT_DISK_BYTES = 128 << 20
-_LARGE_BYTES = 16 << 10  # of payloads; less is not worth a look at a disk with more room than that
-_LOOK_SECONDS = 0.05  # how long a look at the room is remembered
+_LARGE_BYTES = 16 << 10  # of payloads; less is not worth a look at the disk
 _LOG_BYTES_KEPT = 40 << 20  # of its file, when one that a long snapshot has let grow begins anew
 _SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
@@ -99,59 +98,18 @@ class Patience:
         return True
 
 
-class Room:
-    """The room on the disk of the database at `path`, and what needs it: pages that only the log has yet take theirs in
-    the file when they are copied back. Were there none, the log would grow for ever, deletes too, until it cannot."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._short, self._looked = True, 0.0
-
-    def bytes(self) -> int:
-        """Return how much is free. 1 us."""
-        found = os.statvfs(self._path)
-        free = found.f_bavail * found.f_frsize
-        self._short, self._looked = free < _SHORT_DISK_BYTES, time.monotonic()
-        return free
-
-    def needed(self, connection: apsw.Connection) -> int:
-        """Return how much larger the file will be, with the transaction under way. 4 us."""
-        pages: int = connection.execute("pragma page_count").get
-        return pages * _PAGE_BYTES - os.stat(self._path).st_size
-
-    def require_fit(self, connection: apsw.Connection, log_bytes: int) -> None:
-        """Raise DiskFull unless what is written, in the transaction under way too, can be copied back. `log_bytes` of
-        payloads are yet to be added to the log; how much more with them is only known when it is there. On a short disk
-        that is seen to first, 10 us; else what is small is not looked at."""
-        if self._short or time.monotonic() - self._looked > _LOOK_SECONDS:
-            self.bytes()
-        if self._short:
-            connection.cache_flush()
-            log_bytes = 0
-        elif log_bytes <= _LARGE_BYTES:
-            return
-        needed = self.needed(connection)
-        if needed > 0 and needed > self.bytes() - log_bytes:
-            raise meaning(apsw.FullError(), self._path)
-
-    def require_place(self, connection: apsw.Connection) -> None:
-        """Raise DiskFull unless what is written, in the transaction too, has its place in the file as it is."""
-        if self.needed(connection) > 0:
-            raise meaning(apsw.FullError(), self._path)
-
-
 class CopyingBack:
     """Copies a long log back into the database. SQLite calls this after each commit, with what the log has.
 
     The log begins anew once all is copied and nobody reads from it. Snapshots that other processes keep while they read
     and we write would let that never be: each time it has grown by an eighth, we wait for their end. (`started` has
     moved, so nobody trusts one.) Not after each commit, for copying flushes.
-    Where the disk is short the log is.
+    Where the disk is short the log is: what is in it alone takes room in the database yet, and on a full disk has none.
     Knows no connection: a cycle through what SQLite calls is never collected.
     """
 
-    def __init__(self, room: Room, patience: Patience) -> None:
-        self._room = room
+    def __init__(self, path: Path, patience: Patience) -> None:
+        self._path = path
         self._patience = patience
         self._next = _SHORT_LOG_PAGES
 
@@ -159,7 +117,7 @@ class CopyingBack:
         if pages < _SHORT_LOG_PAGES:
             self._next = _SHORT_LOG_PAGES
         elif pages >= self._next:
-            least = _SHORT_LOG_PAGES if self._room.bytes() < _SHORT_DISK_BYTES else _LOG_PAGES
+            least = _SHORT_LOG_PAGES if _room(self._path) < _SHORT_DISK_BYTES else _LOG_PAGES
             if pages < least:
                 self._next = min(pages + _SHORT_LOG_PAGES, least)
             else:
@@ -178,11 +136,26 @@ class CopyingBack:
             try:
                 self._patience.seconds = _SNAPSHOT_SECONDS_MAX
                 # Cut short by a full disk, copying would have taken the last room, and deletes have none.
-                needed = self._room.needed(connection)
-                if needed <= 0 or needed <= self._room.bytes():
+                needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(self._path).st_size
+                if needed <= 0 or needed <= _room(self._path):
                     connection.wal_checkpoint(mode=mode)
             finally:
                 self._patience.seconds = seconds
+
+
+def _room(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def require_fit(connection: apsw.Connection, path: Path, *, log_bytes: int | None = None) -> None:
+    """Raise DiskFull unless what is written, in the transaction under way too, has its place in the file as it is; or,
+    when `log_bytes` are yet to be added to the log, on the disk beside them."""
+    if log_bytes is not None and log_bytes <= _LARGE_BYTES:
+        return  # of more, what the log has and the disk has no room for would keep its room from deletes
+    needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(path).st_size
+    if needed > (0 if log_bytes is None else max(0, _room(path) - log_bytes)):
+        raise meaning(apsw.FullError(), path)
 
 
 def create(path: Path) -> None:
