@@ -218,6 +218,9 @@ def check_resp(data):
             else [[b"SET", *pair] for pair in zip(keys, values, strict=True)]
         )
         assert ([[words[0].upper(), *words[1:]] for words in found], whole.amid) == (meant, False)
+    asked = resp.gets(stream)
+    if asked and not demanded and all(_is_bulk(each) for each in asked):
+        assert ([words[1:] for words in found], whole.amid) == ([[each.split(b"\r\n")[1]] for each in asked], False)
     assert whole.broken.isprintable()
     for words in found:
         assert words
@@ -229,6 +232,12 @@ def check_resp(data):
         assert held(whole) <= FEW_BYTES_MAX
     elif not whole.amid:
         assert [bytes_of(words) for words in whole.feed(b"*1\r\n$4\r\nPING\r\n")] == [[b"PING"]]
+
+
+def _is_bulk(data):
+    _, _, rest = data.partition(b"\r\n")
+    key = rest.removesuffix(b"\r\n")
+    return b"\r\n" not in key and data == b"$%d\r\n%b\r\n" % (len(key), key)
 
 
 def bytes_of(words):

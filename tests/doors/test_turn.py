@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -21,6 +22,7 @@ from eau2.doors.resp import Commands
 from eau2.doors.turn import TooMuch, Turn
 from eau2.doors.work import Plain
 from eau2.errors import InvalidKey, StoreBusy
+from eau2.store import reading
 
 
 @pytest.fixture
@@ -35,7 +37,11 @@ def at_once(store):
 
 
 def reads(*keys):
-    return Plain([*keys], None, resp.NULL)
+    return Plain([*keys], None, resp.NULL, gets(*keys))
+
+
+def gets(*keys):
+    return resp.gets(b"".join(encoded(b"GET", key) for key in keys))
 
 
 def puts(**values):
@@ -67,9 +73,9 @@ def test_what_is_kept_is_never_old(store, at_once, tmp_path):
         ):
             store.put("a", b"old")
             for _ in range(3):
-                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"] == [at_once.kept(reads(b"a"))]
+                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"] == [at_once.kept(gets(b"a"), resp.NULL)]
             change()
-            assert at_once.kept(reads(b"a")) is None
+            assert at_once.kept(gets(b"a"), resp.NULL) is None
             value = store.get("a", default=None)
             expected = resp.bulk(value, resp3=False) if value is None or isinstance(value, bytes) else turn._WRONG
             assert at_once.read([reads(b"a")]) == [expected]
@@ -92,8 +98,29 @@ def test_a_write_of_another_right_after_ours_is_not_taken_for_ours(store, tmp_pa
     store.put("a", b"old")
     assert raced.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
     raced.put([puts(b=b"1")])
-    assert raced.kept(reads(b"a")) is None
+    assert raced.kept(gets(b"a"), resp.NULL) is None
     assert raced.read([reads(b"a")]) == [b"$3\r\nnew\r\n"]
+
+
+def test_what_is_absent_is_kept_too(store, at_once, tmp_path):
+    asked = Plain([b"a", b"b"], None, resp.NULL3, gets(b"a", b"b"))
+    with eau2.open(tmp_path / "store") as other:
+        for change in (
+            lambda: other.put("a", b"1"),
+            lambda: store.put("a", b"1"),
+            lambda: at_once.put([puts(a=b"1")]),
+        ):
+            for _ in range(2):
+                assert at_once.read([reads(b"a", b"b"), asked]) == [resp.NULL * 2, resp.NULL3 * 2]
+            before = store.statistics().gets
+            assert at_once.read([reads(b"a"), asked]) == [resp.NULL, resp.NULL3 * 2]
+            assert at_once.kept(gets(b"a"), resp.NULL) == resp.NULL
+            assert at_once.kept(gets(b"a"), resp.NULL3) == resp.NULL3
+            assert store.statistics().gets == before
+            change()
+            assert at_once.kept(gets(b"a"), resp.NULL) is None
+            assert at_once.read([reads(b"a"), asked]) == [b"$1\r\n1\r\n", b"$1\r\n1\r\n" + resp.NULL3]
+            store.delete("a")
 
 
 def test_a_frame_is_replaced_by_the_other_thread(store, at_once):
@@ -122,6 +149,23 @@ def test_nobody_waits_in_the_loop_for_a_thread_that_reads(store, at_once):
     finally:
         done.set()
         holding.join()
+
+
+def test_a_thread_that_looks_for_a_moment_turns_nobody_away(store, at_once, monkeypatch):
+    monkeypatch.setattr(reading, "_MOMENT_SECONDS", SECONDS_MAX)
+    store.put("a", b"1")
+    held = threading.Event()
+
+    def hold():
+        with store.node._reader._lock:
+            held.set()
+            time.sleep(0.05)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    held.wait(SECONDS_MAX)
+    assert at_once.read([reads(b"a")]) == [b"$1\r\n1\r\n"]
+    holding.join()
 
 
 def test_our_own_puts_leave_what_else_is_kept(store, at_once):
@@ -157,7 +201,7 @@ def test_what_is_kept_is_bounded(store, at_once, monkeypatch):
         assert len(at_once._replies) < 12
     store.put("large", bytes(turn.CACHED_BYTES_MAX + 1))
     at_once.read([reads(b"large")])
-    assert b"large" not in at_once._replies
+    assert gets(b"large")[0] not in at_once._replies
 
 
 def test_what_is_long_is_done_elsewhere(store, at_once):
@@ -343,6 +387,13 @@ def test_what_is_taken_for_plain_is_what_the_commands_say(requests, tail):
     if found is not None:
         assert [[words[0].upper(), words[1]] for words in Commands().feed(data)] == [[b"GET", key] for key in found[0]]
         assert found[1] is None
+    asked = resp.gets(data)
+    bulks = {b"$%d\r\n%b\r\n" % (len(key), key) for _, key in requests if b"\r\n" not in key}
+    if asked is not None and bulks.issuperset(asked):  # as where their replies are kept
+        assert b"".join(b"$%d\r\n%b\r\n" % (len(words[1]), words[1]) for words in Commands().feed(data)) == b"".join(
+            asked
+        )
+        assert found is not None
 
 
 @given(some.lists(some.tuples(some.just(b"SET"), WORD, WORD), min_size=1, max_size=8))
@@ -368,6 +419,10 @@ def test_plain_puts_are_what_the_commands_say(requests):
         b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2",
         b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r",
         b"*2\r\n$3\r\nGET\r\n$01\r\na\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*$3\r\n*2\r\n$3\r\nGET\r\na\r\n",
+        b"*2\r\n$3\r\nGET\r\n$3\r\nx*2\r\n$3\r\nGET\r\ny\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\nb\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n",
         b"",
         b"\r\n",
     ],

@@ -55,10 +55,8 @@ class Connection(asyncio.Protocol):
         if self._ending:
             return
         self._moved = self._shared.now()
-        if not self._busy and not self._waiting and not self._paused:
-            plain = self._conversation.plain(data)
-            if plain is not None and self._answers_now(plain):
-                return
+        if not self._busy and not self._waiting and not self._paused and self._answers_now(data):
+            return
         requests = self._conversation.feed(data)
         if requests:
             self._begun_bytes = 0
@@ -137,14 +135,16 @@ class Connection(asyncio.Protocol):
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _answers_now(self, plain: Plain) -> bool:
-        """Whether `plain` is answered, or will be in this turn of the loop."""
-        reply = self._shared.kept(plain) if plain.values is None else None
+    def _answers_now(self, data: bytes) -> bool:
+        """Whether `data` is plain, and is answered, or will be in this turn of the loop."""
+        gets = self._conversation.gets(data)
+        reply = None if gets is None else self._shared.kept(*gets)
         if reply is not None:
             assert self._transport is not None
             self._transport.write(reply)
             return True
-        self._busy = self._shared.gather(self, plain)
+        plain = self._conversation.plain(data)
+        self._busy = plain is not None and self._shared.gather(self, plain)
         return self._busy
 
     def _leave(self, why: str) -> None:

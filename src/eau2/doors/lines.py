@@ -235,6 +235,9 @@ class LinesConversation:
             self._lines.trusted = self._access.role > Role.NOTHING
         return found
 
+    def gets(self, data: bytes) -> None:
+        return None
+
     def plain(self, data: bytes) -> Plain | None:
         return None
 

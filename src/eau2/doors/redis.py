@@ -104,6 +104,12 @@ class RedisConversation:
             found.append(Said(resp.error(f"ERR Protocol error: {self._commands.broken}"), ends=True))
         return found
 
+    def gets(self, data: bytes) -> tuple[list[bytes], bytes] | None:
+        asked = resp.gets(data)
+        if asked is None or self._commands.amid or self._ended or self.access.role < Role.READ:
+            return None
+        return asked, self.null()
+
     def plain(self, data: bytes) -> Plain | None:
         if self._commands.amid or self._ended or self.access.role < Role.READ:
             return None
@@ -113,7 +119,8 @@ class RedisConversation:
         keys, values = found
         if values is not None and self.access.role < Role.WRITE:
             return None
-        return Plain(keys, values, resp.NULL3 if self.resp3 else resp.NULL)
+        asked = [] if values is not None else resp.gets(data) or []
+        return Plain(keys, values, self.null(), asked)
 
     def meant(self, plain: Plain) -> list[Said | Asked]:
         if plain.values is None:
@@ -127,7 +134,7 @@ class RedisConversation:
         return resp.error(f"ERR {why}")
 
     def null(self) -> bytes:
-        return resp.bulk(None, resp3=self.resp3)
+        return resp.NULL3 if self.resp3 else resp.NULL
 
     def bulk(self, value: bytes | None) -> bytes:
         return resp.bulk(value, resp3=self.resp3)

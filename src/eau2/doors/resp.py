@@ -154,47 +154,81 @@ def whole(data: bytes) -> tuple[list[list[bytes]], int]:
 
 _COUNTS = {b"*%d" % count: count for count in range(1, 100)}
 _HEADS = [b"$%d" % length for length in range(4096)]  # of bulk strings
-_FORMS = {b"*2": (5, (b"GET", b"get")), b"*3": (7, (b"SET", b"set"))}  # lines of a request, and its name
+_FIRST_HEADS = [b"*" + head for head in _HEADS]  # of those after what `plain` takes for a star
+_GETS = (b"*2\r\n$3\r\nGET\r\n", b"*2\r\n$3\r\nget\r\n")
+_SETS = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
+_BEGIN_BYTES = 13  # of each of these
+_END = b"\r\n"
+_LINES = {**dict.fromkeys(_GETS, 2), **dict.fromkeys(_SETS, 4)}  # of a request, after its begin
+
+
+def gets(data: bytes) -> list[bytes] | None:
+    r"""Return what `data` asks by GETs, where it begins with one: as it came, and nothing was looked at.
+
+    If each is a bulk string, `data` is so many whole GETs. 0.3 us, and 0.06 for each more.
+
+    >>> gets(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n" * 2)
+    [b'$1\r\na\r\n', b'$1\r\na\r\n']
+    """
+    begin = data[:_BEGIN_BYTES]
+    if begin not in _GETS:
+        return None
+    found = data.split(begin)
+    del found[0]
+    return found
 
 
 def plain(data: bytes) -> tuple[list[bytes], list[bytes] | None] | None:
     r"""Return the keys, and the values, where `data` is so many whole GETs or so many whole SETs without options.
 
-    None where it is not, or a key or value has a line end in it. 0.5 us, and 0.3 for each more: a Python step for each
+    None where it is not, or a key or value has a line end in it. 0.5 us, and 0.25 for each more: a Python step for each
     argument would cost ten times as much.
 
     >>> plain(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n" * 2), plain(b"PING\r\n")
     (([b'a', b'a'], None), None)
     """
-    lines = data.split(b"\r\n")
-    form = _FORMS.get(lines[0])
-    if form is None or lines[-1]:
+    begin = data[:_BEGIN_BYTES]
+    step = _LINES.get(begin)
+    if step is None:
         return None
-    step, names = form
-    count = len(lines) - 1
-    # Where each line is what a request of this form has in its place, the bytes are these requests and no others.
-    if lines[1] != b"$3" or lines[2] not in names or count % step:
+    if data.find(begin, _BEGIN_BYTES) < 0:  # one, as usual
+        return _plain_one(data.split(_END), step)
+    short = data.replace(begin, b"*")
+    lines = short.split(_END)
+    last = lines.pop()
+    keys, values = lines[1::step], None if step == 2 else lines[3::step]
+    count = len(keys)
+    # A star before a dollar is such a begin, where there was none before. So if each request has one, and there are as
+    # many of them, the bytes are these requests and no others.
+    if len(data) - len(short) != count * (_BEGIN_BYTES - 1) or (data.count(b"*") != count and b"*$" in data):
         return None
-    if count == step:  # as usual, and as below in two thirds of the time
-        try:
-            as_said = lines[3] == _HEADS[len(lines[4])] and (step == 5 or lines[5] == _HEADS[len(lines[6])])
-            return ([lines[4]], None if step == 5 else [lines[6]]) if as_said else None
-        except IndexError:
-            pass
-    if any(lines[at:count:step].count(lines[at]) != count // step for at in (0, 1, 2)):
+    if last or len(lines) != count * step or lines[::step] != _heads(keys, _FIRST_HEADS):
         return None
-    keys, values = lines[4:count:step], None if step == 5 else lines[6:count:step]
-    if lines[3:count:step] != _heads(keys) or (values and lines[5:count:step] != _heads(values)):
-        return None
-    return keys, values
+    return (keys, values) if not values or lines[2::step] == _heads(values) else None
 
 
-def _heads(strings: list[bytes]) -> list[bytes]:
-    """Return the heads of bulk `strings`."""
+def _plain_one(lines: list[bytes], step: int) -> tuple[list[bytes], list[bytes] | None] | None:
+    """As `plain`, of the lines of what begins with one request."""
+    if len(lines) != step + 4 or lines[-1]:
+        return None
     try:
-        return [*map(_HEADS.__getitem__, map(len, strings))]
+        if lines[3] == _HEADS[len(lines[4])]:
+            if step == 2:
+                return [lines[4]], None
+            if lines[5] == _HEADS[len(lines[6])]:
+                return [lines[4]], [lines[6]]
+    except IndexError:  # longer
+        if [lines[3], *lines[5:-1:2]] == _heads(lines[4::2]):
+            return [lines[4]], [lines[6]] if step == 4 else None
+    return None
+
+
+def _heads(strings: list[bytes], heads: list[bytes] = _HEADS) -> list[bytes]:
+    """Return the heads of bulk `strings`: such as `heads` has them for short ones."""
+    try:
+        return [*map(heads.__getitem__, map(len, strings))]
     except IndexError:
-        return [b"$%d" % len(string) for string in strings]
+        return [b"%b%d" % (heads[0][:-1], len(string)) for string in strings]
 
 
 def split(line: bytes) -> list[bytes] | None:

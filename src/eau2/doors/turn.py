@@ -16,7 +16,7 @@ from eau2.store.nodes import Kind
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eau2.doors.connection import Connection
     from eau2.doors.deadlines import Deadlines
@@ -43,24 +43,25 @@ class TooMuch(Exception):  # no error: a normal outcome
 class Turn:
     """Answers plain requests. For the event loop only.
 
-    Keeps replies by key, as long as nobody else writes: the store's generation says so. A request is done at a moment
-    between its coming and its reply, so that the reads of one turn, of which no client has a put too, may all be done
-    before the puts.
+    Keeps replies by what was `asked`, as long as nobody else writes: the store's generation says so. A request is done
+    at a moment between its coming and its reply, so that the reads of one turn, of which no client has a put too, may
+    all be done before the puts.
     """
 
     def __init__(self, store: Here, deadlines: Deadlines) -> None:
         self._store, self._deadlines = store, deadlines
-        self._replies: dict[bytes, bytes] = {}
+        self._replies: dict[bytes, bytes] = {}  # of what was found to be plain, NULL where nothing is
         self._bytes = 0
         self._generation: int | None = None  # for which the replies are right
 
-    def kept(self, plain: Plain) -> bytes | None:
-        """Return the reply to `plain`, a read, where it is kept: nobody has begun to write since it was. 1 us."""
+    def kept(self, gets: Sequence[bytes], absent: bytes) -> bytes | None:
+        """Return the reply to `gets` of some `Conversation`, where it is kept: nobody has begun to write since it was.
+        1 us."""
         try:
             generation = self._store.generation()
             if generation is None or generation != self._generation:
                 return None
-            return _joined([*map(self._replies.__getitem__, plain.keys)])
+            return _joined([*map(self._replies.__getitem__, gets)], absent)
         except (KeyError, TooMuch, StoreClosed):
             return None
 
@@ -76,7 +77,7 @@ class Turn:
         missed: list[int] = []
         for plain in asked:
             try:
-                answers.append(_joined([*map(kept, plain.keys)]))
+                answers.append(_joined([*map(kept, plain.asked)], plain.absent))
             except KeyError:
                 missed.append(len(answers))
                 answers.append(b"")
@@ -88,7 +89,7 @@ class Turn:
         """Do the puts `asked`; return the replies. StoreBusy, TooMuch and InvalidKey, and others of the whole: nothing
         was done."""
         pairs: dict[bytes, bytes] = {}
-        for keys, values, _ in asked:
+        for keys, values, *_ in asked:
             if len(keys) == 1 and values:  # as usual, and a quarter of what the next costs
                 pairs[keys[0]] = values[0]
             else:
@@ -99,8 +100,8 @@ class Turn:
         alone = self._store.put({key_of(key): value for key, value in pairs.items()})
         if alone and generation is not None and generation == self._generation:
             self._generation = generation + 1  # not a second look: another may have written since, after us
-            for key in pairs.keys() & self._replies.keys():
-                del self._replies[key]
+            for key in pairs if self._replies else ():
+                self._replies.pop(resp.bulk(key, resp3=False), None)
         return [resp.OK * len(plain.keys) for plain in asked]
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -108,59 +109,77 @@ class Turn:
     def _fill(self, asked: Sequence[Plain], answers: list[bytes], missed: Sequence[int]) -> None:
         """Have the `answers` that were `missed`, for not all that is asked is kept. TooMuch."""
         replies = self._replies
-        keys = {key for index in missed for key in asked[index].keys if key not in replies}
+        keys = {
+            get: key
+            for index in missed
+            for get, key in zip(asked[index].asked, asked[index].keys, strict=True)
+            if get not in replies
+        }
         of_one_moment = not replies and len(keys) <= READ_TOGETHER_MAX
         others = self._fetch(keys)
         if not of_one_moment and (self._generation is None or self._store.generation() != self._generation):
             raise TooMuch  # what one client asks must not be answered out of its order
         for index in missed:
             plain = asked[index]
-            answers[index] = _joined([replies.get(key) or others.get(key, plain.absent) for key in plain.keys])
+            answers[index] = _joined(
+                [replies.get(get) or others.get(get, resp.NULL) for get in plain.asked], plain.absent
+            )
 
-    def _fetch(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Have the replies for `keys`; return those that are not kept."""
+    def _fetch(self, keys: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Have the replies for `keys`, by what was asked; return those that are not kept."""
         others: dict[bytes, bytes] = {}
         names: dict[str, bytes] = {}
-        for key in keys:
+        for get, key in keys.items():
             try:
-                names[key_of(key)] = key
+                names[key_of(key)] = get
             except InvalidKey as error:
-                others[key] = failure(error)
+                others[get] = failure(error)
         ordered = list(names)
         size = 0
         for start in range(0, len(ordered), READ_TOGETHER_MAX):
             if size > READ_BYTES_MAX:
                 raise TooMuch
-            for name, entry in self._store.get_many(ordered[start : start + READ_TOGETHER_MAX]).items():
-                key, (_, kind, payload) = names[name], entry
+            some = ordered[start : start + READ_TOGETHER_MAX]
+            found = self._store.get_many(some)
+            if len(found) < len(some):
+                for name in some:
+                    if name not in found:
+                        self._keep(names[name], resp.NULL, others)
+            for name, entry in found.items():
+                get, (_, kind, payload) = names[name], entry
                 length = len(payload)
                 size += length
                 if kind != Kind.BYTES:
-                    self._add_other(others, name, key, entry)
+                    self._add_other(others, name, get, entry)
                     continue
-                reply = b"$%d\r\n%b\r\n" % (length, payload)
-                if length > CACHED_BYTES_MAX or self._generation is None:
-                    others[key] = reply
-                else:
-                    self._replies[key] = reply
-                    self._bytes += len(key) + length + _ENTRY_BYTES
+                self._keep(get, b"$%d\r\n%b\r\n" % (length, payload), others)
         return others
 
-    def _add_other(self, others: dict[bytes, bytes], name: str, key: bytes, entry: Entry) -> None:
+    def _keep(self, get: bytes, reply: bytes, others: dict[bytes, bytes]) -> None:
+        """Keep `reply`, or add it to the `others`."""
+        if len(reply) > CACHED_BYTES_MAX or self._generation is None:
+            others[get] = reply
+        else:
+            self._replies[get] = reply
+            self._bytes += len(get) + len(reply) + _ENTRY_BYTES
+
+    def _add_other(self, others: dict[bytes, bytes], name: str, get: bytes, entry: Entry) -> None:
         """Add the reply for what is no plain bytes; none for what has ended."""
         until = until_of(entry)
         if until is None:
-            others[key] = _WRONG
+            others[get] = _WRONG
             return
         self._deadlines.note(name, until)
         if until > self._deadlines.now():
-            others[key] = resp.bulk(bytes_of(entry), resp3=False)
+            others[get] = resp.bulk(bytes_of(entry), resp3=False)
 
 
-def _joined(replies: list[bytes]) -> bytes:
+def _joined(replies: list[bytes], absent: bytes) -> bytes:
     # One client may ask for the same large value a thousand times.
     if len(replies) > 1 and sum(map(len, replies)) > READ_BYTES_MAX:
         raise TooMuch
+    if absent != resp.NULL:
+        replies = [absent if reply == resp.NULL else reply for reply in replies]
     return b"".join(replies)
 
 
@@ -174,7 +193,7 @@ class Turns:
         self, here: Here | None, deadlines: Deadlines, keyspace: Keyspace, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._here, self._turn = here, None if here is None else Turn(here, deadlines)
-        self.kept = (lambda plain: None) if self._turn is None else self._turn.kept
+        self.kept = (lambda gets, absent: None) if self._turn is None else self._turn.kept
         self._keyspace, self._loop = keyspace, loop
         self._gathered: list[_Gathered] = []
         self._flushing = False  # some wait for the medium; others begin when it is done

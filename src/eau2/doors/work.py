@@ -149,6 +149,7 @@ class Plain(NamedTuple):
     keys: list[bytes]
     values: list[bytes] | None  # None: to read
     absent: bytes
+    asked: Sequence[bytes] = ()  # of reads, the keys as `Conversation.gets` has them
 
 
 class Conversation(Protocol):
@@ -160,6 +161,10 @@ class Conversation(Protocol):
 
     def feed(self, data: bytes) -> list[Said | Asked]:
         """Return the requests that end in `data`."""
+
+    def gets(self, data: bytes) -> tuple[list[bytes], bytes] | None:
+        """Return what `data` asks for, where it seems that it only reads, and what is said where nothing is. It does
+        read if each of these was `asked` by something plain."""
 
     def plain(self, data: bytes) -> Plain | None:
         """Return what `data` asks where that is plain, and nothing has begun that has not ended; else None, and then it

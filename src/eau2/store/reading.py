@@ -27,6 +27,7 @@ _GET_MANY = f"""select entry.version, entry.kind, {WHOLE}
                from carray(?) as asked left join entry on entry.key = asked.value"""
 _CHUNK = "select size, refs, stamp from chunk where id = ?"
 _IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
+_MOMENT_SECONDS = 0.001
 _NONE = -1
 new_entry = tuple.__new__  # what Entry() calls in the end; 0.2 us less a get
 
@@ -123,7 +124,7 @@ class Reader:
 
     def is_free(self) -> bool:
         """Whether no thread reads now: a listing may take seconds."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(timeout=_MOMENT_SECONDS):  # longer than the idle thread looks
             return False
         self._lock.release()
         return True
