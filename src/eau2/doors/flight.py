@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import flight
 
+from eau2.doors import flight_memory
 from eau2.doors.flight_access import Callers, caller_of
 from eau2.doors.flight_actions import Actions
 from eau2.doors.flight_calls import Calls
@@ -71,6 +72,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             self._sql = FlightSql(store)
         scheme = "grpc+tls" if certificate else "grpc"
         shown = f"[{host}]" if ":" in host else host
+        flight_memory.reuse()
         super().__init__(
             f"{scheme}://{shown}:{port}",
             auth_handler=Callers.handshake(),

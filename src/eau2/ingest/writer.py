@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 
 from eau2.errors import InvalidValue
-from eau2.values.chunk import CHUNK_BYTES_MAX, encode, one_batch
+from eau2.values.chunk import CHUNK_BYTES_MAX, encode_as_one, one_batch
 from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest
 from eau2.values.ranges import column_range
 
@@ -32,8 +32,8 @@ class FrameWriter:
     """Cuts the batches of one frame, for `key`, into chunks and stages each on its homes.
 
     `with FrameWriter(node, schema) as writer:` then `write` each batch and `finish` once; leaving the block without
-    `finish` removes what was staged. Holds at most `workers` + 1 chunks in memory, each twice while its batches are
-    joined into one: 0.5 GB at four workers. Not thread-safe.
+    `finish` removes what was staged. Holds at most `workers` + 1 chunks in memory, of which columns of text, or
+    with nulls, are there twice while their batches are joined: 0.5 GB at four workers, at most. Not thread-safe.
     """
 
     def __init__(
@@ -153,10 +153,10 @@ class FrameWriter:
         self, batches: list[pa.RecordBatch], homes: tuple[str, ...], *, beside: bool = False
     ) -> tuple[ChunkEntry, Staged]:
         """Write the rows of `batches`; `beside` lets threads of its own measure them meanwhile."""
-        table = one_batch(pa.Table.from_batches(batches, self._plain_schema))
-        batches.clear()  # their rows were copied into one batch: do not hold both until the chunk is written
+        table = pa.Table.from_batches(batches, self._plain_schema)
+        batches.clear()
         if self._plain_schema is not self.schema:
-            table = _with_views(table, self.schema)
+            table = _with_views(one_batch(table), self.schema)
         if not beside:
             return self._written(table, homes, map(column_range, table.columns))
         with ThreadPoolExecutor(self._workers, thread_name_prefix="eau2-writer") as pool:
@@ -167,7 +167,7 @@ class FrameWriter:
     ) -> tuple[ChunkEntry, Staged]:
         """Stage `table`. What its columns span is taken from `ranges` at the end."""
         try:
-            chunk = encode(table)
+            chunk = encode_as_one(table)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
             raise InvalidValue(
                 f"Arrow cannot write these rows to a file: {error}",
