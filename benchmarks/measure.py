@@ -69,6 +69,8 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Run every function of `work` in turn, RUNS + 1 times round; return their times without the first round.
 
+    Every other round goes backwards: who comes after whom matters, where one leaves memory that the next one takes.
+
     A function that returns a float has measured itself, in seconds. `before(name)` is called before each run and is not
     counted. When others used over OTHER_CORES_MAX processors meanwhile, all is taken again once, and the quieter kept.
     """
@@ -88,8 +90,8 @@ def _rounds(
     work: Mapping[str, Callable[[], object]], runs: int, before: Callable[[str], object] | None
 ) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(runs + 1):
-        for name, function in work.items():
+    for turn in range(runs + 1):
+        for name, function in list(work.items())[:: -1 if turn % 2 else 1]:
             if before is not None:
                 before(name)
             start = time.perf_counter()
