@@ -57,10 +57,7 @@ class _Ring:
         for values in self._values.values():
             _set(values, place, math.nan, self._size)
         for metric in metrics:
-            values = self._values.get(metric.name)
-            if values is None:
-                values = self._values[metric.name] = array("d")
-            _set(values, place, metric.value, self._size)
+            _set(self._values.setdefault(metric.name, array("d")), place, metric.value, self._size)
         self._end += not same
 
     def points(self, name: str, since: float) -> Iterator[Point]:

@@ -77,7 +77,7 @@ def metrics_of(statistics: Any, *, prefix: str = "") -> tuple[Metric, ...]:
     """
     return tuple(
         Metric(prefix + name, float(value), *described)
-        for name, described in _described_fields(type(statistics))
+        for name, described in _described_fields(statistics.__class__)
         if (value := getattr(statistics, name)) is not None
     )
 
