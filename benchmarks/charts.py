@@ -163,10 +163,36 @@ def _placement(figures: dict) -> plt.Figure:
     return figure
 
 
+def _gossip(figures: dict) -> plt.Figure:
+    figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.4), layout="constrained")
+    what = {
+        "rounds until all nodes know a report": lambda found: found["rounds"]["most"],
+        "kB that a node sends a second": lambda found: found["bytes_per_second"]["mean"] / 1e3,
+        "age of what a node knows, s (median)": lambda found: found["age_seconds"]["median"],
+    }
+    for axes, (title, value) in zip(panels, what.items(), strict=True):
+        for loss, rows in figures["by_loss"].items():
+            nodes = [int(count) for count in rows]
+            label = f"{float(loss):.0%} of messages lost" if float(loss) else "none lost"
+            colour = COLOURS["ring"] if float(loss) else COLOURS["eau2"]
+            axes.plot(nodes, [value(found) for found in rows.values()], marker="o", color=colour, label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set_xscale("log")
+        axes.set_xticks(nodes, [f"{count:,}" for count in nodes], fontsize=8)
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("nodes")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    _legend_above(figure, panels[0])
+    return figure
+
+
 _DRAWN = {
     "kv": _kv,
     "queries": _queries,
     "frames": _frames,
     "larger_than_memory": _larger_than_memory,
     "placement": _placement,
+    "gossip": _gossip,
 }

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from tests.contract.bytes_contract import BytesContract
 from tests.contract.frames_contract import FramesContract
+from tests.contract.metrics_contract import MetricsContract
 from tests.contract.sharing_contract import SharingContract
 from tests.folders import fast_folder
 
 
-class StoreContract(BytesContract, FramesContract, SharingContract):
+class StoreContract(BytesContract, FramesContract, MetricsContract, SharingContract):
     def make_opener(self, folder):
         raise NotImplementedError
 

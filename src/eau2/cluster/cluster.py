@@ -9,19 +9,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.reporting import Reporting
 from eau2.cluster.whole import Whole, as_users_know
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable
 from eau2.store.generation import Waiting
 from eau2.store.interrupts import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     import pyarrow as pa
 
     from eau2.cluster.local import LocalMembers
     from eau2.cluster.peer import Peer
     from eau2.cluster.view import View
+    from eau2.metrics.report import Metric, Report
     from eau2.store.node import DirectoryNode
     from eau2.store.nodes import Entry, NodeStatistics, Staged
 
@@ -35,6 +37,7 @@ class Cluster(Whole):
         super().__init__(name, members.client, members.ended)
         self._members = members
         self._waiting = Waiting(_All(self), _nothing)
+        self._reporting = Reporting()
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name}: {len(self.nodes)} nodes, epoch {self._members.view.epoch}>"
@@ -98,8 +101,25 @@ class Cluster(Whole):
         except (NotServing, Unreachable, WrongEpoch) as error:
             raise NodeUnavailable("the members changed meanwhile", hint="call rebalance() again") from error
 
-    def _statistics(self, node: DirectoryNode) -> NodeStatistics:
-        found, repairs = node.statistics(), self._members.repairs
+    def reports(self) -> tuple[Report, ...]:
+        """As `Node.reports`: made now. The process is the same for all nodes."""
+        self._check_open()
+        members = self._members
+        present = [members.nodes[name] for name in members.view.present if name not in members.down]
+        with self._unless_closed():
+            found = self._reporting.reports(present, lambda node: self._statistics(node, lately=True))
+        self._check_open()  # else it may be why nobody has said anything
+        return found
+
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        """As `Node.publish`: all are near, and the first live node has them."""
+        self._check_open()
+        if not self.names():
+            raise NodeUnavailable("no node is live", hint="start one")
+        self.nodes[self.names()[0]].publish(metrics)
+
+    def _statistics(self, node: DirectoryNode, *, lately: bool = False) -> NodeStatistics:
+        found, repairs = node.statistics(lately=lately), self._members.repairs
         if node.name not in repairs:  # it joins just now
             return found
         repair = repairs[node.name].progress

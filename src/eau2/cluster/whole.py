@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from eau2.cluster.client import Client
     from eau2.cluster.peer import Peer
+    from eau2.metrics.report import Metric, Report
     from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -334,6 +335,14 @@ class Whole(ABC):
         sums |= {"keys": len(self.keys()), "frames": len(self.frames())}
         sums |= {"chunks": len(chunks), "chunk_bytes": sum(chunks.values())}
         return NodeStatistics(**sums, nodes=parts)
+
+    @abstractmethod
+    def reports(self) -> tuple[Report, ...]:
+        """As `Node.reports`."""
+
+    @abstractmethod
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        """As `Node.publish`."""
 
     def _statistics(self, node: Any) -> NodeStatistics:
         found: NodeStatistics = node.statistics()

@@ -12,6 +12,7 @@ from eau2.errors import StoreClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from eau2.doors.counts import DoorCounts
     from eau2.doors.shared import Shared
     from eau2.doors.tokens import Access
     from eau2.doors.work import Conversation, Outcome, Plain
@@ -22,14 +23,16 @@ WAITING_BYTES_MAX = 8 << 20  # that came with them
 UNREAD_BYTES_MAX = 1 << 20  # of replies that the client does not take
 IDLE_SECONDS = 300.0
 STALLED_SECONDS = 30.0  # to finish a request that has begun, or to take a reply
+_ERRORS = b"-", b"ERROR"  # how a reply begins that says one, in RESP and in CRUD lines
 RATE_MIN = 16 << 10  # bytes a second that make a long request no stalled one
 
 
 class Connection(asyncio.Protocol):
     """Answers one client. Lives in the event loop: only `done` of what it submits runs in another thread."""
 
-    def __init__(self, shared: Shared, converse: Callable[[Access], Conversation]) -> None:
-        self._shared = shared
+    def __init__(self, shared: Shared, counts: DoorCounts, converse: Callable[[Access], Conversation]) -> None:
+        self._shared, self._counts = shared, counts
+        self._timed = 0.0  # when a request came whose reply is timed; 0.0 for none
         self._conversation = converse(shared.access(self))
         self._waiting: deque[Said | Asked] = deque()
         self._waiting_bytes = 0
@@ -48,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # of which not every loop's is an instance
         self._transport.set_write_buffer_limits(high=UNREAD_BYTES_MAX)
         self._moved = self._shared.now()
+        self._counts.connected(1)
         if not self._shared.admit(self):
             self._leave("too many connections: try again later")
 
@@ -55,11 +59,19 @@ class Connection(asyncio.Protocol):
         if self._ending:
             return
         self._moved = self._shared.now()
-        if not self._busy and not self._waiting and not self._paused and self._answers_now(data):
-            return
+        counts = self._counts
+        counts.received += len(data)
+        if not self._busy and not self._waiting and not self._paused:
+            if counts.requests >= counts.time_at:
+                self._timed = counts.begin()
+            if self._answers_now(data):
+                return
         requests = self._conversation.feed(data)
+        counts.requests += len(requests)
         if requests:
             self._begun_bytes = 0
+        elif not self._busy:
+            self._timed = 0.0  # what is yet to come of it takes its client's time
         if self._conversation.amid:
             self._began = self._began if self._begun_bytes else self._moved
             self._begun_bytes += len(data)
@@ -83,6 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._counts.connected(-1)
         self._waiting.clear()
         del self._conversation  # it knows us, and would be kept until garbage is collected
         self._shared.leave(self)
@@ -95,6 +108,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport.write(reply)
+        self._replied(reply)
         if self._waiting or self._ending:
             self._go_on()
 
@@ -141,11 +155,26 @@ class Connection(asyncio.Protocol):
         reply = None if gets is None else self._shared.kept(*gets)
         if reply is not None:
             assert self._transport is not None
+            assert gets is not None
             self._transport.write(reply)
+            self._counts.requests += len(gets[0])
+            if self._timed:
+                self._replied(reply)
             return True
         plain = self._conversation.plain(data)
-        self._busy = plain is not None and self._shared.gather(self, plain)
-        return self._busy
+        if plain is None or not self._shared.gather(self, plain):
+            return False
+        self._counts.requests += len(plain.keys)
+        self._busy = True
+        return True
+
+    def _replied(self, reply: bytes) -> None:
+        """Count what was just sent."""
+        if reply.startswith(_ERRORS):
+            self._counts.errors += 1
+        if self._timed:
+            self._counts.end(self._timed)
+            self._timed = 0.0
 
     def _leave(self, why: str) -> None:
         assert self._transport is not None
@@ -183,6 +212,7 @@ class Connection(asyncio.Protocol):
     def _say(self, said: Said) -> None:
         assert self._transport is not None
         self._transport.write(said.reply)
+        self._replied(said.reply)
         if said.ends:
             self._waiting.clear()
             self._ending = True
@@ -211,6 +241,8 @@ class Connection(asyncio.Protocol):
             return
         replies = [each.answer(outcome) for each, outcome in zip(asked, outcomes, strict=False)]
         self._transport.write(b"".join(replies))
+        for reply in replies:
+            self._replied(reply)
         self._waiting.extendleft(reversed(asked[len(outcomes) :]))  # not done yet
         self._moved = self._began = self._shared.now()  # while we did not read, no request could come to its end
         self._go_on()

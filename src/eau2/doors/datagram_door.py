@@ -14,6 +14,7 @@ from eau2.errors import Eau2Error, StoreClosed
 
 if TYPE_CHECKING:
     from eau2.doors.addresses import Networks
+    from eau2.doors.counts import DoorCounts
     from eau2.doors.shared import Shared
     from eau2.doors.work import Command
 
@@ -24,8 +25,10 @@ class DatagramDoor(asyncio.DatagramProtocol):
     """Lives in the event loop. What does not come from a trusted network is dropped: its sender may be forged, and an
     answer larger than its question would go to somebody who did not ask."""
 
-    def __init__(self, shared: Shared, trusted: Networks, *, allow_shutdown: bool, allow_wipe: bool) -> None:
-        self._shared = shared
+    def __init__(
+        self, shared: Shared, counts: DoorCounts, trusted: Networks, *, allow_shutdown: bool, allow_wipe: bool
+    ) -> None:
+        self._shared, self._counts = shared, counts
         self._trusted = trusted
         self._allow_shutdown, self._allow_wipe = allow_shutdown, allow_wipe
         self._replies = Replies()
@@ -39,14 +42,17 @@ class DatagramDoor(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Address) -> None:
         if self.ending or addr[0] not in self._trusted:
             return
+        self._counts.requests += 1
         request = decode(data)
         if isinstance(request, Refused):
+            self._counts.errors += 1
             self._send(reply(request.id, request.code), addr)
             return
         standing = self._replies.begin(addr, request.id, self._shared.now())
         if isinstance(standing, bytes):
             self._send(standing, addr)
         elif standing is Standing.FULL:
+            self._counts.errors += 1
             self._send(reply(request.id, Code.OVERLOADED), addr)
         elif standing is Standing.NEW:
             self._do(request, addr)
@@ -96,6 +102,7 @@ class DatagramDoor(asyncio.DatagramProtocol):
         self.working -= 1
         if isinstance(outcomes[0], Eau2Error):
             log("failed", door="udp", error=str(outcomes[0]))
+            self._counts.errors += 1
         outcome = True if request.what is Asked.WIPE_OUT else outcomes[0]
         self._finish(request, address, answer(request, outcomes[0] if isinstance(outcomes[0], Eau2Error) else outcome))
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from eau2.doors import flight_memory
-from eau2.doors.flight_access import Callers, caller_of
+from eau2.doors.flight_access import Callers, Counted, caller_of
 from eau2.doors.flight_actions import Actions
 from eau2.doors.flight_calls import Calls
 from eau2.doors.flight_ending import cut_connections
@@ -38,6 +38,7 @@ from eau2.values.key import check_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from eau2.doors.counts import DoorCounts
     from eau2.doors.tokens import Tokens
     from eau2.frame.frame import Frame
     from eau2.store.store import Store
@@ -57,6 +58,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
         self,
         store: Store,
         tokens: Tokens,
+        counts: DoorCounts,
         audit: Callable[[str, object], None],
         host: str,
         port: int,
@@ -77,7 +79,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             f"{scheme}://{shown}:{port}",
             auth_handler=Callers.handshake(),
             tls_certificates=[certificate] if certificate else None,
-            middleware={"caller": Callers(tokens, audit)},
+            middleware={"caller": Callers(tokens, Counted(counts), audit)},
         )
         self._looking = threading.Thread(target=self._look, name="eau2-flight", daemon=True)
         self._looking.start()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from eau2.doors.tokens import Role
 from eau2.errors import Eau2Error, InvalidOption, KeyMissing, QueryError, ValueTooLarge, WrongKind
+from eau2.metrics.report import Metric
 from eau2.served.wire import PROTOCOL, REPLY_BYTES, WRITE_BYTES_MAX, Header, described, message, schema_in
 from eau2.store.arguments import check_keys, checked_prefix
 from eau2.store.expiry import UNTIL
@@ -52,6 +53,8 @@ class Actions:
             "check": (Role.READ, self._check),
             "statistics": (Role.READ, self._statistics),
             "rebalance": (Role.WRITE, self._rebalance),
+            "reports": (Role.READ, self._reports),
+            "publish": (Role.WRITE, self._publish),
         }
 
     def role(self, verb: str) -> Role:
@@ -210,6 +213,17 @@ class Actions:
 
     def _rebalance(self, header: Header, payload: memoryview) -> Iterator[Reply]:
         yield {"copies": self._store.rebalance()}, b""
+
+    def _reports(self, header: Header, payload: memoryview) -> Iterator[Reply]:
+        yield {"reports": [astuple(report) for report in self._store.reports()]}, b""
+
+    def _publish(self, header: Header, payload: memoryview) -> Iterator[Reply]:
+        try:
+            metrics = [Metric(*metric) for metric in _listed(header, "metrics")]
+        except TypeError:
+            raise InvalidOption("a metric is its name, value, unit, help and kind") from None
+        self._store.node.publish(metrics)
+        yield {}, b""
 
 
 def _listed(header: Header, name: str) -> list[Any]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from eau2.doors.counts import DoorCounts
     from eau2.doors.shared import Shared
     from eau2.store.store import Store
 
@@ -82,8 +83,8 @@ class _Threads:
 class HttpDoor:
     """What the connections of the HTTP door share. Made in the event loop, and closed in any thread."""
 
-    def __init__(self, store: Store, shared: Shared, *, host: str) -> None:
-        self.store, self.shared, self.host = store, shared, host
+    def __init__(self, store: Store, shared: Shared, counts: DoorCounts, *, host: str) -> None:
+        self.store, self.shared, self.counts, self.host = store, shared, counts, host
         self.routes = router()
         self.config = Config(
             _nobody,
@@ -173,6 +174,7 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._moved = self._looked = self._shared.now()
+        self._door.counts.connected(1)
         if not self._shared.admit(self):
             self._let_go(503, "too many connections: try again later")
 
@@ -182,6 +184,7 @@ class HttpConnection(H11Protocol):
         self._moved = self._shared.now()
         self._begin_anew()
         self._got += len(data)
+        self._door.counts.received += len(data)
         if self.conn.their_state is h11.SEND_BODY and not self._is_answering():
             self._passed_over += len(data)
             if self._passed_over > PASSED_OVER_BYTES_MAX:
@@ -202,6 +205,7 @@ class HttpConnection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._door.counts.connected(-1)
         self._unset_keepalive_if_required()  # uvicorn leaves it where the connection broke
         if self._asking is not None:
             self._asking.leave()
@@ -277,12 +281,15 @@ class HttpConnection(H11Protocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: what uvicorn calls the application."""
-        started = False
+        started, counts = False, self._door.counts
+        counts.requests += 1
+        began = counts.begin()
 
         async def tell(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                counts.errors += message["status"] >= 400
                 headers = MutableHeaders(scope=message)
                 headers["date"] = formatdate(usegmt=True)
                 for name, value in _ALWAYS.items():
@@ -310,6 +317,7 @@ class HttpConnection(H11Protocol):
         finally:
             self._asking = None
             asking.leave()
+            counts.end(began)
 
     def _admit(self, scope: Scope) -> None:
         """Raise Refused unless who asks may. The path is from here on as it was sent, so that no key is lost in it."""

@@ -17,6 +17,10 @@ _FORMAT = {
     "description": "Instead of Accept.",
     "schema": {"type": "string", "enum": ["json", "ndjson", "csv", "arrow"]},
 }
+_FIGURES = {
+    "description": "Prometheus's text format, version 0.0.4; each figure has its node as a label.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
 _KEY = {
     "name": "key",
     "in": "path",
@@ -54,6 +58,7 @@ def description() -> dict[str, Any]:
             "/health": {
                 "get": _operation("health", "Whether the store can be read.", {"200": _json("It can.")}, security=[{}])
             },
+            "/metrics": {"get": _operation("metrics", "What all nodes say of themselves.", {"200": _FIGURES})},
             "/openapi.json": {"get": _operation("openapi", "This description.", {"200": _json("OpenAPI 3.1.")})},
             "/keys": {"get": _listing()},
             "/keys/{key}": {"parameters": [_KEY], "get": _get(), "head": _head(), "put": _put(), "delete": _delete()},

@@ -17,6 +17,7 @@ from eau2.doors.http_values import NotAcceptable, encoded, format_asked
 from eau2.errors import InvalidOption, InvalidValue, KeyMissing, StoreBusy, VersionConflict
 from eau2.frame.frame import Frame, read_batches
 from eau2.ingest.files import is_file
+from eau2.metrics.prometheus import CONTENT_TYPE, exposition
 from eau2.store.arguments import checked_prefix
 from eau2.store.expiry import bytes_of
 from eau2.store.nodes import Kind
@@ -46,6 +47,7 @@ PUT    /keys/KEY                     bytes, or a frame by Content-Type: Arrow st
 DELETE /keys/KEY
 POST   /sql                          a query as text/plain, or {"query": ...}
 GET    /openapi.json                 all of this for programs
+GET    /metrics                      figures of all nodes, for Prometheus
 GET    /health                       for probes
 """
 
@@ -63,6 +65,7 @@ def router() -> Router:
         [
             Route("/", index),
             Route("/health", health),
+            Route("/metrics", metrics),
             Route("/openapi.json", openapi),
             Route("/keys", list_keys),
             Route("/keys/{key:path}", one_key, methods=["GET", "PUT", "DELETE"]),
@@ -86,6 +89,13 @@ async def health(request: Request) -> Response:
     asking = _asking(request)
     await asking.work(asking.store.exists, "health")
     return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """What each node says of itself, and how long ago it did."""
+    asking = _asking(request)
+    text = await asking.work(lambda: exposition(asking.store.reports()))
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 async def openapi(request: Request) -> Response:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from eau2.doors.addresses import LOOPBACK, Networks, is_loopback
 from eau2.doors.connection import Connection
+from eau2.doors.counts import Publishing
 from eau2.doors.datagram_door import DatagramDoor
 from eau2.doors.deadlines import Deadlines
 from eau2.doors.lines import LinesConversation
@@ -148,6 +149,8 @@ class Server:
         datagrams: DatagramDoor | None = None
         flights: FlightDoor | None = None
         shared = Shared(self._store, self._tokens, self._doors.connections_max, self._stop, self._deadlines)
+        self._publishing = Publishing(self._store)
+        shared.closed_too.append(self._publishing.close)
         try:
             try:
                 datagrams = await self._listen(shared, listening)
@@ -182,7 +185,11 @@ class Server:
                 trusted = Networks((*LOOPBACK, *doors.udp_trust))
                 transport, datagrams = await loop.create_datagram_endpoint(
                     lambda: DatagramDoor(
-                        shared, trusted, allow_shutdown=doors.allow_shutdown, allow_wipe=doors.allow_wipe
+                        shared,
+                        self._publishing.door("udp", connects=False),
+                        trusted,
+                        allow_shutdown=doors.allow_shutdown,
+                        allow_wipe=doors.allow_wipe,
                     ),
                     (doors.host, doors.udp_port),
                 )
@@ -209,7 +216,13 @@ class Server:
         try:
             _require_free(doors.host, doors.flight_port)
             found = FlightDoor(
-                self._store, self._tokens, shared.audit, doors.host, doors.flight_port, self._certificate
+                self._store,
+                self._tokens,
+                self._publishing.door("flight", connects=False),
+                shared.audit,
+                doors.host,
+                doors.flight_port,
+                self._certificate,
             )
         except (OSError, pa.ArrowException) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
@@ -224,7 +237,8 @@ class Server:
     def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[], asyncio.Protocol]]]:
         """Yield each TCP door that is to be: its name, its port, and what makes its connections."""
         if self._doors.crud_port is not None:
-            yield "crud", self._doors.crud_port, partial(Connection, shared, LinesConversation)
+            counts = self._publishing.door("crud")
+            yield "crud", self._doors.crud_port, partial(Connection, shared, counts, LinesConversation)
         if self._doors.redis_port is not None:
             listings = Listings(self._deadlines)
             allow_wipe = self._doors.allow_wipe
@@ -234,11 +248,12 @@ class Server:
                 partial(
                     Connection,
                     shared,
+                    self._publishing.door("redis"),
                     lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
                 ),
             )
         if self._doors.http_port is not None:
-            http = _http().HttpDoor(self._store, shared, host=self._doors.host)
+            http = _http().HttpDoor(self._store, shared, self._publishing.door("http"), host=self._doors.host)
             shared.closed_too.append(http.close)
             yield "http", self._doors.http_port, http.connection
 

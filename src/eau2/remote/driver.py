@@ -17,6 +17,7 @@ from eau2.cluster.runtime import finish
 from eau2.cluster.view import State
 from eau2.cluster.whole import Whole
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, StoreUnusable
+from eau2.metrics.gossip import Gossip
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
 from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from eau2.cluster.peer import Peer
     from eau2.cluster.view import View
+    from eau2.metrics.gossip import Answer
+    from eau2.metrics.report import Metric, Report
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.transport import Transport
     from eau2.store.nodes import NodeCheck, NodeStatistics, Staged
@@ -156,6 +159,7 @@ class RemoteCluster(Whole):
         self._lock = threading.Lock()  # guards what is below
         self._by_name: dict[str, RemotePlace] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._gossip = Gossip("")  # it hears, and has nothing to say
         add_open(self)
 
     def __repr__(self) -> str:
@@ -317,6 +321,34 @@ class RemoteCluster(Whole):
         self._ask_view()
         with _said("statistics"):
             return super().statistics()
+
+    def reports(self) -> tuple[Report, ...]:
+        """As `Node.reports`: any node knows them, and is asked for what has changed since."""
+        for look in (self._check_open, self._ask_view):  # the coordinator only where no node of before answers
+            look()
+            for name in self._runtime.chance.sample(live := self.view.live, len(live)):
+                with self._lock:
+                    digest = self._gossip.digest()
+                with contextlib.suppress(Unreachable), self._unless_closed():
+                    return self._heard(self.nodes[name].gossip(digest))
+        raise NodeUnavailable("no node says how it is", hint="try again when one is back")
+
+    def _heard(self, answer: Answer) -> tuple[Report, ...]:
+        with self._lock:
+            now = self._runtime.now()
+            self._gossip.hear(answer.news, now)
+            self._gossip.forget(now)
+            return self._gossip.reports(now)
+
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        """As `Node.publish`: on a node of this machine, or else on the first that answers."""
+        self._look_round()
+        live = [self.nodes[name] for name in super().names()]
+        for place in sorted(live, key=lambda place: not place.is_near()):
+            with contextlib.suppress(Unreachable), self._unless_closed():
+                place.publish(metrics)
+                return
+        raise NodeUnavailable("no node takes figures", hint="try again when one is back")
 
     def rebalance(self) -> int:
         """As `Node.rebalance`."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from eau2.metrics.gossip import Answer, Digest
+    from eau2.metrics.report import Metric
     from eau2.remote.queries import Terms
     from eau2.remote.transport import Pending, Transport
     from eau2.remote.watch import Watch
@@ -91,6 +93,13 @@ class RemotePlace:
                 self._near = NearFiles.of(self._ask("whereabouts"))
                 self._asked = True
             return self._near
+
+    def is_near(self) -> bool:
+        """Whether the node is on this machine, as far as it says."""
+        try:
+            return self.near() is not None
+        except Unreachable:
+            return False
 
     def map(self, chunk_ids: Sequence[str], *, key: str = "") -> list[Any]:
         """Return chunks, mapped or `Lent`. FileNotFoundError, Corrupt."""
@@ -208,6 +217,15 @@ class RemotePlace:
             self._answer(told)
         found: NodeStatistics = self._ask("statistics")
         return found
+
+    def gossip(self, digest: Digest) -> Answer:
+        """Return what the node has heard that is not in `digest`."""
+        found: Answer = self._ask("gossip", digest)
+        return found
+
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        """Have `metrics` among the figures of the node. InvalidOption."""
+        self._ask("publish", list(metrics))
 
     def check(self) -> NodeCheck:
         found: NodeCheck = self.work("node", "check")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from eau2.errors import Corrupt, DiskFull
 from eau2.machine import cores, memory_of_machine
 from eau2.query.spill import SpillFolder
 from eau2.remote.crew import Crew
+from eau2.remote.gossiping import Gossiping
 from eau2.remote.hosting import Hosted
 from eau2.remote.identity import OwnedDirectory
 from eau2.remote.lending import Lending
@@ -29,6 +31,7 @@ from eau2.remote.queries import Queries, Terms
 from eau2.remote.work import JOB_CALLS, Work
 from eau2.store.chunks import boot_id
 from eau2.store.node import DirectoryNode
+from eau2.store.nodes import closed
 from eau2.values.chunk import Chunk
 
 if TYPE_CHECKING:
@@ -36,10 +39,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from eau2.metrics.report import Metric
     from eau2.remote.transport import Answer, Arguments, Transport
     from eau2.store.database import Flush
     from eau2.store.nodes import NodeStatistics, Staged
 
+_logger = logging.getLogger(__name__)
 _POOL_THREADS = 8
 _FORGET_SECONDS = 10.0
 _STOP_SECONDS = 0.3  # for each of the threads; the node itself takes at most 0.9
@@ -48,6 +53,7 @@ _OF_MEMBER = frozenset(
 )
 _OF_MEMBER |= {"listing", "records", "copy", "mend"}
 _OF_MEMBERSHIP = frozenset({"meet", "changed", "rebalance"})
+_OF_GOSSIP = frozenset({"gossip", "hear_news"})
 _OF_NODE = frozenset(["check", "listing", "records", "chunk_sizes", "has_chunks", "count_read"])
 
 
@@ -107,7 +113,9 @@ class NodeServer:
         }
         self._jobs = Work(name, kinds)
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="eau2-node")
-        self._membership.submit(self._forgetting())
+        self._gossiping = Gossiping(name, transport, self._members, self._counted)
+        for forever in (self._forgetting(), self._gossiping.saying(), self._gossiping.asking()):
+            self._membership.submit(forever).add_done_callback(_look_for_faults)
 
     def __repr__(self) -> str:
         return f"<NodeServer {self.name} {self._owned.path}: {self._membership}>"
@@ -121,6 +129,8 @@ class NodeServer:
             return self._membership.submit(answered(self._work(*given)))
         if method in _OF_MEMBERSHIP:
             return self._membership.submit(answered(getattr(self._membership, method)(*given, **named)))
+        if method in _OF_GOSSIP:
+            return self._membership.submit(answered(getattr(self._gossiping, method)(*given)))
         if method in _OF_MEMBER:
             return self._membership.submit(answered(self._ask_member(method, given, named)))
         if method == "hear_job":
@@ -249,9 +259,25 @@ class NodeServer:
             raise AttributeError(f"nobody asks a node for {method}")
         return getattr(self._node, method)(*given)
 
-    def _do_statistics(self) -> NodeStatistics:
+    def _do_publish(self, metrics: Sequence[Metric]) -> None:
+        """As `Node.publish`."""
+        self._node.publish(metrics)
+
+    def _members(self) -> Sequence[str]:
+        member = self._membership.member
+        return () if member is None else member.view.present
+
+    async def _counted(self) -> Sequence[Metric]:
+        """Return what this node says of itself. StoreClosed."""
+        try:
+            counting = self._pool.submit(self._do_statistics, lately=True)
+        except RuntimeError:  # it was stopped just now
+            raise closed() from None
+        return self._node.figures.metrics(await asyncio.wrap_future(counting))
+
+    def _do_statistics(self, *, lately: bool = False) -> NodeStatistics:
         """As `Node.statistics`, with what its repair has done."""
-        found, repair = self._node.statistics(), self._membership.repair
+        found, repair = self._node.statistics(lately=lately), self._membership.repair
         if repair is None:
             return found
         done = repair.progress
@@ -260,6 +286,12 @@ class NodeServer:
 
     def _do_status(self) -> NodeStatus:
         return self._membership.status()
+
+
+def _look_for_faults(future: Future[None]) -> None:
+    """What is to go on for ever has ended: by a fault of ours, unless it was cancelled."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        _logger.error("a loop of the node has ended", exc_info=error)
 
 
 def unreachable(name: str) -> Future[Answer]:

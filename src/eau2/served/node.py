@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from eau2.errors import (
@@ -17,6 +18,7 @@ from eau2.errors import (
     WaitTimeout,
 )
 from eau2.machine import memory_of_machine
+from eau2.metrics.report import Metric, Report
 from eau2.query.waiting import Calls, end_idle
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache
 from eau2.remote.memory import Memory
@@ -178,6 +180,15 @@ class ServedNode:
         (said, _), *_ = self._call("statistics", {})
         nodes = tuple(NodeStatistics(**{**each, "nodes": ()}) for each in said["statistics"]["nodes"])
         return NodeStatistics(**{**said["statistics"], "nodes": nodes})
+
+    def reports(self) -> tuple[Report, ...]:
+        (said, _), *_ = self._call("reports", {})
+        return tuple(
+            Report(node, age, tuple(Metric(*metric) for metric in metrics)) for node, age, metrics in said["reports"]
+        )
+
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        self._call("publish", {"metrics": [astuple(metric) for metric in metrics]})
 
     def close(self) -> None:
         """End the waiting of all threads, and the session unless frames are held. Idempotent."""

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from eau2.errors import KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
+from eau2.store.statistics import NodeStatistics as NodeStatistics  # noqa: TC001  # others have it from here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.errors import Eau2Error
+    from eau2.metrics.report import Metric, Report
     from eau2.store.here import Here
     from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
@@ -108,39 +110,6 @@ class NodeCheck:
     chunks: int
     bytes: int  # of values and chunks whose checksum was computed
     faults: tuple[Fault, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatistics:
-    """Counts since the node was opened by this process, and sizes now."""
-
-    keys: int  # keys with a value now
-    frames: int  # of them, frames
-    chunks: int  # chunk files that a frame names
-    chunk_bytes: int  # their size together
-    value_bytes: int  # size of the database file and its log
-    gets: int
-    writes: int
-    commits: int  # transactions; fewer than writes when writers shared one
-    waits: int
-    chunks_written: int
-    chunks_mapped: int
-    chunks_verified: int  # chunks hashed because they were not known to be untouched
-    chunks_removed: int
-    tasks: int = 0  # calls of `map_chunks` and the like for a chunk or some of its rows, done on the node
-    chunks_read: int = 0  # by such tasks and by queries, which skip those that hold no row of the answer
-    rows_read: int = 0  # of those chunks
-    bytes_read: int = 0  # of those chunks, whole as they are stored, whatever columns were asked for
-    rows_moved: int = 0  # of what is in `bytes_moved`
-    bytes_moved: int = (
-        0  # of chunks and of what queries made, read here and come from another node, or gone to a caller
-    )
-    chunks_mended: int = 0  # chunk files found damaged or missing, and replaced by another node's copy
-    copies_missing: int = 0  # copies of keys and chunks that the last look of the repair found short
-    copied: int = 0  # copies of keys and chunks that repair has made
-    copied_bytes: int = 0  # their size
-    name: str = ""  # of the node; "" for several together
-    nodes: tuple[NodeStatistics, ...] = ()  # each node by itself, where these are the sums
 
 
 class ReadCounts(NamedTuple):
@@ -269,6 +238,14 @@ class Node(Protocol):
         """Compute every checksum and compare every reference, and report what is wrong. Reads everything."""
 
     def statistics(self) -> NodeStatistics: ...
+
+    def reports(self) -> tuple[Report, ...]:
+        """Return what each node last said of itself, in natural order of names. Some figures may be some seconds older
+        than the report, where to count them takes long. About 1 ms."""
+
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        """Have `metrics` in the reports, of the node that is nearest, until its process ends. InvalidOption,
+        InvalidValue."""
 
     def close(self) -> None: ...
 

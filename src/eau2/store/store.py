@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from eau2.errors import Eau2Error, InvalidOption, KeyMissing, ValueTooLarge, WaitTimeout, WrongKind
+from eau2.metrics.report import checked_metric
 from eau2.store.arguments import check_keys, checked_path, checked_prefix, checked_seconds, checked_values, several
 from eau2.store.lookup import look_up, look_up_many
 from eau2.store.nodes import Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from eau2.frame.frame import Frame
     from eau2.ingest.report import LoadReport
+    from eau2.metrics.report import Report
     from eau2.store.nodes import Node, Nodes
     from eau2.store.tables import Tables
 
@@ -297,6 +299,17 @@ class Store:
         """Return sizes now and counts since this process opened the store: of all nodes, and in `nodes` of each."""
         found = self._node.statistics()
         return found if found.nodes else replace(found, nodes=(found,))
+
+    def reports(self) -> tuple[Report, ...]:
+        """Return what each node last said of itself, and its age, in natural order of names: counts, sizes, its process
+        and machine, what doors and users publish. Any node answers for all; NodeUnavailable when none does."""
+        return self._node.reports()
+
+    def publish_metric(self, name: str, value: float, *, unit: str = "", help: str = "", kind: str = "gauge") -> None:
+        """Have a figure of one's own in the reports, of the nearest node, until its process ends or it is published
+        anew. name: snake_case, none of eau2's own; at most 500 on a node. kind: "gauge", or "counter" for what only
+        grows. InvalidOption; InvalidValue for what is no finite number."""
+        self._node.publish([checked_metric(name, value, unit=unit, help=help, kind=kind)])
 
     @property
     def nodes(self) -> tuple[str, ...]:
