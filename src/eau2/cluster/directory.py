@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eau2.store.database import Flush
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import Node
 
 NODES_MAX = 1000
@@ -74,6 +75,12 @@ class ClusterNodes:
         if name not in self.local.nodes:
             raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"it has {', '.join(self.local.nodes)}")
         return self.local.nodes[name]
+
+    def membership(self) -> tuple[Member, ...]:
+        return self.local.membership.epochs().members
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        return self.local.membership.epochs().changes
 
     def whole(self) -> Node:
         return self._cluster

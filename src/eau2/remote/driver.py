@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from eau2.cluster.view import View
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.transport import Transport
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import NodeCheck, NodeStatistics, Staged
     from eau2.values.manifest import Manifest
 
@@ -74,6 +75,14 @@ class RemoteNodes:
         if name not in self._whole.nodes:
             raise StoreUnusable(f"the cluster has no node {name!r}", hint=f"it has {', '.join(self._whole.nodes)}")
         return self._whole.nodes[name]
+
+    def membership(self) -> tuple[Member, ...]:
+        found: tuple[Member, ...] = self._whole.coordinators("members")
+        return found
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        found: tuple[EpochChange, ...] = self._whole.coordinators("epochs")
+        return found
 
     def whole(self) -> RemoteCluster:
         return self._whole
@@ -317,6 +326,12 @@ class RemoteCluster(Whole):
         self._ask_view()
         with _said("statistics"):
             return super().statistics()
+
+    def coordinators(self, what: str) -> Any:
+        """Return what the coordinator knows of the members."""
+        self._check_open()
+        with _said(what):
+            return finish(_awaited(getattr(self._runtime.coordinator(), what)()))
 
     def rebalance(self) -> int:
         """As `Node.rebalance`."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from eau2.frame.frame import Frame
     from eau2.ingest.report import LoadReport
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import Node, Nodes
     from eau2.store.tables import Tables
 
@@ -297,6 +298,20 @@ class Store:
         """Return sizes now and counts since this process opened the store: of all nodes, and in `nodes` of each."""
         found = self._node.statistics()
         return found if found.nodes else replace(found, nodes=(found,))
+
+    def members(self) -> tuple[Member, ...]:
+        """Return what each node is now, since when, and who says so, in the order of names; those that died too.
+
+        On a cluster the coordinator is asked: one call. NodeUnavailable when it does not answer.
+        """
+        return self._nodes.membership()
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        """Return the latest changes of who is a member, at most 300, the oldest first, each with why it came.
+
+        On a cluster the coordinator is asked: one call. NodeUnavailable when it does not answer.
+        """
+        return self._nodes.epochs()
 
     @property
     def nodes(self) -> tuple[str, ...]:
