@@ -103,7 +103,7 @@ class Actions:
             connection.request("POST", path, body, {"Content-Type": "application/json", "User-Agent": "eau2"})
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
-            return f"failed: no answer: {error or type(error).__name__}"
+            return f"failed: no answer: {str(error) or type(error).__name__}"
         finally:
             over.cancel()
             with self._lock:
