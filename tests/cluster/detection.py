@@ -75,7 +75,7 @@ class _Watched:
         seen = {state: time - at for time, who, state in reversed(self.said) if who == name and time >= at}
         self.many.start(name)
         self.world.run(self.world.now + 60.0, lambda: self._states[name] == "live")
-        return seen["suspected"], seen["dead"]
+        return seen.get("suspected", 0.0), seen["dead"]  # it may have been suspected just before
 
 
 def detect(seed: int, *, nodes: int, loss: float, seconds: float = HOUR_SECONDS, kills: int = 20) -> Detection:
