@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 2.0
 DRIFT = 0.05  # clocks of members may run that much slower than ours
 SUSPECTED_SHARE = 5 / 8  # of a lease: who is not heard of for so long: two renewals are missing
-_STALL_SHARE = 1 / 4  # of a lease: after so long without a tick, what was sent to us meanwhile is heard first
+_STALL_SHARE = 1 / 4  # of a lease: after so long without a tick, what was sent to us meanwhile is heard first,
+_QUIET_SHARE = 1 / 2  # for so long: two renewals of each, so that one which is lost is nobody's death then either
 _NAME = "coordinator"
 EPOCHS_AHEAD = 1024  # a coordinator that was started anew leaves out those that the one before may have made
 
@@ -174,7 +175,7 @@ class Coordinator:
         """Declare dead whoever's lease is over, and take note when everything has all its copies."""
         now, stall = self._runtime.now(), self._lease_seconds * _STALL_SHARE
         if now - self._ticked > stall:  # it is we who were frozen, or short of time: the members may have renewed
-            self._quiet_until = max(self._quiet_until, now + stall)
+            self._quiet_until = max(self._quiet_until, now + self._lease_seconds * _QUIET_SHARE)
         self._ticked = now
         for name in self._view.present:
             heard = self._heard.setdefault(name, _Heard("", now))

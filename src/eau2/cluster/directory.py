@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from eau2.cluster.epochs import Epochs
     from eau2.store.database import Flush
     from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import Node
@@ -77,10 +78,14 @@ class ClusterNodes:
         return self.local.nodes[name]
 
     def membership(self) -> tuple[Member, ...]:
-        return self.local.membership.epochs().members
+        return self._epochs().members
 
     def epochs(self) -> tuple[EpochChange, ...]:
-        return self.local.membership.epochs().changes
+        return self._epochs().changes
+
+    def _epochs(self) -> Epochs:
+        self._cluster.live()  # StoreClosed
+        return self.local.membership.epochs()
 
     def whole(self) -> Node:
         return self._cluster

@@ -225,7 +225,10 @@ class Membership:
 
     def epochs(self) -> Epochs:
         """Return why the epochs came. 1 ms where there are many."""
-        return self._read(_epochs_in)
+        found = self._read(_epochs_in)
+        if not found.changes:
+            found.note(self.read(), time.time() - self.age(), "an eau2 that kept no history has made it", by=_NAME)
+        return found
 
     def _read(self, decode: Callable[[bytes], Found]) -> Found:
         try:
@@ -238,8 +241,6 @@ class Membership:
     def _noted(self, found: View | None, view: View, seen: str) -> bytes:
         """Return what the file is to say: the view, and why it came."""
         epochs = Epochs() if found is None else self.epochs()
-        if found is not None and not epochs.changes:
-            epochs.note(found, time.time() - self.age(), "an eau2 that kept no history has made it", by=_NAME)
         epochs.note(view, time.time(), what_changed(found, view, seen), by=_NAME)
         return json.dumps(json.loads(view.encode()) | {_HISTORY: epochs.document()}).encode()
 

@@ -75,9 +75,11 @@ class LocalNodes:
         return self._node
 
     def membership(self) -> tuple[Member, ...]:
+        self._node.generation()  # StoreClosed
         return (Member(_NODE, "live", self._opened, "this process: it has the node open"),)
 
     def epochs(self) -> tuple[EpochChange, ...]:
+        self._node.generation()  # StoreClosed
         made = (self.path / MARKER).stat().st_mtime
         return (EpochChange(1, made, (_NODE,), "the store was made with 1 node"),)
 
