@@ -8,7 +8,7 @@ from pathlib import Path
 
 NAMES = (
     *("kv", "frames", "queries", "larger_than_memory", "sor_rate", "wordcount", "rounds"),
-    *("placement", "nodes", "gossip", "closing", "detection", "distributed", "tpch", "scaling"),
+    *("placement", "nodes", "gossip", "closing", "detection", "suspicion", "distributed", "tpch", "scaling"),
     *("doors", "flight"),
 )
 RESULTS = Path(__file__).parent / "results"

@@ -126,7 +126,7 @@ class Many:
     # -- the coordinator ----------------------------------------------------------------------------------------------
 
     def _coordinator(self, runtime: SimRuntime) -> Coordinator:
-        coordinator = Coordinator(runtime, self.first)
+        coordinator = Coordinator(runtime, self.first, clock=self._seconds)
         runtime.process.spawn(_ticking(coordinator, runtime), "ticking")
         return coordinator
 
@@ -144,9 +144,12 @@ class Many:
                 name: answer.view for name, answer in zip(names, answers, strict=True) if type(answer) is WrongEpoch
             }
             await runtime.sleep(_TICK_SECONDS)
-        coordinator = Coordinator.recovered(runtime, views.values())
+        coordinator = Coordinator.recovered(runtime, views.values(), clock=self._seconds)
         runtime.process.serves = coordinator
         await _ticking(coordinator, runtime)
+
+    def _seconds(self) -> float:
+        return self.world.now
 
     # -- clients ------------------------------------------------------------------------------------------------------
 
@@ -157,10 +160,15 @@ class Many:
 
 
 async def _renewing(member: Member) -> None:
+    """Ask again whether or not it was answered, as remote/membership.py does."""
     while True:
-        with contextlib.suppress(Unreachable):
-            await member.renew(LEASE_SECONDS)
+        member.runtime.process.spawn(_renew(member), "a renewal")
         await member.runtime.sleep(LEASE_SECONDS / 4)
+
+
+async def _renew(member: Member) -> None:
+    with contextlib.suppress(Unreachable):
+        await member.renew(LEASE_SECONDS)
 
 
 async def _tending(member: Member, repair: Repair) -> None:

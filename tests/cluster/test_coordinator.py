@@ -1,10 +1,12 @@
-"""When the coordinator takes a member for dead, and when itself for late."""
+"""When the coordinator takes a member for dead, or suspects it, and when itself for late; what it tells of that."""
 
 import asyncio
+import json
 
 import pytest
 
 from eau2.cluster.coordinator import LEASE_SECONDS, Coordinator
+from eau2.cluster.epochs import EPOCHS_MAX, NAMES_MAX, Epochs
 from eau2.cluster.view import State, first_view
 
 NAMES = ["a", "b"]
@@ -27,7 +29,15 @@ def clock():
 
 @pytest.fixture
 def coordinator(clock):
-    return Coordinator(clock, first_view(NAMES, 2))
+    return Coordinator(clock, first_view(NAMES, 2), clock=clock.now)
+
+
+def states(coordinator):
+    return {member.name: member.state for member in coordinator.members()}
+
+
+def whys(coordinator):
+    return [change.why for change in coordinator.epochs.changes]
 
 
 def pass_time(clock, coordinator, seconds, renewing=()):
@@ -78,3 +88,101 @@ def test_who_was_started_anew_joins_in_a_later_epoch_also_if_the_coordinator_was
     assert view.epoch == before + 1
     view = asyncio.run(coordinator.renew("b", "third b", 0, whole=False))
     assert (view.state("b"), view.epoch) == (State.JOINING, before + 2)
+
+
+def test_who_missed_two_renewals_is_suspected_and_live_again_when_it_renews_the_next(clock, coordinator):
+    pass_time(clock, coordinator, LEASE_SECONDS, renewing=NAMES)
+    heard = clock.seconds
+    pass_time(clock, coordinator, LEASE_SECONDS / 2, renewing=["a"])  # one is missing, and the next is due
+    assert states(coordinator) == {"a": "live", "b": "live"}
+    pass_time(clock, coordinator, LEASE_SECONDS / 4, renewing=["a"])
+    assert states(coordinator) == {"a": "live", "b": "suspected"}
+    _, suspected = coordinator.members()
+    assert suspected.since == heard
+    assert suspected.source == "coordinator: not responding, no lease renewed for 1.5 s"
+    renew(coordinator, ["b"])
+    assert states(coordinator) == {"a": "live", "b": "live"}
+    assert coordinator.current.epoch == 1  # nobody has done anything about it
+    assert whys(coordinator) == ["the store was made"]
+
+
+def test_who_was_suspected_and_stays_silent_is_dead_and_later_returning_and_live(clock, coordinator):
+    pass_time(clock, coordinator, LEASE_SECONDS * 2, renewing=["a"])
+    _, dead = coordinator.members()
+    assert (dead.state, dead.since) == ("dead", 100.0 + 2.25)  # at the first look after 2.1 s
+    assert dead.source == "coordinator: b died: no lease renewed for 2.2 s"
+    renew(coordinator, ["b"])
+    assert states(coordinator) == {"a": "live", "b": "returning"}
+    renew(coordinator, ["b"])
+    assert states(coordinator) == {"a": "live", "b": "live"}
+    assert whys(coordinator) == [
+        "the store was made",
+        "b died: no lease renewed for 2.2 s",
+        "everything has all its copies",
+        "b came back: it renews its lease again",
+        "b is up to date, and live",
+    ]
+    assert [(change.epoch, change.members) for change in coordinator.epochs.changes] == [
+        (1, ("a", "b")),
+        (2, ("a",)),
+        (3, ("a",)),
+        (4, ("a",)),
+        (5, ("a", "b")),
+    ]
+
+
+def test_nobody_is_suspected_by_a_coordinator_that_was_stalled_itself(clock, coordinator):
+    pass_time(clock, coordinator, LEASE_SECONDS, renewing=NAMES)
+    clock.seconds += 100 * LEASE_SECONDS
+    assert states(coordinator) == {"a": "live", "b": "live"}
+    coordinator.tick()
+    assert states(coordinator) == {"a": "live", "b": "live"}
+    pass_time(clock, coordinator, LEASE_SECONDS / 8, renewing=["a"])
+    assert states(coordinator) == {"a": "live", "b": "live"}  # it may have been heard of, had it been listened to
+
+
+def test_what_happens_to_members_is_told_in_words(clock, coordinator):
+    renew(coordinator, NAMES)
+    asyncio.run(coordinator.renew("c", "first c", 0, whole=False))
+    assert states(coordinator) == {"a": "live", "b": "live", "c": "joining"}
+    renew(coordinator, ["c"])
+    asyncio.run(coordinator.renew("b", "second b", 0, whole=False))
+    assert states(coordinator) == {"a": "live", "b": "returning", "c": "live"}
+    renew(coordinator, ["a", "c"])
+    asyncio.run(coordinator.renew("b", "second b", coordinator.current.epoch, whole=True))
+    coordinator.drain("a")
+    assert states(coordinator) == {"a": "leaving", "b": "live", "c": "live"}
+    coordinator.advance()
+    assert whys(coordinator)[1:] == [
+        "c was added",
+        "c is up to date, and live",
+        "b is to be brought up to date: the process of b ended and was started anew",
+        "b is up to date, and live",
+        "a is to leave",
+        "chunks are moved to where they belong now",
+    ]
+
+
+def test_a_coordinator_that_was_started_anew_goes_on_from_the_epochs_it_is_given(clock, coordinator):
+    pass_time(clock, coordinator, LEASE_SECONDS * 2, renewing=["a"])
+    kept = Epochs.of(json.loads(json.dumps(coordinator.epochs.document())))
+    assert kept.changes == coordinator.epochs.changes
+    assert kept.members == coordinator.epochs.members
+    again = Coordinator.recovered(clock, [coordinator.current], epochs=kept, clock=clock.now)
+    assert whys(again)[1:] == [
+        "b died: no lease renewed for 2.2 s",
+        "everything has all its copies",
+        "a coordinator was started anew, and goes on from epoch 3",
+    ]
+    assert again.members() == coordinator.members()
+
+
+def test_the_history_is_bounded_by_epochs_and_by_the_names_in_them(clock, coordinator):
+    for _ in range(EPOCHS_MAX + 10):
+        coordinator.advance()
+    changes = coordinator.epochs.changes
+    assert (len(changes), changes[-1].epoch) == (EPOCHS_MAX, coordinator.current.epoch)
+    many = Coordinator(clock, first_view([f"node-{number}" for number in range(1000)], 2), clock=clock.now)
+    for _ in range(50):
+        many.advance()
+    assert len(many.epochs.changes) == NAMES_MAX // 1000

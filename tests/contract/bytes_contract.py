@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from tests.until import until
 
 from eau2.errors import (
     Eau2Error,
@@ -439,6 +440,20 @@ class BytesContract:
         assert (counts.keys, counts.frames, counts.chunks) == (2, 1, 1)
         assert counts.writes >= 2
         assert counts.gets >= 1
+
+    def test_members_are_live_and_the_epochs_say_how_that_came(self, store):
+        until(lambda: all(one.state == "live" for one in store.members()))
+        members = store.members()
+        assert all(one.source and 0 < one.since <= time.time() for one in members)
+        epochs = store.epochs()
+        assert set(epochs[-1].members) == {one.name for one in members}
+        assert [one.epoch for one in epochs] == sorted({one.epoch for one in epochs})
+        assert epochs[0].why.startswith("the store was made")
+        assert all(one.why for one in epochs)
+        store.close()
+        for verb in (store.members, store.epochs):
+            with pytest.raises(StoreClosed):
+                verb()
 
     def test_every_error_is_one_sentence_that_names_the_key(self, store):
         store.put("there", b"")

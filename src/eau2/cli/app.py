@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eau2.cli import certificate, cluster, doors, frames, programs, upkeep, values
+from eau2.cli import certificate, cluster, doors, frames, nodes, programs, upkeep, values
 from eau2.cli.bench import bench
 from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
@@ -24,7 +24,7 @@ COMMANDS = {
     "Values": (values.put, values.get, values.delete, values.keys, values.wait),
     "Frames": (frames.load, frames.show, frames.sql),
     "Programs": (run, programs.wordcount, programs.linus, programs.sor),
-    "A cluster": (cluster.up, cluster.down, cluster.deploy, cluster.nodes, cluster.drain),
+    "A cluster": (cluster.up, cluster.down, cluster.deploy, nodes.nodes, cluster.drain),
     "Doors": (doors.serve, doors.crud, certificate.certificate),
     "The store": (upkeep.check, upkeep.doctor, bench, upkeep.version),
 }

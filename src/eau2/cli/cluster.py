@@ -1,22 +1,22 @@
-"""up, down, deploy and nodes: a cluster on this machine, or on the machines of a Ray cluster."""
+"""up, down, deploy and drain: a cluster on this machine, or on the machines of a Ray cluster."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from eau2.cli.call import Call
-from eau2.cli.exits import NEGATIVE, printable
-from eau2.cli.screen import counted, facts, grid, size_text
+from eau2.cli.exits import printable
+from eau2.cli.nodes import listed
+from eau2.cli.screen import counted, facts
 from eau2.machine import memory_of_machine
 from eau2.remote import launch
 from eau2.remote.address import SCHEME, Address, address_of, require_ray
 from eau2.remote.deployment import Deployment
 
 if TYPE_CHECKING:
-    from eau2.remote.deploying import NodeListing
     from eau2.remote.raylets import LocalCluster
 
 NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="Of the cluster; there may be several.")]
@@ -121,23 +121,8 @@ def deploy(
         nodes = there.nodes()
     call.answer(
         {"address": found.head, "name": name, "nodes": [dataclasses.asdict(node) for node in nodes]},
-        lambda console: _listed(console, nodes),
+        lambda console: listed(console, nodes),
     )
-
-
-def nodes(call: Call) -> None:
-    """List the nodes of a cluster: where they are, their state, and what they have.
-
-    The cluster is --store ray:..., by default that of this machine. Exit 1 when a node takes no part.
-    """
-    require_ray()
-    from eau2.remote.deploying import RayCluster
-
-    with RayCluster.of(call.store_path if call.store_path.startswith(SCHEME) else SCHEME) as there:
-        found = there.nodes()
-    call.answer([dataclasses.asdict(node) for node in found], lambda console: _listed(console, found))
-    if any(node.state not in ("live", "left") for node in found):
-        raise typer.Exit(NEGATIVE)
 
 
 def drain(
@@ -157,18 +142,3 @@ def drain(
     with RayCluster.of(call.store_path if call.store_path.startswith(SCHEME) else SCHEME) as there:
         there.drain(node, timeout_seconds=timeout)
     call.answer({"node": node, "state": "left"}, lambda _: Text(f"{printable(node)} has left"))
-
-
-def _listed(console: Console, found: "list[NodeListing]") -> RenderableType:
-    table = grid(console, "node", "machine", "state", "keys", "chunks", "bytes", right=("keys", "chunks", "bytes"))
-    for node in found:
-        table.add_row(
-            Text(printable(node.name)),
-            Text(printable(node.machine)),
-            Text(node.state, style="green" if node.state == "live" else "yellow"),
-            "" if node.keys is None else f"{node.keys:,}",
-            "" if node.chunks is None else f"{node.chunks:,}",
-            "" if node.bytes is None else size_text(node.bytes),
-        )
-    troubles = [f"{node.name or node.machine}: {node.trouble}" for node in found if node.trouble]
-    return Group(table, *(Text(printable(trouble), style="yellow") for trouble in troubles))

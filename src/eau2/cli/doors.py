@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +19,10 @@ from eau2.cli.tls import TlsDoor, trusting
 from eau2.errors import InvalidOption, NodeUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from eau2.monitor.rules import Rules
+    from eau2.store.store import Store
 
 FLIGHT_PORT, CRUD_PORT, UDP_PORT, REDIS_PORT, HTTP_PORT = 7400, 7401, 7402, 7379, 7480
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -74,6 +77,9 @@ ConnectionsOption = Annotated[
 ShutdownOption = Annotated[
     bool, typer.Option("--allow-shutdown", help="A datagram from this machine may end the server.")
 ]
+AlertsOption = Annotated[
+    str | None, typer.Option("--alerts", metavar="FILE", help="Look for alerts by the rules in this file (TOML).")
+]
 WipeOption = Annotated[bool, typer.Option("--allow-wipe", help="A datagram, and FLUSHDB of an admin, may delete all.")]
 
 
@@ -92,6 +98,7 @@ def serve(
     connections_max: ConnectionsOption = 10_000,
     allow_shutdown: ShutdownOption = False,
     allow_wipe: WipeOption = False,
+    alerts: AlertsOption = None,
 ) -> None:
     """Let clients in: eau2.open("eau2://...") and Arrow Flight, HTTP, Redis's protocol, CRUD lines over TCP, and UDP.
 
@@ -119,7 +126,8 @@ def serve(
         allow_wipe=allow_wipe,
         connections_max=connections_max,
     )
-    with logged_to_standard_error(), _told_to_stop() as told, call.making() as store:
+    rules = None if alerts is None else _rules(alerts)
+    with logged_to_standard_error(), _told_to_stop() as told, call.making() as store, _alerting(store, rules, log):
         if left_out:
             log("left out", door="http", hint='pip install "eau2[serve]"')
         with Server(store, doors, tokens=tokens, tls=tls, certificate=certificate) as server:
@@ -182,6 +190,22 @@ def _tls(certificate: str | None, key: str | None) -> tuple[ssl.SSLContext, tupl
             return context, (public.read(), secret.read())
     except OSError as error:  # ssl.SSLError is one
         raise InvalidOption(f"{certificate} and {key} are no certificate and key: {error}") from None
+
+
+def _rules(path: str) -> "Rules":
+    from eau2.monitor.asking import Asking  # the engine takes 0.3 s to import
+    from eau2.monitor.rules import read_rules
+
+    return read_rules(path, Asking().check)
+
+
+def _alerting(store: "Store", rules: "Rules | None", log: "Callable[..., None]") -> AbstractContextManager[object]:
+    """Return what looks for alerts while it is open, if there are rules."""
+    if rules is None:
+        return nullcontext()
+    from eau2.monitor.alerts import Alerts
+
+    return Alerts(store, rules, log=log)
 
 
 def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:

@@ -1,27 +1,34 @@
 """Makes the views: who is live, who joins, who is dead. Holds nothing that the members could not tell it again.
 
-A member is heard of when it renews its lease. One that is silent is suspected at once and dead once its lease must be
-over, however its clock runs: nobody else serves what it may still be serving. One that comes back, or was started anew,
-joins: it is brought up to date before it is live.
+A member is heard of when it renews its lease, four times in each. One of which two renewals are missing is suspected:
+`members` says so, and nothing is done about it. It is dead once its lease must be over, however its clock runs: nobody
+else serves what it may still be serving. One that comes back, or was started anew, joins: it is brought up to date
+before it is live.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eau2.cluster.epochs import FOUNDED, Epochs, what_changed
 from eau2.cluster.view import State
 from eau2.errors import InvalidOption
+from eau2.store.membership import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from eau2.cluster.runtime import Runtime
     from eau2.cluster.view import View
 
 LEASE_SECONDS = 2.0
 DRIFT = 0.05  # clocks of members may run that much slower than ours
-_STALL_SHARE = 1 / 4  # of a lease: after so long without a tick, what was sent to us meanwhile is heard first
+SUSPECTED_SHARE = 5 / 8  # of a lease: who is not heard of for so long: two renewals are missing
+_STALL_SHARE = 1 / 4  # of a lease: after so long without a tick, what was sent to us meanwhile is heard first,
+_QUIET_SHARE = 1 / 2  # for so long: two renewals of each, so that one which is lost is nobody's death then either
+_NAME = "coordinator"
 EPOCHS_AHEAD = 1024  # a coordinator that was started anew leaves out those that the one before may have made
 
 
@@ -33,22 +40,47 @@ class _Heard:
 
 
 class Coordinator:
-    """A `Coordination`. `tick` is to be called several times a lease; `recovered` says that it was started anew."""
+    """A `Coordination`. `tick` is to be called several times a lease; `recovered` says that it was started anew.
 
-    def __init__(self, runtime: Runtime, view: View, *, lease_seconds: float = LEASE_SECONDS) -> None:
+    epochs: what is known of those before. clock: as `time.time`; it only says when things were seen.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        view: View,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        epochs: Epochs | None = None,
+        clock: Callable[[], float] = time.time,
+        why: str = FOUNDED,
+    ) -> None:
         self._runtime = runtime
         self._view = view
         self._lease_seconds = lease_seconds
+        self._clock = clock
+        self.epochs = Epochs() if epochs is None else epochs
+        self.epochs.note(view, clock(), why, by=_NAME)
         now = runtime.now()
         self._quiet_until = now  # before this, members of before may have leases that we do not know of
         self._ticked = now
         self._heard = {name: _Heard("", now) for name in view.present}
 
     @classmethod
-    def recovered(cls, runtime: Runtime, views: Iterable[View], *, lease_seconds: float = LEASE_SECONDS) -> Coordinator:
+    def recovered(
+        cls,
+        runtime: Runtime,
+        views: Iterable[View],
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        epochs: Epochs | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Coordinator:
         """Return the coordinator that goes on from the `views` that the members know."""
         latest = max(views, key=lambda view: view.epoch)
-        found = cls(runtime, latest.later(EPOCHS_AHEAD), lease_seconds=lease_seconds)
+        why = FOUNDED if latest.epoch == 1 else f"a coordinator was started anew, and goes on from epoch {latest.epoch}"
+        first = latest.later(EPOCHS_AHEAD)
+        found = cls(runtime, first, lease_seconds=lease_seconds, epochs=epochs, clock=clock, why=why)
         found._quiet_until = runtime.now() + found._patience
         return found
 
@@ -63,6 +95,21 @@ class Coordinator:
 
     async def view(self) -> View:
         return self._view
+
+    def members(self) -> tuple[Member, ...]:
+        """Return what each member is, in the order of names."""
+        now = self._runtime.now()
+        return tuple(self._as_heard(member, now) for member in self.epochs.members)
+
+    def _as_heard(self, member: Member, now: float) -> Member:
+        heard = self._heard.get(member.name)
+        silent = 0.0 if heard is None else now - heard.at
+        if member.name not in self._view.present or silent <= self._lease_seconds * SUSPECTED_SHARE:
+            return member
+        if now < self._quiet_until or now - self._ticked > self._lease_seconds * _STALL_SHARE:
+            return member  # it is we who were away
+        seen = f"{_NAME}: not responding, no lease renewed for {silent:.1f} s"
+        return Member(member.name, "suspected", self._clock() - silent, seen)
 
     def readmit(self, name: str, incarnation: str) -> View:
         """Have `name`, which has left, join with nothing, as a new member would; return the view."""
@@ -79,12 +126,13 @@ class Coordinator:
             return self._view
         if heard is None or state == State.DEAD:
             self._heard[name] = _Heard(incarnation, now)
-            self._change(name, State.JOINING)
+            self._change(name, State.JOINING, "" if heard is None else "it renews its lease again")
             return self._view
         anew = epoch == 0 if heard.incarnation == "" else heard.incarnation != incarnation
         if anew and state != State.IDLE:  # what it knew and did not write down is gone
             self._heard[name] = _Heard(incarnation, now)
-            self._view = self._view.having(name, State.JOINING)  # a later epoch, also when it was joining
+            # A later epoch, also when it was joining.
+            self._enter(self._view.having(name, State.JOINING), f"the process of {name} ended and was started anew")
             return self._view
         heard.incarnation = incarnation
         heard.at = now
@@ -120,25 +168,32 @@ class Coordinator:
 
     def advance(self) -> View:
         """Make a view that is like the one there is, and later: what is in flight in that one is settled first."""
-        self._view = self._view.later(1)
+        self._enter(self._view.later(1), "chunks are moved to where they belong now")
         return self._view
 
     def tick(self) -> None:
         """Declare dead whoever's lease is over, and take note when everything has all its copies."""
         now, stall = self._runtime.now(), self._lease_seconds * _STALL_SHARE
         if now - self._ticked > stall:  # it is we who were frozen, or short of time: the members may have renewed
-            self._quiet_until = max(self._quiet_until, now + stall)
+            self._quiet_until = max(self._quiet_until, now + self._lease_seconds * _QUIET_SHARE)
         self._ticked = now
         for name in self._view.present:
             heard = self._heard.setdefault(name, _Heard("", now))
-            if now - heard.at > self._patience and now >= self._quiet_until:
-                self._change(name, State.LEFT if self._view.state(name) == State.IDLE else State.DEAD)
+            silent = now - heard.at
+            if silent > self._patience and now >= self._quiet_until:
+                state = State.LEFT if self._view.state(name) == State.IDLE else State.DEAD
+                self._change(name, state, f"no lease renewed for {silent:.1f} s")
         view = self._view
         if view.fell or view.base != view.staying:
             settled = all(self._heard[name].whole == view.epoch for name in view.live)
             if view.live and view.present == view.live and not view.awaits and settled:
-                self._view = view.repaired()
+                self._enter(view.repaired())
 
-    def _change(self, name: str, state: State) -> None:
+    def _change(self, name: str, state: State, seen: str = "") -> None:
         if self._view.state(name) != state or name not in dict(self._view.members):
-            self._view = self._view.having(name, state)
+            self._enter(self._view.having(name, state), seen)
+
+    def _enter(self, view: View, seen: str = "") -> None:
+        """Make `view` the one there is. `seen`: what made it."""
+        before, self._view = self._view, view
+        self.epochs.note(view, self._clock(), what_changed(before, view, seen), by=_NAME)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from eau2.cluster.epochs import Epochs
     from eau2.store.database import Flush
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import Node
 
 NODES_MAX = 1000
@@ -74,6 +76,16 @@ class ClusterNodes:
         if name not in self.local.nodes:
             raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"it has {', '.join(self.local.nodes)}")
         return self.local.nodes[name]
+
+    def membership(self) -> tuple[Member, ...]:
+        return self._epochs().members
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        return self._epochs().changes
+
+    def _epochs(self) -> Epochs:
+        self._cluster.live()  # StoreClosed
+        return self.local.membership.epochs()
 
     def whole(self) -> Node:
         return self._cluster

@@ -136,18 +136,18 @@ class LocalMembers:
         self.nodes = {**self.nodes, name: self._open_node(name)}
         self._start(name)
 
-    def change(self, make: Callable[[View], View], *, failing: str = "") -> View:
+    def change(self, make: Callable[[View], View], *, failing: str = "", seen: str = "") -> View:
         """Replace the view by `make` of what it is, while nobody writes, in any process. StoreBusy, NodeUnavailable.
 
-        `failing`: a member that does not answer from then on.
+        `failing`: a member that does not answer from then on. `seen`: why, besides what the two views show.
         """
         for _ in range(_TRIES_MAX):
             with contextlib.suppress(WrongEpoch, NotServing):
-                finish(self._change(make, failing))
+                finish(self._change(make, failing, seen))
                 return self._view
         raise NodeUnavailable("the members changed meanwhile", hint="try again")
 
-    async def _change(self, make: Callable[[View], View], failing: str) -> None:
+    async def _change(self, make: Callable[[View], View], failing: str, seen: str) -> None:
         await self.batches.begin()
         try:
             view = self.view
@@ -159,7 +159,7 @@ class LocalMembers:
                         lock: contextlib.AbstractAsyncContextManager[None]
                         lock = getattr(self.members[name], order).stillness(view.epoch)
                         await still.enter_async_context(lock)
-                new = await self.membership.change(lambda found: make(found or view))
+                new = await self.membership.change(lambda found: make(found or view), seen)
                 if failing:
                     self.down.add(failing)
                     self.members[failing].has_ended = True  # before its locks, which are its successor's, are let go
@@ -167,8 +167,11 @@ class LocalMembers:
         finally:
             self.batches.end(done=not self.batches.half_done)
 
-    def _set_state(self, name: str, state: State, *, failing: str = "") -> None:
-        self.change(lambda found: found if found.state(name) == state else found.having(name, state), failing=failing)
+    def _set_state(self, name: str, state: State, *, failing: str = "", seen: str) -> None:
+        def having(found: View) -> View:
+            return found if found.state(name) == state else found.having(name, state)
+
+        self.change(having, failing=failing, seen=seen)
 
     def names(self) -> tuple[str, ...]:
         """Return the live members, in natural order."""
@@ -176,7 +179,7 @@ class LocalMembers:
 
     def fail(self, name: str) -> None:
         """Take node `name` away as if it had died: what it has stays on its disk."""
-        self._set_state(name, State.DEAD, failing=name)
+        self._set_state(name, State.DEAD, failing=name, seen="it was taken away")
 
     def restore(self, name: str) -> None:
         """Start node `name` again: it joins, and is live when it has what it missed."""
@@ -185,11 +188,12 @@ class LocalMembers:
                 self._start(name)
                 self.down.discard(name)
         if self.view.state(name) == State.DEAD:
-            self._set_state(name, State.JOINING)
+            self._set_state(name, State.JOINING, seen="it was started again")
 
     def rebalance(self) -> Moved:
         """Move the chunks of all frames to where they would be put today. In an epoch of its own."""
-        view, moved = self.change(lambda found: found.later(1)), Moved()
+        seen = "chunks are moved to where they belong now"
+        view, moved = self.change(lambda found: found.later(1), seen=seen), Moved()
         for name in view.live:
             finish(self.members[name].settle())
         for name in view.live:

@@ -151,7 +151,7 @@ class Member:
         """Take in the coordinator's answer: `view`, and a lease until `until`. Other threads may call this while the
         member is in that view: then only the lease is touched."""
         if self.name in view.present and view.epoch >= self.view.epoch:  # else from one who is coordinator no more
-            self._lease_until = until
+            self._lease_until = max(until, self._lease_until)  # answers may come in another order
         self.enter(view)
 
     async def report(self, names: Iterable[str]) -> None:

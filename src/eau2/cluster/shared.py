@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import mmap
 import os
 import struct
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from eau2.cluster.epochs import Epochs, what_changed
 from eau2.cluster.view import View
 from eau2.errors import Corrupt, StoreBusy, failed_call
 from eau2.store.interrupts import heed
@@ -26,6 +28,10 @@ BUSY_SECONDS_MAX = 30.0  # as for the lock of one node
 _LOOK_SECONDS = 0.2  # between looks whether to go on waiting
 _LENGTH = struct.Struct("<Q")
 _COUNTERS_BYTES = 16
+_FILE, _HISTORY = "members.json", "history"  # an older eau2 does not look at the second, and leaves it out
+_NAME = "the directory"  # says what its nodes are
+
+Found = TypeVar("Found")
 
 
 class SharedLock:
@@ -191,7 +197,7 @@ class Membership:
     """The view as a file, <path>/members.json, and its epoch as a counter that every process looks at."""
 
     def __init__(self, path: Path, ended: threading.Event) -> None:
-        self._path = path / "members.json"
+        self._path = path / _FILE
         self._counters = Counters(path / "epoch")  # of the view; of the last one whose surplus copies are dropped
         self._lock = SharedLock(path / "members.lock", ended)
 
@@ -215,15 +221,31 @@ class Membership:
         self._counters.values[1] = epoch
 
     def read(self) -> View:
+        return self._read(View.decode)
+
+    def epochs(self) -> Epochs:
+        """Return why the epochs came. 1 ms where there are many."""
+        found = self._read(_epochs_in)
+        if not found.changes:
+            found.note(self.read(), time.time() - self.age(), "an eau2 that kept no history has made it", by=_NAME)
+        return found
+
+    def _read(self, decode: Callable[[bytes], Found]) -> Found:
         try:
-            return View.decode(self._path.read_bytes())
+            return decode(self._path.read_bytes())
         except (ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"{self._path} is damaged: {error}", hint="restore the file from a copy") from error
         except OSError as error:
             raise failed_call(error, self._path) from error
 
-    async def change(self, make: Callable[[View | None], View]) -> View:
-        """Replace the view by `make` of what it is (None: there is none), whole and at once."""
+    def _noted(self, found: View | None, view: View, seen: str) -> bytes:
+        """Return what the file is to say: the view, and why it came."""
+        epochs = Epochs() if found is None else self.epochs()
+        epochs.note(view, time.time(), what_changed(found, view, seen), by=_NAME)
+        return json.dumps(json.loads(view.encode()) | {_HISTORY: epochs.document()}).encode()
+
+    async def change(self, make: Callable[[View | None], View], seen: str = "") -> View:
+        """Replace the view by `make` of what it is (None: there is none), whole and at once. `seen`: why."""
         await self._lock.acquire()
         try:
             found = self.read() if self._path.exists() else None
@@ -232,7 +254,7 @@ class Membership:
                 new = self._path.with_suffix(".new")
                 try:
                     with new.open("wb") as file:
-                        file.write(view.encode())
+                        file.write(self._noted(found, view, seen))
                         file.flush()
                         os.fsync(file.fileno())
                     new.replace(self._path)
@@ -248,3 +270,8 @@ class Membership:
     def close(self) -> None:
         self._lock.close()
         self._counters.close()
+
+
+def _epochs_in(data: bytes) -> Epochs:
+    found = json.loads(data)
+    return Epochs.of(found[_HISTORY]) if _HISTORY in found else Epochs()

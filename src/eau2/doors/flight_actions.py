@@ -52,6 +52,8 @@ class Actions:
             "discard": (Role.WRITE, self._discard),
             "check": (Role.READ, self._check),
             "statistics": (Role.READ, self._statistics),
+            "members": (Role.READ, self._members),
+            "epochs": (Role.READ, self._epochs),
             "rebalance": (Role.WRITE, self._rebalance),
             "reports": (Role.READ, self._reports),
             "publish": (Role.WRITE, self._publish),
@@ -210,6 +212,12 @@ class Actions:
 
     def _statistics(self, header: Header, payload: memoryview) -> Iterator[Reply]:
         yield {"statistics": asdict(self._store.statistics())}, b""
+
+    def _members(self, header: Header, payload: memoryview) -> Iterator[Reply]:
+        yield {"members": [asdict(each) for each in self._store.members()]}, b""
+
+    def _epochs(self, header: Header, payload: memoryview) -> Iterator[Reply]:
+        yield {"epochs": [asdict(each) for each in self._store.epochs()]}, b""
 
     def _rebalance(self, header: Header, payload: memoryview) -> Iterator[Reply]:
         yield {"copies": self._store.rebalance()}, b""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.coordinator import LEASE_SECONDS, Coordinator
+from eau2.cluster.epochs import Epochs
 from eau2.cluster.peer import Unreachable
 from eau2.cluster.view import State, View, first_view
 from eau2.errors import Eau2Error, InvalidOption, StoreUnusable
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from eau2.remote.transport import Answer, Arguments, Transport
+    from eau2.store.membership import EpochChange, Member
 
 _logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 _REACH_SECONDS = 1.0  # between two calls of each node
 _UNREACHED_SECONDS = 10.0
 _STOP_SECONDS = 0.5
-_ASKED = frozenset(["renew", "suspect", "view", "announce", "found", "advance", "drain", "status"])
+_ASKED = frozenset(["renew", "suspect", "view", "announce", "found", "advance", "drain", "status", "members", "epochs"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class CoordinatorServer:
         self._lease_seconds = lease_seconds
         self._store = ""
         self._coordinator: Coordinator | None = None  # None while it learns
+        self._epochs = Epochs()
         self._announced: set[str] = set()
         self._founding: tuple[tuple[str, ...], int] | None = None
         self._awaited: tuple[str, ...] = ()
@@ -183,6 +186,14 @@ class CoordinatorServer:
         view = None if self._coordinator is None else self._coordinator.current
         return ClusterStatus(self._store, view, self._awaited)
 
+    async def members(self) -> tuple[Member, ...]:
+        """As `Store.members`. Unreachable before it is known what there is."""
+        return self._ready().members()
+
+    async def epochs(self) -> tuple[EpochChange, ...]:
+        """As `Store.epochs`: since this process was started, and of those that were handed to it."""
+        return self._ready().epochs.changes
+
     # -- learning what there is ---------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -239,7 +250,8 @@ class CoordinatorServer:
         """Have all that are live in `latest` enter the first view of this coordinator."""
         for name in sorted(self._given_up.intersection(latest.live)):
             latest = latest.having(name, State.LEFT)
-        coordinator = Coordinator.recovered(self._runtime, [latest], lease_seconds=self._lease_seconds)
+        epochs = Epochs.of(self._epochs.document())  # a copy: this coordinator may come to nothing
+        coordinator = Coordinator.recovered(self._runtime, [latest], lease_seconds=self._lease_seconds, epochs=epochs)
         first = coordinator.current
         left = set(first.live)
         while left:
@@ -251,7 +263,7 @@ class CoordinatorServer:
             if left & self._given_up:
                 return None
             await asyncio.sleep(_LOOK_SECONDS if left else 0)
-        self._store = store
+        self._store, self._epochs = store, epochs
         return coordinator
 
     async def _meet(self, names: Sequence[str] | set[str], store: str, view: View | None) -> dict[str, Any]:

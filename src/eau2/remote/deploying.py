@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import NotServing, Unreachable
@@ -13,6 +13,7 @@ from eau2.cluster.view import State
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
 from eau2.remote.address import Address, address_of
 from eau2.remote.driver import RemoteNodes, drain_node
+from eau2.remote.listing import NodeListing
 from eau2.remote.ray import RayTransport, connect, machines, start, stop, undeploy
 from eau2.remote.transport import COORDINATOR, WAITS_HINT
 
@@ -23,25 +24,13 @@ if TYPE_CHECKING:
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.deployment import Deployment, Placed
     from eau2.remote.membership import NodeStatus
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import NodeStatistics
 
 WHOLE_SECONDS = 60.0
 _ASK_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
 _WAITING = "waiting for "
-
-
-@dataclass(frozen=True, slots=True)
-class NodeListing:
-    """A node of a cluster. Counts are None where it does not answer."""
-
-    name: str
-    machine: str  # "" where Ray has none
-    state: str  # live, joining (being brought up to date), dead, leaving, left (for good); absent: no member
-    keys: int | None = None
-    chunks: int | None = None
-    bytes: int | None = None  # of values and chunks
-    trouble: str = ""  # why it takes no part
 
 
 class RayCluster:
@@ -183,26 +172,28 @@ class RayCluster:
         """Return the nodes, in order of name: those that are members, and machines that have none. 10 ms."""
         placed: Mapping[str, Placed] = self._required("placed")
         status: ClusterStatus = self._required("status")
-        states = dict(status.view.members) if status.view else {}
+        known: tuple[Member, ...] = self._asked([COORDINATOR], "members").get(COORDINATOR, ())
+        members = {member.name: member for member in known}
         machines = {node.name: machine for machine, node in placed.items() if node.name}
-        names = sorted({*states, *machines, *status.awaited})
+        names = sorted({*members, *machines, *status.awaited})
         said: dict[str, NodeStatus] = self._asked(names, "status")
         counts: dict[str, NodeStatistics] = self._asked(said, "statistics")
         found = []
         for name in names:
-            state = states[name].name.lower() if name in states else "absent"
             trouble = said[name].refused if name in said else "does not answer"
-            trouble = "" if state == "left" else trouble
             if name in status.awaited:
                 trouble = f"the cluster waits for it ({WAITS_HINT})"
-            listing = NodeListing(name, machines.get(name, ""), state, trouble=trouble)
-            if name in counts:
-                count = counts[name]
-                size = count.value_bytes + count.chunk_bytes
-                listing = replace(listing, keys=count.keys, chunks=count.chunks, bytes=size)
-            found.append(listing)
+            listing = NodeListing(name, machines.get(name, ""), "absent", trouble=trouble)
+            if name in members:
+                listing = listing.as_member(members[name])
+            found.append(listing.having(counts.get(name)))
         refused = [(machine, node.refused) for machine, node in sorted(placed.items()) if node.refused]
         return found + [NodeListing("", machine, "absent", trouble=why) for machine, why in refused]
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        """As `Store.epochs`."""
+        found: tuple[EpochChange, ...] = self._required("epochs")
+        return found
 
     def _required(self, method: str) -> Any:
         found = self._asked([COORDINATOR], method)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from eau2.metrics.report import Metric, Report
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.transport import Transport
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import NodeCheck, NodeStatistics, Staged
     from eau2.values.manifest import Manifest
 
@@ -77,6 +78,14 @@ class RemoteNodes:
         if name not in self._whole.nodes:
             raise StoreUnusable(f"the cluster has no node {name!r}", hint=f"it has {', '.join(self._whole.nodes)}")
         return self._whole.nodes[name]
+
+    def membership(self) -> tuple[Member, ...]:
+        found: tuple[Member, ...] = self._whole.coordinators("members")
+        return found
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        found: tuple[EpochChange, ...] = self._whole.coordinators("epochs")
+        return found
 
     def whole(self) -> RemoteCluster:
         return self._whole
@@ -349,6 +358,12 @@ class RemoteCluster(Whole):
                 place.publish(metrics)
                 return
         raise NodeUnavailable("no node takes figures", hint="try again when one is back")
+
+    def coordinators(self, what: str) -> Any:
+        """Return what the coordinator knows of the members."""
+        self._check_open()
+        with _said(what):
+            return finish(_awaited(getattr(self._runtime.coordinator(), what)()))
 
     def rebalance(self) -> int:
         """As `Node.rebalance`."""

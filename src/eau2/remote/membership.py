@@ -124,7 +124,7 @@ class Membership:
         self._loop.stop(timeout_seconds)
 
     def _run(self, loop: LoopThread, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run one of our loops, for ever. Should it fail, which is a fault of ours, the node is a member no longer."""
+        """Run one of our loops, or a part of one. Should it fail, our fault, the node is a member no longer."""
 
         def look(future: Future[None]) -> None:
             if not future.cancelled() and (error := future.exception()) is not None:
@@ -212,13 +212,15 @@ class Membership:
             await asyncio.sleep(_BEAT_SECONDS)
 
     async def _renewing(self) -> None:
+        """Ask for another lease four times in each, whether the last questions were answered or not: one that is lost
+        must not keep the next from being asked, and so cost the node its membership."""
         known = False  # to the coordinator
         while True:
             with contextlib.suppress(Unreachable):
                 if not known:
                     known = await self._announce()
-                if known and not self._refused and self._runtime.now() - self._beat < STALLED_SECONDS:
-                    await self._renew(self.present())
+            if known and not self._refused and self._runtime.now() - self._beat < STALLED_SECONDS:
+                self._run(self._leases, self._renew(self.present()))
             await asyncio.sleep(self._lease_seconds / 4 if known or self._refused else _ANNOUNCE_SECONDS)
 
     async def _announce(self) -> bool:
@@ -237,7 +239,10 @@ class Membership:
     async def _renew(self, member: Member) -> None:
         asked, epoch = self._runtime.now(), member.view.epoch
         whole = member.whole == epoch
-        view = await self._runtime.coordinator().renew(self.name, self._incarnation, member.renewing, whole=whole)
+        try:
+            view = await self._runtime.coordinator().renew(self.name, self._incarnation, member.renewing, whole=whole)
+        except Unreachable:
+            return
         until = asked + self._lease_seconds
         if view.epoch == epoch:
             member.renewed(view, until)

@@ -26,6 +26,7 @@ from eau2.served.connection import CALL_SECONDS, LONG_SECONDS, Connection
 from eau2.served.held import HeldBuffers, Lease
 from eau2.served.watch import Watch
 from eau2.served.wire import PROTOCOL, WRITE_BYTES_MAX, made_again
+from eau2.store.membership import EpochChange, Member
 from eau2.store.nodes import Entry, Fault, Kind, MappedFrame, NodeCheck, NodeStatistics, closed
 from eau2.store.open_nodes import add_open, remove_open
 
@@ -190,6 +191,11 @@ class ServedNode:
     def publish(self, metrics: Sequence[Metric]) -> None:
         self._call("publish", {"metrics": [astuple(metric) for metric in metrics]})
 
+    def said(self, verb: str) -> dict[str, Any]:
+        """Return what the server says to a `verb` that needs nothing and is answered in one reply."""
+        (said, _), *_ = self._call(verb, {})
+        return said
+
     def close(self) -> None:
         """End the waiting of all threads, and the session unless frames are held. Idempotent."""
         if self._closed.is_set() or os.getpid() != self._process:
@@ -241,6 +247,14 @@ class ServedNodes:
 
     def at(self, name: str) -> Node:
         return self._node.at(name)
+
+    def membership(self) -> tuple[Member, ...]:
+        """The nodes of the server's store, not the server."""
+        return tuple(Member(**each) for each in self._node.said("members")["members"])
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        found = self._node.said("epochs")["epochs"]
+        return tuple(EpochChange(**{**each, "members": tuple(each["members"])}) for each in found)
 
     def whole(self) -> ServedNode:
         return self._node

@@ -10,12 +10,14 @@ import contextlib
 import errno
 import json
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable, is_disk_full
 from eau2.store.chunks import flush_file
+from eau2.store.membership import EpochChange, Member
 from eau2.store.node import DirectoryNode
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class LocalNodes:
             self._tidy()
             self._require_node()
             self._node = DirectoryNode(self.path / _NODE, flush=flush, name=_NODE)
+            self._opened = time.time()
             if not (self.path / _FILLED).exists():
                 with contextlib.suppress(OSError):  # one that cannot be written need not be marked
                     (self.path / _FILLED).touch()
@@ -70,6 +73,15 @@ class LocalNodes:
         if name != _NODE:
             raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {_NODE!r}")
         return self._node
+
+    def membership(self) -> tuple[Member, ...]:
+        self._node.generation()  # StoreClosed
+        return (Member(_NODE, "live", self._opened, "this process: it has the node open"),)
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        self._node.generation()  # StoreClosed
+        made = (self.path / MARKER).stat().st_mtime
+        return (EpochChange(1, made, (_NODE,), "the store was made with 1 node"),)
 
     def whole(self) -> Node:
         return self._node

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eau2.metrics.report import Metric, Report
     from eau2.store.here import Here
     from eau2.store.jobs import Jobs
+    from eau2.store.membership import EpochChange, Member
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -301,6 +302,12 @@ class Nodes(Protocol):
 
     def at(self, name: str) -> Place:
         """Return the node of that name. StoreUnusable when there is none."""
+
+    def membership(self) -> tuple[Member, ...]:
+        """As `Store.members`."""
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        """As `Store.epochs`."""
 
     def whole(self) -> Node:
         """Return all of them as one: what a store talks to."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eau2.frame.frame import Frame
     from eau2.ingest.report import LoadReport
     from eau2.metrics.report import Report
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import Node, Nodes
     from eau2.store.tables import Tables
 
@@ -310,6 +311,20 @@ class Store:
         anew. name: snake_case, none of eau2's own; at most 500 on a node. kind: "gauge", or "counter" for what only
         grows. InvalidOption; InvalidValue for what is no finite number."""
         self._node.publish([checked_metric(name, value, unit=unit, help=help, kind=kind)])
+
+    def members(self) -> tuple[Member, ...]:
+        """Return what each node is now, since when, and who says so, in the order of names; those that died too.
+
+        On a cluster the coordinator is asked: one call. NodeUnavailable when it does not answer.
+        """
+        return self._nodes.membership()
+
+    def epochs(self) -> tuple[EpochChange, ...]:
+        """Return the latest changes of who is a member, at most 300, the oldest first, each with why it came.
+
+        On a cluster the coordinator is asked: one call. NodeUnavailable when it does not answer.
+        """
+        return self._nodes.epochs()
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -1,0 +1,67 @@
+"""What a cluster says of its nodes, while they die and return and the coordinator is started anew."""
+
+import pytest
+from tests.remote.clusters import LEASE_SECONDS, Cluster, is_settled, unavailable
+from tests.until import until
+
+from eau2.remote.transport import COORDINATOR
+
+pytestmark = pytest.mark.slow
+NAMES = ["node-0", "node-1", "node-2"]
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    with Cluster(tmp_path, NAMES, grace_seconds=0.2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def store(cluster):
+    with cluster.opener()() as store:
+        until(lambda: is_settled(store, 3))
+        yield store
+
+
+def state(store, name):
+    return next(member for member in store.members() if member.name == name)
+
+
+def wait_for(store, name, word):
+    return until(lambda: found if (found := state(store, name)).state == word else None)
+
+
+def test_who_is_silent_is_suspected_then_dead_and_returns(cluster, store):
+    cluster.stop("node-1")
+    suspected = wait_for(store, "node-1", "suspected")
+    assert suspected.source.startswith("coordinator: not responding, no lease renewed for ")
+    dead = wait_for(store, "node-1", "dead")
+    assert dead.since - suspected.since == pytest.approx(LEASE_SECONDS, abs=0.5)
+    assert dead.source.startswith("coordinator: node-1 died: no lease renewed for 1.")
+    cluster.start("node-1")
+    wait_for(store, "node-1", "live")
+    whys = [epoch.why for epoch in store.epochs()]
+    assert whys[0] == "the store was made"
+    assert dead.source.removeprefix("coordinator: ") in whys
+    assert "node-1 came back: it renews its lease again" in whys
+    assert "node-1 is up to date, and live" in whys
+
+
+def test_who_is_new_joins_and_says_so(cluster, store):
+    cluster.start("node-3")
+    until(lambda: len(store.members()) == 4)
+    wait_for(store, "node-3", "live")
+    whys = [epoch.why for epoch in store.epochs()]
+    assert "node-3 was added" in whys
+    assert "node-3 is up to date, and live" in whys
+
+
+def test_without_the_coordinator_nobody_can_say_and_one_started_anew_says_that_it_was(cluster, store):
+    cluster.stop(COORDINATOR)
+    assert "coordinator does not answer" in unavailable(store.members)
+    assert "coordinator does not answer" in unavailable(store.epochs)
+    cluster.start(COORDINATOR)
+    with cluster.opener(answer_seconds=60.0)() as again:
+        until(lambda: {member.state for member in again.members()} == {"live"})
+        (first, *_) = again.epochs()
+        assert first.why.startswith("a coordinator was started anew, and goes on from epoch ")
