@@ -176,7 +176,7 @@ class TestFiles:
         ended = listening(one).ended()
         assert (ended.state, "changed on the way" in ended.why) == ("failed", True)
         one.close()
-        assert [path.name for path in (tmp_path / "to" / "node-0").iterdir()] == ["empty"]
+        assert list((tmp_path / "to" / "node-0").iterdir()) == []
 
     def test_one_that_is_ended_midway_leaves_nothing(self, execute, source, tmp_path):
         one = execute(work=source.push, deadline_seconds=0.1)
@@ -184,6 +184,13 @@ class TestFiles:
         assert listening(one).ended().state == "deadline"
         until(lambda: list((tmp_path / "to" / "node-0").iterdir()) == [])
         assert one.parts.part(1) is None
+
+    def test_who_cancels_ends_it(self, execute, source, tmp_path):
+        one = execute(work=source.push)
+        one.take(0, source.part(0))
+        one.cancel()
+        assert listening(one).ended().state == "cancelled"
+        assert list((tmp_path / "to" / "node-0").iterdir()) == []
 
     def test_a_folder_that_cannot_be_made_is_said(self, execute, source, tmp_path):
         (tmp_path / "to").write_bytes(b"a file")

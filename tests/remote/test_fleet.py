@@ -20,18 +20,10 @@ from eau2.remote.fleet import Fleet
 NAMES = tuple(f"n{number}" for number in range(7))
 
 
-@pytest.fixture(scope="module")
-def _cluster(tmp_path_factory):
-    with Cluster(tmp_path_factory.mktemp("fleet"), NAMES, allow_exec=True) as found:
-        yield found
-
-
 @pytest.fixture
-def cluster(_cluster):
-    for name in NAMES:
-        if name not in _cluster.running:
-            _cluster.start(name)
-    return _cluster
+def cluster(tmp_path):
+    with Cluster(tmp_path / "nodes", NAMES, allow_exec=True) as found:
+        yield found
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def exec(
         _list(call, rows)
         return
     work: Work = Command(tuple(given)) if script is None else _script(script, given)
-    with _fleet(call) as fleet:
+    with _fleet(call, runs=True) as fleet:
         _run(call, fleet, work, nodes=nodes, deadline=deadline, rolling=rolling)
 
 
@@ -92,13 +92,14 @@ def push(
 
     Each appears whole or not at all, with its mode. The cluster was started with --allow-exec.
     """
-    with Source(files, to) as source, _fleet(call) as fleet:
+    with Source(files, to) as source, _fleet(call, runs=True) as fleet:
         _run(call, fleet, source.push, nodes=nodes, deadline=deadline, rolling=rolling, parts=source)
 
 
 @contextmanager
-def _fleet(call: Call) -> "Iterator[Fleet]":
-    """Give the nodes of the cluster of --store, or of this machine. InvalidOption when that is no cluster."""
+def _fleet(call: Call, *, runs: bool) -> "Iterator[Fleet]":
+    """Give the nodes of the cluster of --store, or of this machine. InvalidOption when that is no cluster; NotAllowed
+    when something is to be run, and it was started without that."""
     path = call.store_path if call.store_given else SCHEME
     if not path.startswith(SCHEME):
         what = "a store that is served" if path.startswith(SERVED) else "a store in a directory"
@@ -109,8 +110,11 @@ def _fleet(call: Call) -> "Iterator[Fleet]":
     require_ray()
     from eau2.remote.deploying import RayCluster  # Ray takes half a second to import
     from eau2.remote.fleet import Fleet
+    from eau2.remote.runs import not_allowed
 
     with RayCluster.of(path) as there, Fleet(there.transport) as fleet:
+        if runs and not there.deployed[there.address.name].get("allow_exec"):
+            raise not_allowed(f"the cluster {there.address.name!r}")
         yield fleet
 
 
@@ -211,7 +215,7 @@ def outcome(ended: Ended) -> str:
 
 
 def _list(call: Call, rows: int) -> None:
-    with _fleet(call) as fleet:
+    with _fleet(call, runs=False) as fleet:
         found = fleet.audit(rows)
     call.answer([_document(one) for one in found], lambda console: _listed(console, found))
 

@@ -118,14 +118,16 @@ class Execution:
         self._cancelled.set()
         if self._process is not None:
             self._process.end()
+        if self._receiving is not None:
+            self._receiving.give_up()
 
     def close(self) -> None:
         """The node ends, or forgets it: end it, and wait for that at most 2 s; those below get nothing more from here.
         Idempotent."""
         self._is_left = True
-        self._cancelled.set()
         if self._process is not None:
             self._process.kill()
+        self.cancel()
         with self._holding:
             self._not_orphaned()
         self._thread.join(_STOP_SECONDS)
@@ -185,9 +187,12 @@ class Execution:
         assert receiving is not None  # it is a push
         deadline = time.monotonic() + (self.run.deadline_seconds or float("inf"))
         while not receiving.wait(min(_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))):
-            if self._cancelled.is_set() or time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 receiving.close()
-                return "cancelled" if self._cancelled.is_set() else "deadline", None
+                return "deadline", None
+        if self._cancelled.is_set():
+            receiving.close()
+            return "cancelled", None
         receiving.finish()
         return "ended", 0
 

@@ -129,13 +129,20 @@ class Receiving:
     def finish(self) -> None:
         """Put the files in their places, each whole or not at all. OSError; Corrupt contents are an OSError too."""
         with self._changed:
-            for file, number, new in zip(self._push.files, self._files, self._new, strict=True):
+            for file, number in zip(self._push.files, self._files, strict=True):
                 if _sha256(number) != file.sha256:
                     raise OSError(5, "it changed on the way, or while it was read", str(self._folder / file.name))
                 os.fchmod(number, file.mode)
                 os.fsync(number)
+            for file, new in zip(self._push.files, self._new, strict=True):
                 new.replace(self._folder / file.name)
             self._new.clear()
+
+    def give_up(self) -> None:
+        """Have nobody wait for parts any more."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Remove what is not in its place, and have nobody wait. Idempotent."""

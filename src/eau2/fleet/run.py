@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS_BYTES_MAX = 128 << 10  # Linux takes no longer single argument
 SCRIPT_BYTES_MAX = 1 << 20
-FILES_MAX = 1000  # each is open, on every node, until all have it
+FILES_MAX = 200  # each is open, on every node, until all below it have it
 FILES_BYTES_MAX = 64 << 30
 PART_BYTES = 4 << 20  # of a file, in one message
 DEADLINE_SECONDS_MAX = 7 * 86400.0

@@ -23,7 +23,14 @@ RUNNING_MAX = 64
 _ENDED_MAX = 8  # that are kept with what they wrote, for who asks late
 _WAIT_SECONDS = 1.0  # a bound on one wait; the loop around it waits on
 _STOP_SECONDS = 0.3
-_HINT = "it is allowed when a cluster is started: `eau2 up --allow-exec`, `eau2 deploy --allow-exec`"
+
+
+def not_allowed(who: str) -> NotAllowed:
+    """Return the error of `who` was started without it."""
+    return NotAllowed(
+        f"{who} does not run commands",
+        hint="that is allowed when a cluster is started: `eau2 down`, then `eau2 up --allow-exec`",
+    )
 
 
 class Runs:
@@ -49,7 +56,7 @@ class Runs:
     def begin(self, order: Order, say: Callable[[Any], None]) -> Asked:
         """Do what is ordered, once, however often it is ordered. NotAllowed, DiskFull, StoreUnusable."""
         if not self._allowed:
-            raise NotAllowed(f"{self.name} does not run commands", hint=_HINT)
+            raise not_allowed(self.name)
         with self._lock:
             execution = self._execution(order)
             if isinstance(execution, Execution):
@@ -71,12 +78,24 @@ class Runs:
             ended = Ended(self.name, "cancelled", why="it was not begun")
             self._journal.end(order.run.id, ended)
             return ended
-        idle = [run_id for run_id, one in self._executions.items() if one.is_idle]
-        for run_id in idle[: -_ENDED_MAX or None]:
-            self._executions.pop(run_id).close()
+        self._forget()
         found = Execution(self.name, order.run, self._journal, orphan_seconds=self._orphan_seconds)
         self._executions[order.run.id] = found
         return found
+
+    def _forget(self) -> None:
+        """Let go of runs that nobody waits for: of files at once, as they are open, and of the oldest commands."""
+        idle = [run_id for run_id, one in self._executions.items() if one.is_idle]
+        files = [run_id for run_id in idle if isinstance(self._executions[run_id].run.work, Push)]
+        commands = [run_id for run_id in idle if run_id not in files]
+        for run_id in files + commands[:-_ENDED_MAX]:
+            self._executions.pop(run_id).close()
+
+    def let_go(self, execution: Execution, hear: Callable[[Any], None]) -> None:
+        """Who asked for it waits no more. See `Execution.let_go`."""
+        execution.let_go(hear)
+        with self._lock:
+            self._forget()
 
     def newest(self, limit: int) -> list[Record]:
         """Return the `limit` newest runs, the newest first."""
@@ -102,7 +121,7 @@ class Asked:
     capacity = 1
 
     def __init__(self, runs: Runs, order: Order, execution: Execution | Ended, say: Callable[[Any], None]) -> None:
-        self._name, self._execution, self._say = runs.name, execution, say
+        self._runs, self._execution, self._say = runs, execution, say
         self._over = threading.Event()
         self._mailbox = Mailbox()
         parts = execution.parts if isinstance(execution, Execution) else None
@@ -127,7 +146,7 @@ class Asked:
         self._mailbox.close()
         self._spreading.end()
         if isinstance(self._execution, Execution):
-            self._execution.let_go(self._mailbox.put_patiently)
+            self._runs.let_go(self._execution, self._mailbox.put_patiently)
 
     def _follow(self, is_push: bool) -> None:
         """Say what comes of it here and below, and then that this is all.
@@ -154,7 +173,7 @@ class Asked:
             elif is_last:
                 self._say(Finished())
                 return
-            if isinstance(said, Ended) and said.node == self._name:
+            if isinstance(said, Ended) and said.node == self._runs.name:
                 is_here = True
                 if is_push and not (can_pass_on and said.state == "ended"):
                     self._say(Withdrawn())
