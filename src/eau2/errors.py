@@ -26,6 +26,7 @@
     |   |-- ClusterUnavailable (ConnectionError)    no cluster answers at the address, or it refuses us
     |   |-- VersionsDiffer (ValueError)    of Python, Ray or eau2, here and on the cluster
     |   |-- PartMissing (ImportError)      an optional part of eau2 is not installed
+    |   |-- NotAllowed (PermissionError)   the cluster was started without what is asked for
     |   |-- StoreUnusable (OSError)        the directory cannot be opened or read; ReadOnly: not written
     |   |   `-- ReadOnly (PermissionError)
     |   `-- Corrupt                        what is stored is not what was written
@@ -176,6 +177,10 @@ class VersionsDiffer(Eau2Error, ValueError):
 
 class PartMissing(Eau2Error, ImportError):
     """An optional part of eau2 is not installed: the hint says how to install it."""
+
+
+class NotAllowed(Eau2Error, PermissionError):
+    """The cluster was started without what is asked for: nothing was done."""
 
 
 class QueryOutOfMemory(Eau2Error, MemoryError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eau2.cli import certificate, cluster, doors, frames, nodes, programs, upkeep, values
+from eau2.cli import certificate, cluster, doors, fleet, frames, nodes, programs, upkeep, values
 from eau2.cli.bench import bench
 from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
@@ -25,6 +25,7 @@ COMMANDS = {
     "Frames": (frames.load, frames.show, frames.sql),
     "Programs": (run, programs.wordcount, programs.linus, programs.sor),
     "A cluster": (cluster.up, cluster.down, cluster.deploy, nodes.nodes, cluster.drain),
+    "Every node": (fleet.exec, fleet.push),
     "Doors": (doors.serve, doors.crud, certificate.certificate),
     "The store": (upkeep.check, upkeep.doctor, bench, upkeep.version),
 }

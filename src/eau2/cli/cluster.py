@@ -27,6 +27,9 @@ FlushOption = Annotated[
     Literal["process", "power"] | None,
     typer.Option("--flush", help="power: what is acknowledged survives a loss of power, too.  [default: process]"),
 ]
+AllowExecOption = Annotated[
+    bool, typer.Option("--allow-exec", help="Let `eau2 exec` and `eau2 push` run commands on every node.")
+]
 
 
 def up(
@@ -39,6 +42,7 @@ def up(
     ] = None,
     replicas: ReplicasOption = None,
     flush: FlushOption = None,
+    allow_exec: AllowExecOption = False,
     name: NameOption = launch.NAME,
 ) -> None:
     """Start a cluster of several nodes on this machine.
@@ -46,13 +50,17 @@ def up(
     It listens to this machine only. What was stored in it before is there. When it runs, what is missing is started.
     """
     require_ray()
-    cluster, started = launch.up(name, machines=nodes, data_directory=data_dir, replicas=replicas, flush=flush)
+    cluster, started = launch.up(
+        name, machines=nodes, data_directory=data_dir, replicas=replicas, flush=flush, allow_exec=allow_exec
+    )
     from eau2.remote.deploying import RayCluster  # Ray takes half a second to import
 
     with RayCluster(Address(cluster.address, name, cluster.environment())) as there:
         memory = memory_of_machine() // 2 // len(cluster.machines)
         data = str(cluster.data_directory)
-        there.deploy(Deployment(name, data, cluster.replicas, cluster.flush, memory_bytes=memory))
+        there.deploy(
+            Deployment(name, data, cluster.replicas, cluster.flush, memory_bytes=memory, allow_exec=cluster.allow_exec)
+        )
     store = SCHEME if name == launch.NAME else f"{SCHEME}{name}"
     document = {
         "store": store,
@@ -61,6 +69,7 @@ def up(
         "started": started,
         "data_directory": str(cluster.data_directory),
         "replicas": cluster.replicas,
+        "allow_exec": cluster.allow_exec,
     }
     call.answer(document, lambda _: _upped(cluster, store, started))
 
@@ -104,6 +113,7 @@ def deploy(
     ] = "",
     replicas: ReplicasOption = None,
     flush: FlushOption = None,
+    allow_exec: AllowExecOption = False,
     name: NameOption = launch.NAME,
 ) -> None:
     """Put a cluster on the machines of a Ray cluster, a node on each.
@@ -117,7 +127,9 @@ def deploy(
     with RayCluster(found) as there:
         known = there.deployed.get(name, {})
         copies = known.get("replicas", 2) if replicas is None else replicas
-        there.deploy(Deployment(name, data_dir, copies, flush or known.get("flush", "process")))
+        allowed = allow_exec or bool(known.get("allow_exec"))
+        flushed = flush or known.get("flush", "process")
+        there.deploy(Deployment(name, data_dir, copies, flushed, allow_exec=allowed))
         nodes = there.nodes()
     call.answer(
         {"address": found.head, "name": name, "nodes": [dataclasses.asdict(node) for node in nodes]},

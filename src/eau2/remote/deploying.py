@@ -102,14 +102,17 @@ class RayCluster:
     def _differs(self, known: Mapping[str, object], deployment: Deployment) -> bool:
         """Return whether what is deployed is other than `deployment`, and never came to be. InvalidOption when it
         did."""
-        other = {name: given for name, given in deployment.options().items() if known[name] != given}
+        other = {name: given for name, given in deployment.options().items() if known.get(name, False) != given}
         if not other:
             return False
         status: ClusterStatus | None = self._asked([COORDINATOR], "status").get(COORDINATOR)
         if status is not None and status.view is None and self._has_no_store():
             return True
         option, given = next(iter(other.items()))
-        raise InvalidOption(f"{deployment.name!r} is deployed with {option}={known[option]!r}, not {given!r}")
+        raise InvalidOption(
+            f"{deployment.name!r} is deployed with {option}={known.get(option, False)!r}, not {given!r}",
+            hint="as long as its Ray cluster runs, it stays so",
+        )
 
     def _has_no_store(self) -> bool:
         """Return whether no machine has a part of a store, as far as all say; a coordinator that was just started anew

@@ -27,6 +27,7 @@ class Deployment:
     replicas: int = 2
     flush: Flush = "process"
     memory_bytes: int = 0  # that queries may hold on each node; 0: half of its machine
+    allow_exec: bool = False  # whether nodes run commands for whoever asks: see eau2.fleet
 
     def __post_init__(self) -> None:
         """InvalidOption."""
@@ -39,7 +40,12 @@ class Deployment:
     def options(self) -> dict[str, object]:
         """Return what is given when it is deployed, besides its name, and stays as it is: memory may be other the next
         time."""
-        return {"data_directory": self.data_directory, "replicas": self.replicas, "flush": self.flush}
+        return {
+            "data_directory": self.data_directory,
+            "replicas": self.replicas,
+            "flush": self.flush,
+            "allow_exec": self.allow_exec,
+        }
 
     def who_is_there(self, label: str) -> Placed:
         """Return the node that has its data on this machine, which is labelled so; a new one where none has."""

@@ -51,12 +51,14 @@ def up(
     data_directory: str | os.PathLike[str] | None = None,
     replicas: int | None = None,
     flush: Flush | None = None,
+    allow_exec: bool = False,
 ) -> tuple[LocalCluster, list[str]]:
     """Have the cluster `name` run; return it, and what had to be started: nothing when it was running.
 
     By default it is as it was the last time; at first it has four machines and keeps two copies. It may get more
     machines, and, when it does not run, another `flush`, or `replicas` where its data does not refuse that. Raylets
-    that have died are started; when the head has, all is ended and started. InvalidOption, StoreBusy,
+    that have died are started; when the head has, all is ended and started. `allow_exec` holds for as long as it runs:
+    one that runs with it keeps it, and one that runs without does not get it. InvalidOption, StoreBusy,
     ClusterUnavailable.
     """
     directory = _directory(name)
@@ -66,7 +68,10 @@ def up(
         if wanted.address and not wanted.runs:
             wanted = replace(wanted, address="")
         if wanted.address:
-            _refuse_others({"flush": (flush, wanted.flush), "replicas": (replicas, wanted.replicas)}, name)
+            others = {"flush": (flush, wanted.flush), "replicas": (replicas, wanted.replicas)}
+            _refuse_others(others | {"allow_exec": (allow_exec or None, wanted.allow_exec)}, name)
+        else:
+            wanted = replace(wanted, allow_exec=allow_exec)
         wanted = replace(wanted, flush=flush or wanted.flush, replicas=replicas or wanted.replicas)
         if not wanted.address:
             wanted.end()  # what an `up` that was killed has left

@@ -62,7 +62,12 @@ class ServingNode(Process):
         while self._server is None:
             try:
                 self._server = NodeServer(
-                    placed.directory, transport, name=placed.name, flush=deployment.flush, memory_bytes=memory_bytes
+                    placed.directory,
+                    transport,
+                    name=placed.name,
+                    flush=deployment.flush,
+                    memory_bytes=memory_bytes,
+                    allow_exec=deployment.allow_exec,
                 )
             except Exception as error:
                 self._refused = str(error) if isinstance(error, Eau2Error) else traceback.format_exc()

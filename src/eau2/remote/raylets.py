@@ -64,6 +64,7 @@ class LocalCluster:
     flush: Flush = "process"
     temporary: str = field(default_factory=_temporary)  # where Ray's files are, below
     address: str = ""  # of the head; "" while it is being started
+    allow_exec: bool = False
 
     @property
     def name(self) -> str:
@@ -246,6 +247,7 @@ class LocalCluster:
             "flush": self.flush,
             "temporary": self.temporary,
             "address": self.address,
+            "allow_exec": self.allow_exec,
         }
         write_own(self.directory / _STATE, json.dumps(document))
 

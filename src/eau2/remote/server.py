@@ -28,6 +28,8 @@ from eau2.remote.identity import OwnedDirectory
 from eau2.remote.lending import Lending
 from eau2.remote.membership import GRACE_SECONDS, Membership, NodeStatus
 from eau2.remote.queries import Queries, Terms
+from eau2.remote.runs import Runs
+from eau2.remote.spreading import KIND
 from eau2.remote.work import JOB_CALLS, Work
 from eau2.store.chunks import boot_id
 from eau2.store.node import DirectoryNode
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from eau2.fleet.journal import Record
     from eau2.metrics.report import Metric
     from eau2.remote.transport import Answer, Arguments, Transport
     from eau2.store.database import Flush
@@ -74,7 +77,7 @@ class NodeServer:
     before has what it had. `ask` answers others. Raises what `OwnedDirectory` and `DirectoryNode` do.
 
     memory_bytes: what all queries on this node together may hold before they spill, to its directory; half of the
-    machine, or of the container, by default.
+    machine, or of the container, by default. allow_exec: whether it runs commands for whoever asks.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class NodeServer:
         lease_seconds: float = LEASE_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
         memory_bytes: int | None = None,
+        allow_exec: bool = False,
     ) -> None:
         self.name = name
         self._stopped = False
@@ -106,7 +110,9 @@ class NodeServer:
         self._lending = Lending()
         self._crew = Crew(self._node, self._terms.threads)
         self._queries = Queries(self._node, transport, self._spill, self._terms)
+        self._runs = Runs(name, self._owned.path, transport, allowed=allow_exec)
         kinds: dict[str, Any] = {
+            KIND: self._runs.begin,
             "map": self._crew.map,
             "program": partial(Hosted, transport),
             "query": self._queries.begin,
@@ -168,6 +174,7 @@ class NodeServer:
             return
         self._stopped = True
         self._jobs.close()
+        self._runs.close()
         self._crew.close()
         self._queries.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -283,6 +290,10 @@ class NodeServer:
         done = repair.progress
         copied = done.keys + done.chunks
         return replace(found, copies_missing=done.missing, copied=copied, copied_bytes=done.bytes)
+
+    def _do_runs(self, limit: int) -> list[Record]:
+        """Return the `limit` newest runs of commands here, the newest first. StoreUnusable."""
+        return self._runs.newest(limit)
 
     def _do_status(self) -> NodeStatus:
         return self._membership.status()
