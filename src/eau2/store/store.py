@@ -299,6 +299,11 @@ class Store:
         return found if found.nodes else replace(found, nodes=(found,))
 
     @property
+    def name(self) -> str:
+        """What it was opened as: a path, or "ray:..." or "eau2://..."."""
+        return self._name
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The names of the live nodes, in natural order: one of a program's instances runs on each."""
         return self._nodes.members()
