@@ -34,15 +34,16 @@ def test_a_counter_that_began_again_has_not_gone_backwards():
     assert history.latest("node-1", "get_count") == 2.0
 
 
-def test_what_was_not_looked_at_is_a_gap_and_an_hour_is_all_that_is_kept():
+def test_what_was_not_looked_at_for_long_is_a_gap_and_an_hour_is_all_that_is_kept():
     history = History()
-    for second in (0, 50, 55):
+    for second in (0, 20, 100, 105):
         history.note(START + second, [report(size=float(second))])
-    assert history.series("node-1", "size")[-6:] == [0.0, None, None, None, None, 55.0]
+    gap = [None] * 7
+    assert history.series("node-1", "size")[-11:] == [0.0, 20.0, 20.0, *gap, 105.0]
     for step in range(1, STEPS + 1):
-        history.note(START + 50 + step * STEP_SECONDS, [report(size=float(step))])
+        history.note(START + 100 + step * STEP_SECONDS, [report(size=float(step))])
     assert history.series("node-1", "size") == [float(step) for step in range(1, STEPS + 1)]
-    history.note(START + 50 + 3 * STEPS * STEP_SECONDS, [report(size=7.0)])
+    history.note(START + 100 + 3 * STEPS * STEP_SECONDS, [report(size=7.0)])
     assert history.series("node-1", "size") == [None] * (STEPS - 1) + [7.0]
 
 

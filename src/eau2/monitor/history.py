@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STEP_SECONDS = 10
 STEPS = 360
 SERIES_MAX = 20_000  # of 1.4 kB each
+BRIDGED_STEPS = 6  # between two looks that may be so far apart and still be one line: looks that cost much are fewer
 _NOTHING = math.nan
 
 Name = tuple[str, str]  # node, figure
@@ -83,8 +84,9 @@ class History:
                 return
             values = self._series[name] = array("f", [_NOTHING]) * STEPS
             self._noted[name] = self._now
+        between = value if self._now - self._noted[name] <= BRIDGED_STEPS else _NOTHING
         for step in range(max(self._noted[name] + 1, self._now - STEPS + 1), self._now):  # what was not looked at
-            values[step % STEPS] = _NOTHING
+            values[step % STEPS] = between
         values[self._now % STEPS] = value
         self._noted[name] = self._now
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eau2.store.store import Store
 
 LOOK_SECONDS = 2.0  # between two looks
-SHARE = 0.01  # of the time is spent on looking, at most: looks that take long are fewer
+SHARE = 0.01  # of a processor is spent on looking, at most: looks that cost much are fewer
 LOOK_SECONDS_MAX = 60.0
 IDLE_SECONDS = 900.0  # nobody has asked for so long: nobody watches
 FIRST_SECONDS = 10.0  # for which the first look is waited for
@@ -100,9 +100,9 @@ class Watch:
 
     def _run(self) -> None:
         while True:
-            began = time.perf_counter()
+            began = time.thread_time()
             self._look()
-            pause = max(LOOK_SECONDS, (time.perf_counter() - began) / SHARE)
+            pause = max(LOOK_SECONDS, (time.thread_time() - began) / SHARE)
             with self._changed:
                 listeners = tuple(self._listeners)
             for tell in listeners:

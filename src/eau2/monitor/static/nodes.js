@@ -42,7 +42,7 @@ function fact(title, note = "") {
 
 // -- all nodes ------------------------------------------------------------------------------------------------------
 
-export function nodesView() {
+export function nodesView(shared) {
   const facts = {
     nodes: fact("Nodes"), stored: fact("Stored"), keys: fact("Keys"), copies: fact("Copies"),
     answer: fact("Answers in", "a look-up by this server"), server: fact(el("a", { href: "#/node/" }, "This server")),
@@ -132,7 +132,7 @@ export function nodesView() {
       fill(each, said.figures);
     }
     COLUMNS.forEach(([name], at) => {
-      const index = said.figures.indexOf(name), empty = said.nodes.every((each) => each.values?.[index] == null);
+      const index = said.figures.indexOf(name), empty = at > 0 && said.nodes.every((each) => each.values?.[index] == null);
       heads.get(name).hidden = empty;
       for (const { cells } of rows.values()) cells[at].hidden = empty;
     });
@@ -145,7 +145,7 @@ export function nodesView() {
     facts.copies.node.classList.toggle("bad", said.repair.missing > 0);
     facts.answer.set(seconds(server.answer));
     facts.server.set(`load ${short(server.load)}`, `${bytes(server.memory)} of memory in use${server.disk_free == null ? "" : `, ${bytes(server.disk_free)} of disk free`}`);
-    say(repair, said.repair.missing ? `Repair: ${said.repair.missing === 1 ? "1 copy" : `${count(said.repair.missing)} copies`} missing, ${bytes(said.repair.copied_bytes)} copied, now ${bytes(said.repair.bytes_per_second)}/s.` : "");
+    say(repair, said.repair.missing ? `Repair: ${said.repair.missing === 1 ? "1 copy" : `${count(said.repair.missing)} copies`} missing, ${bytes(said.repair.copied_bytes)} copied${said.repair.bytes_per_second == null ? "" : `, now ${bytes(said.repair.bytes_per_second)}/s`}.` : "");
     repair.hidden = !said.repair.missing;
     arrange();
   }
@@ -160,6 +160,7 @@ export function nodesView() {
     timer = setTimeout(hour, SPARKS_SECONDS * 1000);
   }
   hour();
+  if (!shared.overview) ask("overview").then((said) => last ?? overview(said));
   return { title: "Nodes", node, overview, close: () => clearTimeout(timer) };
 }
 

@@ -80,6 +80,7 @@ export function queriesView(shared) {
     running.replaceChildren();
     if (shared.queries) queries(shared.queries);
   }
+  if (!shared.queries) ask("queries").then(queries);
   return { title: "Queries", node, queries, who };
 }
 
