@@ -57,6 +57,9 @@ HttpOption = Annotated[
         help=_PORT_HELP.format("HTTP") + f" {HTTP_PORT}, where eau2[serve] is installed.",
     ),
 ]
+PageOption = Annotated[
+    bool, typer.Option("--page", help="Serve a page to watch the store with, at /monitor/ of the HTTP door.")
+]
 TrustOption = Annotated[
     list[str] | None,
     typer.Option("--udp-trust", metavar="NETWORK", help="Answer datagrams from there too. May be repeated."),
@@ -90,6 +93,7 @@ def serve(
     crud_port: CrudOption = str(CRUD_PORT),
     redis_port: RedisOption = str(REDIS_PORT),
     http_port: HttpOption = None,
+    page: PageOption = False,
     udp_port: UdpOption = None,
     udp_trust: TrustOption = None,
     token_file: TokensOption = None,
@@ -112,8 +116,10 @@ def serve(
     if udp_port is None:
         udp_port = "off" if tokens and not udp_trust else str(UDP_PORT)
     if http_port is None:
-        http_port = str(HTTP_PORT) if has_http() else "off"
+        http_port = str(HTTP_PORT) if page or has_http() else "off"
         left_out = http_port == "off"
+    if page and http_port == "off":
+        raise InvalidOption("the page is at the HTTP door, which is off", hint="give --http-port, or leave --page out")
     doors = Doors(
         host=host,
         flight_port=_port("--flight-port", flight_port),
@@ -121,6 +127,7 @@ def serve(
         redis_port=_port("--redis-port", redis_port),
         http_port=_port("--http-port", http_port),
         udp_port=_port("--udp-port", udp_port),
+        page=page,
         udp_trust=tuple(udp_trust or ()),
         allow_shutdown=allow_shutdown,
         allow_wipe=allow_wipe,
@@ -134,7 +141,7 @@ def serve(
             with suppress(BrokenPipeError):  # nobody reads that it serves, which is no reason not to
                 call.answer(
                     {"pid": os.getpid(), "doors": {door: list(where) for door, where in server.addresses.items()}},
-                    lambda _: Text(_listening(call.store_path, server.addresses)),
+                    lambda _: Text(_listening(call.store_path, server.addresses, page=page, is_tls=tls is not None)),
                 )
                 sys.stdout.flush()
             while not told and not server.stopped.wait(_LOOK_SECONDS):
@@ -208,9 +215,12 @@ def _alerting(store: "Store", rules: "Rules | None", log: "Callable[..., None]")
     return Alerts(store, rules, log=log)
 
 
-def _listening(store: str, addresses: dict[str, tuple[str, int]]) -> str:
+def _listening(store: str, addresses: dict[str, tuple[str, int]], *, page: bool, is_tls: bool) -> str:
     names = {"flight": "Arrow Flight", "http": "HTTP", "crud": "CRUD lines", "redis": "Redis", "udp": "UDP"}
     lines = [f"{names[door]:13} {host}:{port}" for door, (host, port) in addresses.items()]
+    if page:
+        host, port = addresses["http"]
+        lines.append(f"{'the page':13} {'https' if is_tls else 'http'}://{host}:{port}/monitor/")
     return "\n".join([f"serving {store}; Ctrl-C ends it", *lines])
 
 

@@ -35,6 +35,7 @@ class AwayEngine(ABC):
         self.threads = local.threads
         self.spill = local.spill
         self.workers = local.workers
+        self.queries = local.queries
         self._local = local
         self._standing = threading.Lock()  # guards the line below
         self._absent: weakref.WeakKeyDictionary[Source, weakref.ref[Absent]] = weakref.WeakKeyDictionary()
@@ -97,6 +98,11 @@ class AwayEngine(ABC):
 
     def plan_text(self, recipe: Recipe) -> str:
         return self._local.plan_text(recipe)
+
+    def moved(self, recipe: Recipe) -> tuple[str, int]:
+        """Nothing is known of it, where who inherits does not know better."""
+        del recipe
+        return "", 0
 
     def readings(self, recipe: Recipe) -> list[Reading]:
         """How much `recipe` reads of each of its tables, on which nodes."""

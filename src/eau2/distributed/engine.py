@@ -50,8 +50,9 @@ class DistributedEngine(AwayEngine):
         self._fleet = fleet
         self._gather_bytes_max = gather_bytes_max  # of rows to be grouped that are brought together in one place
         self._here_bytes_max = here_bytes_max
-        self._lock = threading.Lock()  # guards the line below
+        self._lock = threading.Lock()  # guards both below
         self._ran: weakref.WeakKeyDictionary[Recipe, Explanation] = weakref.WeakKeyDictionary()
+        self._run_as: weakref.WeakKeyDictionary[Recipe, Recipe] = weakref.WeakKeyDictionary()  # counted, or limited
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -60,6 +61,8 @@ class DistributedEngine(AwayEngine):
         from datafusion import functions, lit  # here, as everywhere below: the engine takes 0.3 s to import
 
         counted = self.extend(lambda frame: frame.aggregate([], [functions.count(lit(1))]), recipe)
+        with self._lock:
+            self._run_as[recipe] = counted
         return int(self.collect(counted).column(0)[0].as_py())
 
     def stream(self, recipe: Recipe) -> Iterator[pa.RecordBatch]:
@@ -67,17 +70,28 @@ class DistributedEngine(AwayEngine):
 
         What the nodes do is done before the first batch is given out, and needs none of them after that.
         """
+        with self._lock:
+            self._run_as.pop(recipe, None)
         answer = self._sent(recipe)
         yield from self._local.stream(self._near(recipe)) if answer is None else answer
 
     def first(self, recipe: Recipe, rows: int) -> Iterator[pa.RecordBatch]:
         """As `Engine.first`. What runs on the nodes brings no row more."""
-        answer = self._sent(self.extend(lambda frame: frame.limit(rows), recipe))
+        limited = self.extend(lambda frame: frame.limit(rows), recipe)
+        with self._lock:
+            self._run_as[recipe] = limited
+        answer = self._sent(limited)
         yield from self._local.first(self._near(recipe), rows) if answer is None else answer
 
     def moves(self, recipe: Recipe) -> str:
         """How `recipe` is cut, where its parts run, and what moves: as it ran the last time, else by guesses."""
         return str(self.explain(recipe))
+
+    def moved(self, recipe: Recipe) -> tuple[str, int]:
+        """As `Answering.moved`."""
+        with self._lock:
+            ran = self._ran.get(self._run_as.get(recipe, recipe))
+        return ("", 0) if ran is None else (str(ran), ran.moved_bytes)
 
     def explain(self, recipe: Recipe, *, run: bool = False) -> Explanation:
         """Return how `recipe` was cut when it ran last, or how it will be; `run` runs it first."""

@@ -32,6 +32,8 @@ from eau2.doors.http_requests import Refused, bearer_of, check_sender, role_want
 from eau2.doors.http_routes import router
 from eau2.doors.log import log
 from eau2.errors import Eau2Error
+from eau2.monitor.routes import routes as page_routes
+from eau2.monitor.watch import Watch
 from eau2.query.waiting import Asker
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from eau2.doors.counts import DoorCounts
     from eau2.doors.shared import Shared
+    from eau2.doors.tokens import Role
     from eau2.store.store import Store
 
 HEAD_BYTES_MAX = 32 << 10  # of a request, with its headers
@@ -83,9 +86,10 @@ class _Threads:
 class HttpDoor:
     """What the connections of the HTTP door share. Made in the event loop, and closed in any thread."""
 
-    def __init__(self, store: Store, shared: Shared, counts: DoorCounts, *, host: str) -> None:
+    def __init__(self, store: Store, shared: Shared, counts: DoorCounts, *, host: str, page: bool = False) -> None:
         self.store, self.shared, self.counts, self.host = store, shared, counts, host
-        self.routes = router()
+        self._watch = Watch(store) if page else None
+        self.routes = router(() if self._watch is None else page_routes(self._watch))
         self.config = Config(
             _nobody,
             http="h11",
@@ -109,6 +113,8 @@ class HttpDoor:
 
     def close(self) -> None:
         deadline = time.monotonic() + _END_SECONDS
+        if self._watch is not None:
+            self._watch.close()
         for threads in (self.askers, self.queries, self.uploads):
             threads.end(deadline)
 
@@ -116,12 +122,14 @@ class HttpDoor:
 class Asking:
     """One request while it is answered: how its route asks the store."""
 
-    def __init__(self, door: HttpDoor) -> None:
-        self._door = door
+    def __init__(self, door: HttpDoor, client: object) -> None:
+        self._door, self._client = door, client
         self._asker = Asker()
         self._threads = door.askers
         self.loop = asyncio.get_running_loop()
         self.gone = False  # who asked has gone; read by other threads too
+        self.ended = asyncio.Event()  # who asked has gone, or the server ends: an answer that never ends is to end
+        self.role = ""  # of who asks
 
     @property
     def store(self) -> Store:
@@ -139,8 +147,12 @@ class Asking:
         """As `work`, for what waits for the client."""
         return await self.loop.run_in_executor(self._door.uploads.pool, self._run, partial(function, *arguments))
 
+    def audit(self, what: str, **facts: object) -> None:
+        self._door.shared.audit(what, self._client, **facts)
+
     def leave(self) -> None:
         self.gone = True
+        self.ended.set()
         self._asker.leave()
 
     def _run(self, function: Callable[[], Answer]) -> Answer:
@@ -217,6 +229,8 @@ class HttpConnection(H11Protocol):
         """Take no more requests; answer that which has come, then close."""
         with contextlib.suppress(h11.LocalProtocolError):  # it is broken already
             self.shutdown()
+        if self._asking is not None:
+            self._asking.ended.set()
 
     def abort(self) -> None:
         self.break_off()
@@ -296,10 +310,10 @@ class HttpConnection(H11Protocol):
                     headers.setdefault(name, value)
             await send(message)
 
-        asking = self._asking = Asking(self._door)
+        asking = self._asking = Asking(self._door, self)
         try:
             try:
-                self._admit(scope)
+                asking.role = self._admit(scope).name.lower()
                 await self._door.routes({**scope, "app": self, "eau2": asking}, receive, tell)
             except (Refused, HTTPException, Eau2Error) as error:
                 if started:
@@ -319,8 +333,9 @@ class HttpConnection(H11Protocol):
             asking.leave()
             counts.end(began)
 
-    def _admit(self, scope: Scope) -> None:
-        """Raise Refused unless who asks may. The path is from here on as it was sent, so that no key is lost in it."""
+    def _admit(self, scope: Scope) -> Role:
+        """Return what who asks may do; Refused unless that is enough. The path is from here on as it was sent, so that
+        no key is lost in it."""
         raw: bytes = scope["raw_path"]
         if not raw.startswith(b"/"):
             raise Refused(400, "InvalidPath", "a path begins with a slash")
@@ -349,6 +364,7 @@ class HttpConnection(H11Protocol):
         why = access.refusal(wanted, "")
         if why:
             raise Refused(403, "Forbidden", why)
+        return access.role
 
 
 def _length(header: tuple[bytes, bytes]) -> int:

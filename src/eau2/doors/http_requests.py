@@ -17,7 +17,8 @@ from eau2.values.key import check_key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PUBLIC = frozenset({"/", "/health"})  # what is said to those without a token: nothing that is stored
+PAGE, PAGE_FILES = "/monitor/", "/monitor/static/"
+PUBLIC = frozenset({"/", "/health", "/monitor", PAGE})  # what is said to those without a token: nothing that is stored
 READING = frozenset({"GET", "HEAD", "POST"})  # a POST is a query
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 _TAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|(\*))\s*(?:,|$)')
@@ -184,9 +185,15 @@ def _is_ours(given: str, host: str) -> bool:
 
 
 def role_wanted(method: str, path: str) -> Role:
-    """Return what a client must be allowed for a request."""
-    if path in PUBLIC:
+    """Return what a client must be allowed for a request.
+
+    >>> role_wanted("GET", "/monitor/static/page.js"), role_wanted("POST", "/monitor/queries/3/cancel")
+    (<Role.NOTHING: 0>, <Role.ADMIN: 3>)
+    """
+    if path in PUBLIC or path.startswith(PAGE_FILES):
         return Role.NOTHING
+    if path.startswith(PAGE) and method not in ("GET", "HEAD"):
+        return Role.ADMIN
     return Role.READ if method in READING else Role.WRITE
 
 

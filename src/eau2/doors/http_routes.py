@@ -24,7 +24,7 @@ from eau2.store.nodes import Kind
 from eau2.values.key import check_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -59,8 +59,8 @@ class Found(NamedTuple):
     value: bytes | Frame
 
 
-def router() -> Router:
-    """Return the routes of the door."""
+def router(more: Sequence[Route] = ()) -> Router:
+    """Return the routes of the door, and `more`: those of the page."""
     return Router(
         [
             Route("/", index),
@@ -70,6 +70,7 @@ def router() -> Router:
             Route("/keys", list_keys),
             Route("/keys/{key:path}", one_key, methods=["GET", "PUT", "DELETE"]),
             Route("/sql", query, methods=["POST"]),
+            *more,
         ],
         redirect_slashes=False,
     )

@@ -53,6 +53,7 @@ class Doors:
     http_port: int | None = None  # takes `pip install eau2[serve]`
     udp_port: int | None = 0
     flight_port: int | None = None  # Arrow Flight
+    page: bool = False  # the HTTP door has the page at /monitor/
     udp_trust: tuple[str, ...] = ()  # networks besides loopback whose datagrams are answered
     allow_shutdown: bool = False  # by UDP, from loopback
     allow_wipe: bool = False  # by UDP
@@ -253,7 +254,8 @@ class Server:
                 ),
             )
         if self._doors.http_port is not None:
-            http = _http().HttpDoor(self._store, shared, self._publishing.door("http"), host=self._doors.host)
+            counts = self._publishing.door("http")
+            http = _http().HttpDoor(self._store, shared, counts, host=self._doors.host, page=self._doors.page)
             shared.closed_too.append(http.close)
             yield "http", self._doors.http_port, http.connection
 

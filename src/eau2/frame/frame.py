@@ -99,7 +99,7 @@ class Frame(Operations):
         with self._lock:
             if self._rows is not None:
                 return self._rows
-        count = self._engine.count(self._recipe())
+        count = self._engine.queries.counted(self._engine, self._recipe())
         with self._lock:
             self._rows = count
         return count
@@ -151,7 +151,7 @@ class Frame(Operations):
         with self._lock:
             if self._kept is not None:
                 return self._kept
-        answer = self._engine.collect(self._recipe())
+        answer = self._engine.queries.collected(self._engine, self._recipe())
         with self._lock:
             self._rows = answer.num_rows
             if answer.nbytes <= KEPT_BYTES_MAX:
@@ -182,7 +182,10 @@ class Frame(Operations):
             return (batch for index in range(len(self._source.buffers)) for batch in self._source.batches([index]))
         with self._lock:
             kept = self._kept
-        return iter(kept.to_batches()) if kept is not None else self._engine.stream(self._recipe())
+        if kept is not None:
+            return iter(kept.to_batches())
+        engine, recipe = self._engine, self._recipe()
+        return engine.queries.streamed(engine, recipe, engine.stream(recipe))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         if self._source is not None:
@@ -346,7 +349,8 @@ class Frame(Operations):
         if kept is not None:
             return kept.slice(0, min(count, kept.num_rows))  # beyond its end, a table without columns would grow
         found: list[pa.RecordBatch] = []
-        for batch in self._engine.first(self._recipe(), count):
+        engine, recipe = self._engine, self._recipe()
+        for batch in engine.queries.streamed(engine, recipe, engine.first(recipe, count)):
             found.append(batch.slice(0, count))
             count -= found[-1].num_rows
             if count <= 0:

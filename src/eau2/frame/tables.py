@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from eau2.ingest.report import LoadReport
     from eau2.query.answering import Answering
+    from eau2.query.queries import Queries
     from eau2.query.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
@@ -36,6 +37,10 @@ class FrameTables:
     def __init__(self, engine: Answering) -> None:
         self._engine = engine
         self._opened = OpenSources()
+
+    @property
+    def queries(self) -> Queries:
+        return self._engine.queries
 
     def stage(self, node: Node, key: str, value: object, schema: object, home: str = "") -> StagedFrame:
         self._opened.drop_stale(node)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from eau2.query.engine import Reading
     from eau2.query.placeholders import Values
+    from eau2.query.queries import Queries
     from eau2.query.recipe import Recipe
     from eau2.query.shipping import WorkerProcesses
     from eau2.query.source import Source
@@ -24,6 +25,7 @@ class Answering(Protocol):
     threads: int  # of this process, for the caller's functions
     workers: WorkerProcesses  # likewise
     spill: SpillFolder
+    queries: Queries  # those that run, and the last that ran
 
     def sql(
         self,
@@ -73,6 +75,10 @@ class Answering(Protocol):
 
     def moves(self, recipe: Recipe) -> str:
         """Return which parts of `recipe` run where, and what moves between them; "" where nothing does."""
+
+    def moved(self, recipe: Recipe) -> tuple[str, int]:
+        """Return what `recipe` did when it ran last here: which parts ran where, and how many bytes went from one node
+        to another or to the caller. ("", 0) where that is not known, or nothing moves. Asks nobody."""
 
     def close(self) -> None:
         """Let go of what was made, and end what runs. May be called again."""

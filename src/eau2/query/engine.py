@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import dataclass, replace
 from itertools import chain
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
 from eau2.machine import cores, memory_of_machine
 from eau2.query.engine_errors import interruption, is_exhausted, typed
 from eau2.query.placing import Placed
+from eau2.query.queries import Queries
 from eau2.query.recipe import Recipe, Replaced, plan_node
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 KEPT_BYTES_MAX = 16 << 20  # of an answer that is handed on in batches; a larger one goes through a file
 MEMORY_BYTES_MIN = 16 << 20
+SOON_SECONDS = 0.001  # in which a batch comes that need not be waited for by another thread, at 20 us each
 _ROW_WISE = frozenset({"Projection", "Filter", "SubqueryAlias"})
 
 Answer = TypeVar("Answer")
@@ -72,6 +75,7 @@ class Engine:
         self.threads = cores()
         self.spill = SpillFolder(spill_dir)
         self.workers = WorkerProcesses(self.threads)
+        self.queries = Queries()
         self._calls = Calls()
         self._lock = threading.Lock()  # guards everything below
         self._sessions: Sessions | None = None
@@ -197,6 +201,11 @@ class Engine:
         del recipe
         return ""
 
+    def moved(self, recipe: Recipe) -> tuple[str, int]:
+        """Nothing moves in one process."""
+        del recipe
+        return "", 0
+
     def readings(self, recipe: Recipe) -> list[Reading]:
         """How much `recipe` reads of each of its tables."""
         chosen = self._typed(lambda: self._prune(recipe))
@@ -296,11 +305,14 @@ class Engine:
 
     def _drained(self, stream: object) -> Iterator[pa.RecordBatch]:
         batches = iter(stream)  # type: ignore[call-overload]  # the engine's RecordBatchStream
+        soon = False  # whether the batch before has come without a wait
         while True:
-            if asker() is None:
+            began, on_behalf = perf_counter(), asker()
+            if on_behalf is None or (soon and on_behalf.is_patient):
                 batch = self._typed(lambda: next(batches, None))
             else:  # somebody may leave, while few of many rows are in the answer
                 batch = self._typed(lambda: self._calls.run(lambda: next(batches, None)))
+            soon = perf_counter() - began < SOON_SECONDS
             if batch is None:
                 return
             yield batch.to_pyarrow()

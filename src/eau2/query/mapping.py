@@ -108,7 +108,8 @@ def _source(frame: Subject) -> Source:
         if source.node is None or source.node.jobs is None:  # else who reads a chunk verifies it
             source.verify()
         return source
-    return frame._engine.settle(frame._recipe())
+    engine, recipe = frame._engine, frame._recipe()
+    return engine.queries.asked(engine, recipe, lambda: engine.settle(recipe))
 
 
 def _row_tasks(source: Source) -> list[Rows]:

@@ -44,6 +44,7 @@ class Recipe:
     planned: DataFrame  # built over all chunks
     steps: tuple[Step, ...] = ()
     depth: int = 0  # of the steps, also through the recipes that they take
+    text: str = ""  # what it began as, in SQL; "" for a plan that was received
 
     def tells_time(self) -> bool:
         """Whether it asks what time it is: a plan of it has the time at which it was built. 10 us."""
@@ -67,7 +68,7 @@ class Recipe:
             )
         planned = step(self.planned, *(recipe.planned for recipe in others))
         reads = dict.fromkeys(read for recipe in (self, *others) for read in recipe.reads)
-        return Recipe(self.begin, tuple(reads), planned, (*self.steps, (step, others)), depth)
+        return Recipe(self.begin, tuple(reads), planned, (*self.steps, (step, others)), depth, self.text)
 
 
 class Replaced:

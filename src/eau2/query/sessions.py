@@ -150,7 +150,9 @@ class Sessions:
     def scan(self, source: Source) -> Recipe:
         """The recipe that reads all of `source`."""
         planned = self.planning({}).table(source)
-        return Recipe(lambda planning: planning.table(source), ((table_name(source), source),), planned)
+        name = table_name(source)
+        text = f"select * from {quoted(name)}"
+        return Recipe(lambda planning: planning.table(source), ((name, source),), planned, text=text)
 
     def received(self, plan: bytes, tables: Mapping[str, Source]) -> Recipe:
         """The recipe of a serialized Substrait plan, in which names mean what `tables` has."""
@@ -251,6 +253,7 @@ class Sessions:
             lambda planning: planning.sql(query, pinned, values=values, as_written=as_written),
             tuple(pinned.items()),
             planned,
+            text=query,
         )
 
     def _other(self, settings: Mapping[str, str]) -> SessionContext:

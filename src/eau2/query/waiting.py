@@ -13,7 +13,7 @@ from eau2.errors import Eau2Error, QueryError
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Answer = TypeVar("Answer")
 
@@ -28,6 +28,10 @@ class _Call(Generic[Answer]):
         self.answer: Answer | None = None
         self.error: BaseException | None = None
         self.ended: Eau2Error | None = None  # why nobody waits for it any more
+
+    def end(self, why: Eau2Error) -> None:
+        self.ended = why
+        self.finish()
 
     def finish(self) -> None:
         """Wake who waits. It may have been woken before, by `Calls.end`."""
@@ -98,38 +102,60 @@ def _take_idle() -> _Caller | None:
 
 
 class Asker:
-    """Who asks an engine on behalf of somebody who may go away. One thread at a time asks; any may `leave`."""
+    """Who asks an engine on behalf of somebody who may go away. One thread at a time asks; any may `leave`.
 
-    def __init__(self) -> None:
+    Askers nest: what an inner one waits for ends too when an outer one leaves.
+    patient: whoever leaves can wait for a part of an answer that is about to come.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
         self._lock = threading.Lock()  # guards both below
-        self._call: _Call[Any] | None = None
+        self._end: Callable[[Eau2Error], None] | None = None  # what its thread waits for
         self._left = False
+        self._patient = patient
+        self._outer: Asker | None = None  # of the thread that asks
+
+    @property
+    def has_left(self) -> bool:
+        return self._left
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether all on whose behalf its thread asks are."""
+        return self._patient and (self._outer is None or self._outer.is_patient)
 
     def run(self, function: Callable[[], Answer]) -> Answer:
         """Return `function()`. What it waits for of an engine ends with QueryError, at once, when somebody leaves."""
-        _of_thread.asker = self
+        outer = _of_thread.asker
+        _of_thread.asker, self._outer = self, outer
         try:
             return function()
         finally:
-            _of_thread.asker = None
+            _of_thread.asker, self._outer = outer, None
 
     def leave(self) -> None:
         """End what runs, and what is yet to begin."""
         with self._lock:
             self._left = True
-            self._end()
+            self._tell()
 
-    def wait_for(self, call: _Call[Any] | None) -> None:
-        """Note which call, if any, its thread waits for."""
+    def wait_for(self, end: Callable[[Eau2Error], None] | None) -> None:
+        """Note what ends the wait of its thread, which is about to begin; None: it is over."""
         with self._lock:
-            self._call = call
+            self._end = end
             if self._left:
-                self._end()
+                self._tell()
+        if self._outer is not None:
+            self._outer.wait_for(end)
 
-    def _end(self) -> None:
-        if self._call is not None:
-            self._call.ended = QueryError("the query was ended: nobody waits for its answer")
-            self._call.finish()
+    def _tell(self) -> None:
+        if self._end is not None:
+            self._end(ended())
+
+
+def ended() -> QueryError:
+    """Return the error of a query whose Asker has left."""
+    return QueryError("the query was ended: nobody waits for its answer")
 
 
 class _OfThread(threading.local):
@@ -142,6 +168,20 @@ _of_thread = _OfThread()
 def asker() -> Asker | None:
     """Return on whose behalf this thread asks, if that may end."""
     return _of_thread.asker
+
+
+@contextlib.contextmanager
+def waiting(end: Callable[[Eau2Error], None]) -> Iterator[None]:
+    """Within this, this thread waits for what `end` ends: called, in any thread, when this thread's Asker leaves."""
+    on_behalf = asker()
+    if on_behalf is None:
+        yield
+        return
+    try:
+        on_behalf.wait_for(end)
+        yield
+    finally:
+        on_behalf.wait_for(None)
 
 
 class Calls:
@@ -170,7 +210,7 @@ class Calls:
         on_behalf = asker()
         try:
             if on_behalf is not None:
-                on_behalf.wait_for(call)
+                on_behalf.wait_for(call.end)
             while not call.done.acquire(timeout=_LOOK_SECONDS):
                 pass
             if call.ended:
@@ -197,5 +237,4 @@ class Calls:
         with self._lock:
             self._ended = True
             for call in self._running:
-                call.ended = closed()
-                call.finish()
+                call.end(closed())

@@ -19,6 +19,7 @@ from eau2.distributed.fragment import ChunkGone, NodeLost
 from eau2.errors import NodeUnavailable
 from eau2.frame.tables import FrameTables
 from eau2.query.engine import Engine
+from eau2.query.waiting import waiting
 from eau2.remote.chunks import FarBuffers
 from eau2.remote.pieces import read_piece
 from eau2.remote.queries import Given, Ordered
@@ -179,7 +180,7 @@ class _Order:
         """Have nodes do what is ordered; return the pieces that the fragments made, in their order."""
         cluster.each([partial(self.tell, name, thing) for name, thing in ordered.items()])
         numbers = sorted(number for thing in ordered.values() for number, _ in thing.fragments)
-        with self._changed:
+        with waiting(self.lost), self._changed:
             while self._error is None and not self._ran.keys() >= set(numbers):
                 self._changed.wait(_LOOK_SECONDS)
             if self._error is not None:

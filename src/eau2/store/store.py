@@ -327,6 +327,11 @@ class Store:
         return self._nodes.epochs()
 
     @property
+    def name(self) -> str:
+        """What it was opened as: a path, or "ray:..." or "eau2://..."."""
+        return self._name
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The names of the live nodes, in natural order: one of a program's instances runs on each."""
         return self._nodes.members()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from eau2.frame.frame import Frame
     from eau2.ingest.report import LoadReport
+    from eau2.query.queries import Queries
     from eau2.query.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 class Tables(Protocol):
     """What the floor above does for a store: it knows what a frame means. Handed in by `eau2.open`."""
+
+    @property
+    def queries(self) -> Queries:
+        """The queries that run for this process, and the last that have."""
 
     def stage(
         self, node: Node, key: str, value: object, schema: pa.Schema | None, home: str = ""

@@ -1,0 +1,187 @@
+"""What the page shows, as JSON has it: nodes and their figures, and queries. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from eau2.metrics.report import COUNTER
+from eau2.monitor.history import STEP_SECONDS, STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from eau2.metrics.report import Metric, Report
+    from eau2.monitor.history import History
+    from eau2.monitor.source import Observation
+    from eau2.query.queries import QueryReport
+
+Document = dict[str, Any]
+
+SPARK_POINTS = 60  # of the small charts, one a minute
+TEXT_MAX = 300  # characters of a query in a list
+OPERATIONS = ("gets", "writes", "tasks")
+STORED = ("chunk_bytes", "value_bytes")
+FIGURES = ("operations", "latency", "load", "memory", "stored", "disk_free", "chunks", "keys", "missing", "moved")
+
+
+def overview(seen: Observation, history: History, queries: tuple[int, int, float]) -> Document:
+    """Return all nodes with the few figures that tell how they are, and the sums. 20 us a node."""
+    reports = {report.node: report for report in seen.reports}
+    nodes: list[Document] = []
+    for member in seen.members:
+        report = reports.get(member.name)
+        figures = None if report is None else _figures(report, history)
+        nodes.append(
+            {
+                "name": member.name,
+                "state": member.state,
+                "since": member.since,
+                "source": member.source,
+                "age": None if report is None else report.age_seconds,
+                "values": figures and [figures[name] for name in FIGURES],
+            }
+        )
+    begun, running, seconds = queries
+    totals = {**seen.totals, "operations": _sum(node["values"] and node["values"][0] for node in nodes)}
+    return {
+        "time": seen.time,
+        "took": seen.took_seconds,
+        "figures": FIGURES,
+        "nodes": nodes,
+        "totals": totals,
+        "server": _figures(seen.server, history) | {"answer": _value(seen.server, "answer_seconds")},
+        "repair": {
+            "missing": seen.totals.get("copies_missing", 0),
+            "copied": seen.totals.get("copied", 0),
+            "copied_bytes": seen.totals.get("copied_bytes", 0),
+            "bytes_per_second": _sum(history.latest(name, "copied_bytes") for name in reports),
+        },
+        "queries": {"begun": begun, "running": running, "seconds": seconds},
+    }
+
+
+def sparks(seen: Observation, history: History) -> Document:
+    """Return operations a second of each node over the hour, one a minute, and of all together every ten seconds."""
+    nodes: dict[str, list[float | None]] = {}
+    total: list[float | None] = [None] * STEPS
+    for report in seen.reports:
+        series = _added([history.series(report.node, name) for name in OPERATIONS])
+        nodes[report.node] = [_rounded(value) for value in _coarser(series, STEPS // SPARK_POINTS)]
+        total = _added([total, series])
+    return {
+        "end": seen.time,
+        "step": STEP_SECONDS * STEPS // SPARK_POINTS,
+        "nodes": nodes,
+        "total": {"step": STEP_SECONDS, "operations": [_rounded(value) for value in total]},
+    }
+
+
+def one_node(seen: Observation, history: History, name: str) -> Document | None:
+    """Return all figures of one node with their hour; "" is the server itself. None where there is no such node."""
+    report = next((each for each in (*seen.reports, seen.server) if each.node == name), None)
+    member = next((each for each in seen.members if each.name == name), None)
+    if report is None and member is None:
+        return None
+    metrics = () if report is None else report.metrics
+    return {
+        "name": name,
+        "state": "live" if member is None else member.state,
+        "since": None if member is None else member.since,
+        "source": "" if member is None else member.source,
+        "age": None if report is None else report.age_seconds,
+        "end": seen.time,
+        "step": STEP_SECONDS,
+        "metrics": [
+            {
+                "name": metric.name,
+                "value": _number(metric.value),
+                "rate": history.latest(name, metric.name) if metric.kind == COUNTER else None,
+                "unit": metric.unit,
+                "help": metric.help,
+                "kind": metric.kind,
+                "history": [_rounded(value) for value in history.series(name, metric.name)],
+            }
+            for metric in metrics
+        ],
+    }
+
+
+def query_list(running: Sequence[QueryReport], recent: Sequence[QueryReport], *, now: float) -> Document:
+    """Return queries without their plans."""
+    return {"time": now, "running": [_brief(query) for query in running], "recent": [_brief(each) for each in recent]}
+
+
+def one_query(query: QueryReport) -> Document:
+    """Return a query with its plan."""
+    return asdict(query)
+
+
+def encoded(document: Document) -> bytes:
+    """Return `document` as JSON, on one line."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+# -- private ----------------------------------------------------------------------------------------------------------
+
+
+def _brief(query: QueryReport) -> Document:
+    found = asdict(query)
+    del found["plan"], found["moves"]
+    found["text"] = query.text if len(query.text) <= TEXT_MAX else f"{query.text[: TEXT_MAX - 1]}…"
+    return found
+
+
+def _figures(report: Report, history: History) -> dict[str, float | None]:
+    value = {metric.name: _number(metric.value) for metric in report.metrics}
+    free, memory = value.get("memory_free_bytes"), value.get("memory_bytes")
+    used = memory - free if memory is not None and free is not None else value.get("resident_bytes")
+    return {
+        "operations": _rounded(_sum(history.latest(report.node, name) for name in OPERATIONS)),
+        "latency": _latency(report.metrics),
+        "load": value.get("load"),
+        "memory": used,
+        "stored": _sum(value.get(name) for name in STORED),
+        "disk_free": value.get("disk_free_bytes"),
+        "chunks": value.get("chunks"),
+        "keys": value.get("keys"),
+        "missing": value.get("copies_missing"),
+        "moved": _rounded(history.latest(report.node, "bytes_moved")),
+    }
+
+
+def _latency(metrics: Iterable[Metric]) -> float | None:
+    """Return the worst of what is said of the 99th percentile, in seconds."""
+    return max((metric.value for metric in metrics if metric.unit == "seconds" and "p99" in metric.name), default=None)
+
+
+def _value(report: Report, name: str) -> float | None:
+    return next((_number(metric.value) for metric in report.metrics if metric.name == name), None)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return about six digits of `value`: what a chart has pixels for."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _added(several: Sequence[Sequence[float | None]]) -> list[float | None]:
+    return [_sum(values) for values in zip(*several, strict=True)]
+
+
+def _coarser(values: Sequence[float | None], step: int) -> list[float | None]:
+    found: list[float | None] = []
+    for start in range(0, len(values), step):
+        known = [value for value in values[start : start + step] if value is not None]
+        found.append(sum(known) / len(known) if known else None)
+    return found

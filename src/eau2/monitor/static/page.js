@@ -1,0 +1,118 @@
+// The page: which view is shown, and what the server says every few seconds.
+
+import { frameView } from "./frame.js";
+import { keysView } from "./keys.js";
+import { nodeView, nodesView } from "./nodes.js";
+import { queriesView, queryView } from "./queries.js";
+import { Failure, ask, el, listen, say, seconds } from "./tools.js";
+
+const AGAIN_SECONDS = 2;
+const SILENT_SECONDS = 20; // the server says something every 15 at least, unless looking takes it long
+
+const main = document.getElementById("main");
+const views = [
+  [/^\/$/, "nodes", nodesView],
+  [/^\/node\/(.*)$/, "nodes", nodeView],
+  [/^\/keys\/(.*)$/, "keys", keysView],
+  [/^\/frame\/(.*)$/, "keys", frameView],
+  [/^\/queries$/, "queries", queriesView],
+  [/^\/query\/(\d+)$/, "queries", queryView],
+];
+
+/** What all views share: the last documents, and what the client may do. */
+const state = { overview: null, queries: null, role: "read", store: "" };
+let view = null, heardAt = 0;
+
+// -- views ----------------------------------------------------------------------------------------------------------
+
+function route() {
+  const path = location.hash.slice(1) || "/";
+  const [, name, make, ...given] = views.map(([form, ...rest]) => [form.exec(path), ...rest])
+    .filter(([found]) => found).map(([found, name, make]) => [found, name, make, ...found.slice(1).map(decodeURIComponent)])[0] ?? [];
+  view?.close?.();
+  view = null;
+  trouble("");
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.view === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (!make) {
+    main.replaceChildren(el("h1", {}, "There is no such view"), el("p", {}, el("a", { href: "#/" }, "All nodes")));
+    return;
+  }
+  try {
+    view = make(state, ...given);
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  main.replaceChildren(view.node);
+  document.title = `${view.title} · eau2`;
+  for (const each of ["overview", "queries"]) if (state[each]) view[each]?.(state[each]);
+  window.scrollTo(0, 0);
+}
+
+function fail(error) {
+  trouble(error instanceof Failure ? `${error.message}${error.hint ? `: ${error.hint}` : ""}` : `This page has failed: ${error}`);
+}
+
+function trouble(text) {
+  const box = document.getElementById("trouble");
+  say(box, text);
+  box.hidden = !text;
+}
+
+// -- what the server says -------------------------------------------------------------------------------------------
+
+function heard(name, said) {
+  heardAt = performance.now();
+  if (said.error) {
+    trouble(`The store cannot be looked at: ${said.error}`);
+    return;
+  }
+  if (name === "overview" && !state.overview?.error) trouble("");
+  state[name] = said;
+  if (name === "overview") {
+    const running = said.queries.running, box = document.getElementById("running");
+    say(box, String(running));
+    box.hidden = running === 0;
+    box.title = running === 1 ? "1 query runs" : `${running} queries run`;
+  }
+  view?.[name]?.(said);
+}
+
+function tick() {
+  const status = document.getElementById("heard"), age = (performance.now() - heardAt) / 1000;
+  const silent = heardAt === 0 || age > SILENT_SECONDS;
+  status.dataset.state = silent ? "silent" : "live";
+  say(document.getElementById("heard-text"), heardAt === 0 ? "connecting" : silent ? `nothing heard for ${seconds(Math.round(age))}` : "live");
+}
+
+async function follow() {
+  for (;;) {
+    try {
+      await listen("events", heard);
+    } catch (error) {
+      if (error instanceof Failure) fail(error);
+    }
+    await new Promise((done) => setTimeout(done, AGAIN_SECONDS * 1000));
+  }
+}
+
+async function begin() {
+  window.addEventListener("hashchange", () => {
+    route();
+    main.focus({ preventScroll: true });
+  });
+  window.addEventListener("unhandledrejection", (event) => fail(event.reason));
+  setInterval(tick, 1000);
+  route();
+  follow();
+  const who = await ask("who");
+  state.role = who.role;
+  state.store = who.store;
+  say(document.getElementById("store"), who.store);
+  view?.who?.();
+}
+
+begin();
