@@ -107,7 +107,7 @@ def test_while_it_holds_the_action_is_done_again_after_the_time_the_rule_says(st
 
 
 def test_a_rule_whose_query_fails_is_an_alert_and_the_others_are_looked_at(store, server):
-    failing = Rule("division", "select node, 1 / cast(value - 1 as int) as value from metrics", Action())
+    failing = Rule("division", "select node, 1 / cast(value - value as bigint) as value from metrics", Action())
     watch = server(failing, MANY)
     fill(store)
     division, many = watch.look()

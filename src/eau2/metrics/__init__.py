@@ -1,4 +1,4 @@
-"""What nodes say of themselves: figures, how they get from node to node, an hour of them, and Prometheus's text.
+"""What nodes say of themselves: figures, how they get from node to node, and Prometheus's text.
 
 Nothing here knows of stores or sockets: `store/`, `cluster/` and `remote/` bring what is counted, and carry it.
 """

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from eau2.errors import Eau2Error
-from eau2.store.nodes import NodeStatistics
 
 if TYPE_CHECKING:
     import datetime
@@ -28,7 +27,6 @@ SCHEMA = pa.schema(
 )
 FINE_SECONDS = 300.0  # older rounds are thinned
 COARSE_SECONDS = 60.0  # to one in so long
-_UNITS = ("bytes", "rows", "keys", "chunks")
 
 
 class Reading(NamedTuple):
@@ -60,18 +58,11 @@ def see(store: Store) -> Seen:
     except Eau2Error as error:
         troubles.append(error.message)
     try:
-        for node in store.statistics().nodes:
-            found += [Reading(node.name, name, float(getattr(node, name)), unit) for name, unit in _FIGURES]
+        for report in store.reports():
+            found += [Reading(report.node, each.name, each.value, each.unit) for each in report.metrics]
     except Eau2Error as error:
         troubles.append(error.message)
     return Seen(tuple(found), "; ".join(dict.fromkeys(troubles)))
-
-
-def _unit(name: str) -> str:
-    return next((unit for unit in _UNITS if unit in name.split("_")), "")
-
-
-_FIGURES = tuple((field.name, _unit(field.name)) for field in fields(NodeStatistics) if field.type == "int")
 
 
 class Readings:

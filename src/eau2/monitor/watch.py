@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from eau2.errors import Eau2Error
 from eau2.monitor.documents import encoded, overview
 from eau2.monitor.history import History
-from eau2.monitor.source import Source
+from eau2.monitor.source import observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,6 @@ class Watch:
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.store = store
         self._clock = clock
-        self._source = Source(store)
         self._changed = threading.Condition()  # guards everything below
         self._history = History()
         self._thread: threading.Thread | None = None
@@ -125,7 +124,7 @@ class Watch:
     def _look(self) -> None:
         error: Eau2Error | None = None
         try:
-            seen = self._source.observed()
+            seen = observed(self.store)
         except Eau2Error as failure:  # it is said on the page, and looked at again
             error = failure
         running = self.queries.totals()
