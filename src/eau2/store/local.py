@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MARKER = "eau2.json"
-_NODE = "node-0"
+FIRST_NODE = "node-0"
 _FILLED = "filled"  # an empty file: the node has been made, and is not to be made anew where it has gone
 _MAKING = ".eau2.json."  # a marker that is being written; what a killed creator leaves
 _IGNORED = ("lost+found",)  # a file system of its own has it
@@ -42,7 +42,7 @@ class LocalNodes:
             self.id = self._known() or self._made()
             self._tidy()
             self._require_node()
-            self._node = DirectoryNode(self.path / _NODE, flush=flush, name=_NODE)
+            self._node = DirectoryNode(self.path / FIRST_NODE, flush=flush, name=FIRST_NODE)
             if not (self.path / _FILLED).exists():
                 with contextlib.suppress(OSError):  # one that cannot be written need not be marked
                     (self.path / _FILLED).touch()
@@ -54,7 +54,7 @@ class LocalNodes:
     def _require_node(self) -> None:
         if not (self.path / _FILLED).exists():  # looked at first: whoever makes the node at this moment marks it last
             return
-        node = self.path / _NODE
+        node = self.path / FIRST_NODE
         there = (node / "entries.db").exists() or (node / "generation").exists()
         alone = not any(self.path.glob("node-[1-9]*"))  # else others may have copies, and it is made anew from those
         if alone and not there:
@@ -64,11 +64,11 @@ class LocalNodes:
             )
 
     def members(self) -> tuple[str, ...]:
-        return (_NODE,)
+        return (FIRST_NODE,)
 
     def at(self, name: str) -> DirectoryNode:
-        if name != _NODE:
-            raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {_NODE!r}")
+        if name != FIRST_NODE:
+            raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {FIRST_NODE!r}")
         return self._node
 
     def whole(self) -> Node:
