@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 NODES = (4, 16, 64, 250, 1000)
 LOSSES = (0.0, 0.05)  # of messages
-SETTLING_ROUNDS = 12  # what all say each second at first, as they know of few, is known by then
-STEADY_ROUNDS = 20  # in which each node of 1,000 says something twice
+SETTLING_ROUNDS = 20  # by then nodes of 1,000, which say something each ten seconds, do so at different moments
+STEADY_ROUNDS = 14
 WATCHED = 32  # reports whose way is followed
 ROUNDS_MAX = 100
 
@@ -44,7 +44,7 @@ class Simulated:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.names = [f"node-{number}" for number in range(self.nodes)]
-        self.gossips = {name: Gossip(name) for name in self.names}
+        self.gossips = {name: Gossip(name, chance=self.chance) for name in self.names}
         self._figures = _figures()
 
     def round(self) -> None:
@@ -55,7 +55,7 @@ class Simulated:
             if gossip.is_due(self.now):
                 gossip.say([replace(one, value=self.chance.random() * 1e9) for one in self._figures], self.now)
         for name in self.chance.sample(self.names, self.nodes):
-            for other in self.gossips[name].partners(self.names, self.chance):
+            for other in self.gossips[name].partners(self.names):
                 self._ask(name, other)
 
     def _ask(self, name: str, other: str) -> None:
@@ -148,9 +148,8 @@ def _measured(nodes: int, loss: float) -> dict[str, object]:
         cluster.round()
     cluster.sent.clear()
     cluster.seconds, began = 0.0, cluster.now
-    rounds = _followed(cluster)
+    rounds, ages = _followed(cluster)
     seconds = cluster.now - began
-    ages = [one.age_seconds for name in cluster.names[:WATCHED] for one in cluster.gossips[name].reports(cluster.now)]
     sent = [cluster.sent[name] / seconds for name in cluster.names]
     return {
         "first_rounds": first,
@@ -161,17 +160,20 @@ def _measured(nodes: int, loss: float) -> dict[str, object]:
     }
 
 
-def _followed(cluster: Simulated) -> list[int]:
-    """Return for each report of the watched nodes, of the next rounds, in how many rounds all knew of it."""
+def _followed(cluster: Simulated) -> tuple[list[int], list[float]]:
+    """Return for each report of the watched nodes, of the next rounds, in how many rounds all knew of it; and how old
+    what the first of them knew was."""
     watched = cluster.names[:WATCHED]
     latest = {name: cluster.gossips[name].digest().numbers[name] for name in watched}
     spreading: dict[tuple[str, int], int] = {}  # a report, and in which round it was said
     took: list[int] = []
+    ages: list[float] = []
     round_ = 0
     while round_ < sized(STEADY_ROUNDS, 8) or spreading:
         round_ += 1
         cluster.round()
         known = cluster.known()
+        ages += [report.age_seconds for report in cluster.gossips[watched[0]].reports(cluster.now)]
         for name in watched:
             number = cluster.gossips[name].digest().numbers[name]
             if number != latest[name] and round_ <= sized(STEADY_ROUNDS, 8):
@@ -183,4 +185,4 @@ def _followed(cluster: Simulated) -> list[int]:
                 del spreading[name, number]
         if round_ > ROUNDS_MAX:
             raise AssertionError(f"not all know of {spreading} after {ROUNDS_MAX} rounds")
-    return took
+    return took, ages

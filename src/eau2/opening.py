@@ -11,7 +11,7 @@ from eau2.frame.tables import FrameTables
 from eau2.query.engine import Engine
 from eau2.remote.address import SCHEME, require_ray
 from eau2.served.address import SCHEME as SERVED
-from eau2.store.local import LocalNodes
+from eau2.store.local import FIRST_NODE, LocalNodes
 from eau2.store.store import Store
 
 if TYPE_CHECKING:
@@ -74,15 +74,16 @@ def open(  # `eau2.open` is what users type
         members, tables = _served(text, token, tls, memory_bytes)
     elif is_elsewhere:
         members, tables = _on_ray(text, memory_bytes)
-    elif (nodes or 1) > 1 or has_many(text):
-        members, tables = ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush), _tables(memory_bytes)
     else:
-        members, tables = LocalNodes(text, flush=flush), _tables(memory_bytes)
+        several, engine = (nodes or 1) > 1 or has_many(text), Engine(memory_bytes)
+        here = (
+            ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush)
+            if several
+            else LocalNodes(text, flush=flush)
+        )
+        here.at(FIRST_NODE).figures.also("engine_", engine.statistics)  # of the process, which its nodes share
+        members, tables = here, FrameTables(engine)
     return Store(members, tables, name=text)
-
-
-def _tables(memory_bytes: int | None) -> FrameTables:
-    return FrameTables(Engine(memory_bytes))
 
 
 def _served(

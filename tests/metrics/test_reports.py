@@ -1,19 +1,25 @@
 """`Store.reports` and `Store.publish_metric`, whatever the store stands on."""
 
+from dataclasses import dataclass, field
+
 import pytest
 from tests.remote.clusters import Cluster
 from tests.served.serving import serving
 from tests.until import until
 
 import eau2
+from eau2.distributed.engine import DistributedEngine
 from eau2.errors import InvalidOption, InvalidValue, NodeUnavailable, StoreClosed
-from eau2.metrics.gossip import FORGET_SECONDS
+from eau2.metrics.gossip import FORGET_SECONDS, Gossip
 from eau2.metrics.process import ProcessStatistics
+from eau2.metrics.prometheus import exposition
 from eau2.metrics.published import PUBLISHED_MAX
-from eau2.metrics.report import names_of
+from eau2.metrics.report import counter, gauge, names_of
+from eau2.query.engine import EngineStatistics
 from eau2.store.nodes import NodeStatistics
 
 OWN = names_of(NodeStatistics) | names_of(ProcessStatistics)
+OWN |= {f"engine_{name}" for name in names_of(EngineStatistics)}
 
 
 def values(report):
@@ -54,9 +60,31 @@ def test_a_figure_of_ones_own_is_there_as_described_and_its_latest_value(tmp_pat
         ]
 
 
+def test_what_the_engine_counts_is_said_too(tmp_path):
+    with eau2.open(tmp_path / "data") as store:
+        store.put("f", {"x": [1, 2, 3]})
+        assert store.sql("select sum(x) as s from f").to_arrow().to_pydict() == {"s": [6]}
+        figures = by_node(store)["node-0"]
+        assert (figures["engine_queries"], figures["engine_chunks_read"]) == (1.0, 1.0)
+
+
+def test_another_object_that_counts_is_in_reports_and_for_prometheus_without_more(tmp_path):
+    @dataclass(frozen=True, slots=True)
+    class Kettle:
+        degrees: float = field(metadata=gauge("How warm it is.", "celsius"))
+        cups: int = field(metadata=counter("Cups made.", "cups"))
+
+    with eau2.open(tmp_path / "data") as store:
+        store.node.figures.also("kettle_", lambda: Kettle(97.5, 3))
+        assert by_node(store)["node-0"]["kettle_degrees"] == 97.5
+        text = exposition(store.reports())
+        assert "# HELP eau2_kettle_cups_total Cups made.\n# TYPE eau2_kettle_cups_total counter\n" in text
+        assert 'eau2_kettle_cups_total{node="node-0"} 3\n' in text
+
+
 def test_what_is_no_figure_is_refused_and_so_is_one_too_many(tmp_path):
     with eau2.open(tmp_path / "data") as store:
-        for name, more in (("Rows", {}), ("keys", {}), ("threads", {}), ("rows", {"kind": "sum"})):
+        for name, more in (("Rows", {}), ("keys", {}), ("engine_x", {}), ("rows", {"kind": "sum"})):
             with pytest.raises(InvalidOption):
                 store.publish_metric(name, 1, **more)
         with pytest.raises(InvalidValue):
@@ -134,18 +162,22 @@ def test_what_a_dead_node_said_last_grows_old_and_is_forgotten(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_any_node_answers_for_all_and_a_dead_one_ages(tmp_path):
+def test_any_node_answers_for_all_and_a_dead_one_ages(tmp_path, monkeypatch):
+    monkeypatch.setitem(DistributedEngine.__init__.__kwdefaults__, "here_bytes_max", 0)  # queries run on the nodes
     names = ["node-0", "node-1", "node-2"]
     with Cluster(tmp_path, names) as cluster, cluster.opener()() as store, cluster.opener()() as other:
         store.put("a", b"1")
+        store.put("f", {"x": [1, 2, 3]})
+        assert store.sql("select sum(x) as s from f").to_arrow().to_pydict() == {"s": [6]}
         store.publish_metric("rows_loaded", 7, unit="rows", help="Rows.", kind="counter")
         for asking in (store, other):  # whichever process asks
             until(lambda: [report.node for report in asking.reports()] == names)  # noqa: B023
             until(lambda: by_node(asking)["node-0"].get("rows_loaded") == 7.0)  # noqa: B023
-            until(lambda: sum(figures["keys"] for figures in by_node(asking).values()) == 2)  # noqa: B023
+            until(lambda: sum(figures["keys"] for figures in by_node(asking).values()) == 4)  # noqa: B023
+            until(lambda: sum(figures["engine_queries"] for figures in by_node(asking).values()) == 1)  # noqa: B023
         for name in names:  # whichever node is asked
             place = store.node.nodes[name]
-            answer = until(lambda: len((found := place.gossip(eau2_digest())).news.reports) == 3 and found)  # noqa: B023
+            answer = until(lambda: len((found := place.gossip(Gossip("").digest())).news.reports) == 3 and found)  # noqa: B023
             assert {said.node for said in answer.news.reports} == set(names)
         with pytest.raises(InvalidOption):
             store.publish_metric("keys", 1)
@@ -155,12 +187,6 @@ def test_any_node_answers_for_all_and_a_dead_one_ages(tmp_path):
         assert max(ages["node-0"], ages["node-1"]) < ages["node-2"]
         cluster.start("node-2")
         until(lambda: {one.node: one.age_seconds for one in store.reports()}["node-2"] < 2)
-
-
-def eau2_digest():
-    from eau2.metrics.gossip import Gossip
-
-    return Gossip("").digest()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ a name that is made of it.
 from __future__ import annotations
 
 import json
+import random
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,6 @@ import xxhash
 from eau2.metrics.report import Metric, Report
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Iterable, Mapping, Sequence
 
 ROUND_SECONDS = 1.0
@@ -83,12 +83,15 @@ class _Heard(NamedTuple):
 class Gossip:
     """What node `name` knows of all nodes. Not thread-safe.
 
+    chance: all that is by chance comes from it; by default the same for the same name.
     started: grows each time that the node is started, as a clock does, so that it is newer than it was before.
     All times are seconds of one clock of the caller's, which only grows.
     """
 
-    def __init__(self, name: str, *, started: int = 0) -> None:
+    def __init__(self, name: str, *, chance: random.Random | None = None, started: int = 0) -> None:
         self.name = name
+        self._chance = chance or random.Random(name)
+        self._due = 0.0  # when this node is to say something new of itself
         self._number = started
         self._heard: dict[str, _Heard] = {}
         self._meanings: dict[str, Meaning] = {}
@@ -100,13 +103,7 @@ class Gossip:
 
     def is_due(self, now: float) -> bool:
         """Whether this node is to say something new of itself: each second, less often where there are many nodes."""
-        own = self._heard.get(self.name)
-        return own is None or now - own.said >= self.period_seconds
-
-    @property
-    def period_seconds(self) -> float:
-        """How often each node says something new."""
-        return max(ROUND_SECONDS, len(self._heard) / _NODES_PER_SECOND) * 0.9  # a round may come a little early
+        return self.name not in self._heard or now >= self._due
 
     def say(self, metrics: Sequence[Metric], now: float, *, node: str = "") -> None:
         """Have `metrics` in place of what this node said before, or another `node` for which it speaks."""
@@ -114,15 +111,18 @@ class Gossip:
         name = _named(meaning)
         self._meanings.setdefault(name, meaning)
         self._number += 1
+        period = len(self._heard) / _NODES_PER_SECOND
+        # A round may come a little early; and nodes that were started at once are not to speak at once for ever.
+        self._due = now + (0.9 * ROUND_SECONDS if period <= ROUND_SECONDS else period * self._chance.uniform(0.5, 1.5))
         values = array("d", (metric.value for metric in metrics)).tobytes()
         self._heard[node or self.name] = _Heard(self._number, now, name, values)
 
     # -- rounds -------------------------------------------------------------------------------------------------------
 
-    def partners(self, members: Iterable[str], chance: random.Random) -> list[str]:
+    def partners(self, members: Iterable[str]) -> list[str]:
         """Return whom of `members` this node asks in this round."""
         others = [name for name in members if name != self.name]
-        return chance.sample(others, min(PARTNERS, len(others)))
+        return self._chance.sample(others, min(PARTNERS, len(others)))
 
     def digest(self) -> Digest:
         """Return what is known here."""

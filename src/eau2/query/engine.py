@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from eau2.errors import Eau2Error, QueryOutOfMemory, StoreClosed
 from eau2.machine import cores, memory_of_machine
+from eau2.metrics.report import counter
 from eau2.query.engine_errors import interruption, is_exhausted, typed
 from eau2.query.placing import Placed
 from eau2.query.queries import Queries
@@ -45,10 +46,14 @@ Answer = TypeVar("Answer")
 class EngineStatistics:
     """Counts since the store was opened by this process."""
 
-    queries: int  # run, also those behind `rows` and previews
-    chunks_read: int  # of all their tables
-    chunks_skipped: int  # of their tables, because no row of them could be in the answer
-    retries: int  # with sort-merge joins, after a hash join had used up the memory
+    queries: int = field(metadata=counter("Queries that ran, also those behind rows and previews.", "queries"))
+    chunks_read: int = field(metadata=counter("Chunks of all tables of the queries that were read.", "chunks"))
+    chunks_skipped: int = field(
+        metadata=counter("Chunks of tables of queries that were skipped, as no row could be in the answer.", "chunks")
+    )
+    retries: int = field(
+        metadata=counter("Queries run again with sort-merge joins, as a hash join had used up the memory.", "queries")
+    )
 
 
 @dataclass(frozen=True, slots=True)

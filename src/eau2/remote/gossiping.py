@@ -40,7 +40,7 @@ class Gossiping:
     ) -> None:
         self._runtime = LoopRuntime(transport)
         self._members, self._count = members, count
-        self._gossip = Gossip(name, started=int(time.time()))
+        self._gossip = Gossip(name, chance=self._runtime.chance, started=int(time.time()))
 
     def __repr__(self) -> str:
         return f"<Gossiping {self._gossip}>"
@@ -60,7 +60,7 @@ class Gossiping:
             # Not all nodes at the same moments, however they were started.
             await asyncio.sleep(ROUND_SECONDS * self._runtime.chance.uniform(0.9, 1.1))
             self._gossip.forget(self._runtime.now())
-            partners = self._gossip.partners(self._members(), self._runtime.chance)
+            partners = self._gossip.partners(self._members())
             for failure in await self._runtime.together([self._ask(name) for name in partners]):
                 if isinstance(failure, BaseException) and not isinstance(failure, _SILENT):
                     raise failure

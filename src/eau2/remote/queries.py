@@ -8,13 +8,14 @@ The caller's side: `workers.py`.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eau2.distributed.fragment import CannotCut, Fragment, Piece
 from eau2.errors import Eau2Error, QueryError
+from eau2.metrics.report import counter, gauge
 from eau2.query.waiting import Calls
 from eau2.remote.shelf import Shelf
 from eau2.remote.turns import Turns
@@ -62,6 +63,15 @@ class Terms:
     threads: int  # fragments of one query that run at once
 
 
+@dataclass(frozen=True, slots=True)
+class QueryStatistics:
+    """Queries on a node since its process began."""
+
+    queries: int = field(metadata=counter("Queries of which the node did a part.", "queries"))
+    running: int = field(metadata=gauge("Queries that have a part on the node now.", "queries"))
+    failures: int = field(metadata=counter("Parts of queries that failed on the node.", "parts"))
+
+
 class Queries:
     """The queries of `node`: the sessions of the engine that they share, and threads, which take turns. Thread-safe."""
 
@@ -72,6 +82,7 @@ class Queries:
         self._lock = threading.Lock()  # guards everything below
         self._shelves: dict[str, Shelf] = {}
         self._sessions: Sessions | None = None
+        self._begun = self._failed = 0
 
     def begin(self, query: str, say: Callable[[Any], None]) -> NodeQuery:
         """Begin a query."""
@@ -83,10 +94,15 @@ class Queries:
             if self._sessions is None:
                 self._sessions = Sessions(self.terms.memory_bytes, self._folder.path(), self.terms.threads)
             self._shelves[query] = shelf
+            self._begun += 1
             runner = Runner(
                 self._sessions, memory_bytes=self.terms.memory_bytes, threads=self.terms.threads, shelf=shelf
             )
         return NodeQuery(self, query, shelf, runner, say)
+
+    def statistics(self) -> QueryStatistics:
+        with self._lock:
+            return QueryStatistics(self._begun, len(self._shelves), self._failed)
 
     def piece(self, query: str, number: int, start: int, size: int) -> bytes:
         """Return a part of a piece. FileNotFoundError."""
@@ -95,6 +111,11 @@ class Queries:
         if shelf is None:
             raise FileNotFoundError(2, "no such query", query)
         return shelf.part(number, start, size)
+
+    def failed(self) -> None:
+        """A part of a query has failed, as its caller is told."""
+        with self._lock:
+            self._failed += 1
 
     def ended(self, query: str) -> None:
         """Forget a query."""
@@ -140,4 +161,6 @@ class NodeQuery:
             ran = Ran(number, (), error)
         except BaseException as error:  # of the engine or of ours: the caller is to know in any case
             ran = Ran(number, (), QueryError(f"a part of the query failed on {fragment.node}: {error!r}"))
+        if ran.error is not None:
+            self._queries.failed()
         self._say(ran)

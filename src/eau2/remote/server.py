@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,7 @@ class NodeServer:
             "program": partial(Hosted, transport),
             "query": self._queries.begin,
         }
+        self._node.figures.also("engine_", self._queries.statistics)
         self._jobs = Work(name, kinds)
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="eau2-node")
         self._gossiping = Gossiping(name, transport, self._members, self._counted)
@@ -300,8 +301,11 @@ class NodeServer:
 
 
 def _look_for_faults(future: Future[None]) -> None:
-    """What is to go on for ever has ended: by a fault of ours, unless it was cancelled."""
-    if not future.cancelled() and (error := future.exception()) is not None:
+    """What is to go on for ever has ended: by a fault of ours, unless the node was stopped."""
+    if future.cancelled():
+        return
+    error = future.exception()
+    if error is not None and not isinstance(error, CancelledError):
         _logger.error("a loop of the node has ended", exc_info=error)
 
 

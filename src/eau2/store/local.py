@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MARKER = "eau2.json"
-_NODE = "node-0"
+FIRST_NODE = "node-0"
 _FILLED = "filled"  # an empty file: the node has been made, and is not to be made anew where it has gone
 _MAKING = ".eau2.json."  # a marker that is being written; what a killed creator leaves
 _IGNORED = ("lost+found",)  # a file system of its own has it
@@ -44,7 +44,7 @@ class LocalNodes:
             self.id = self._known() or self._made()
             self._tidy()
             self._require_node()
-            self._node = DirectoryNode(self.path / _NODE, flush=flush, name=_NODE)
+            self._node = DirectoryNode(self.path / FIRST_NODE, flush=flush, name=FIRST_NODE)
             self._opened = time.time()
             if not (self.path / _FILLED).exists():
                 with contextlib.suppress(OSError):  # one that cannot be written need not be marked
@@ -57,7 +57,7 @@ class LocalNodes:
     def _require_node(self) -> None:
         if not (self.path / _FILLED).exists():  # looked at first: whoever makes the node at this moment marks it last
             return
-        node = self.path / _NODE
+        node = self.path / FIRST_NODE
         there = (node / "entries.db").exists() or (node / "generation").exists()
         alone = not any(self.path.glob("node-[1-9]*"))  # else others may have copies, and it is made anew from those
         if alone and not there:
@@ -67,21 +67,21 @@ class LocalNodes:
             )
 
     def members(self) -> tuple[str, ...]:
-        return (_NODE,)
+        return (FIRST_NODE,)
 
     def at(self, name: str) -> DirectoryNode:
-        if name != _NODE:
-            raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {_NODE!r}")
+        if name != FIRST_NODE:
+            raise StoreUnusable(f"{self.path} has no node {name!r}", hint=f"its node is {FIRST_NODE!r}")
         return self._node
 
     def membership(self) -> tuple[Member, ...]:
         self._node.generation()  # StoreClosed
-        return (Member(_NODE, "live", self._opened, "this process: it has the node open"),)
+        return (Member(FIRST_NODE, "live", self._opened, "this process: it has the node open"),)
 
     def epochs(self) -> tuple[EpochChange, ...]:
         self._node.generation()  # StoreClosed
         made = (self.path / MARKER).stat().st_mtime
-        return (EpochChange(1, made, (_NODE,), "the store was made with 1 node"),)
+        return (EpochChange(1, made, (FIRST_NODE,), "the store was made with 1 node"),)
 
     def whole(self) -> Node:
         return self._node

@@ -9,13 +9,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from eau2.errors import InvalidOption
 from eau2.metrics.process import ProcessStatistics, process_statistics
 from eau2.metrics.published import Published
 from eau2.metrics.report import Report, counter, gauge, metrics_of, names_of
 from eau2.values.key import FIRST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from eau2.metrics.report import Metric
@@ -138,15 +139,24 @@ class Figures:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = directory
         self._published = Published(names_of(NodeStatistics) | names_of(ProcessStatistics))
+        self._others: dict[str, Callable[[], object]] = {}
+
+    def also(self, prefix: str, count: Callable[[], object]) -> None:
+        """Have among the figures what `count` returns, a statistics object, with names that begin with `prefix`."""
+        self._others = {**self._others, prefix: count}  # replaced, never changed: others go through it meanwhile
 
     def publish(self, metrics: Sequence[Metric]) -> None:
         """As `Node.publish`."""
+        for metric in metrics:
+            if str(metric.name).startswith(tuple(self._others)):
+                raise InvalidOption(f"{metric.name} is among the figures of eau2's own", hint="choose another name")
         self._published.publish(metrics)
 
     def metrics(self, statistics: NodeStatistics) -> tuple[Metric, ...]:
         """Return the figures of the node whose `statistics` these are. About 0.2 ms."""
         process = metrics_of(process_statistics(self._directory))
-        return (*metrics_of(statistics), *process, *self._published.all())
+        others = [metric for prefix, count in self._others.items() for metric in metrics_of(count(), prefix=prefix)]
+        return (*metrics_of(statistics), *process, *others, *self._published.all())
 
     def report(self, statistics: NodeStatistics) -> Report:
         """Return them as what the node says now."""
