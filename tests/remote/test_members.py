@@ -4,6 +4,7 @@ import pytest
 from tests.remote.clusters import LEASE_SECONDS, Cluster, is_settled, unavailable
 from tests.until import until
 
+from eau2.errors import NodeUnavailable
 from eau2.remote.transport import COORDINATOR
 
 pytestmark = pytest.mark.slow
@@ -65,3 +66,42 @@ def test_without_the_coordinator_nobody_can_say_and_one_started_anew_says_that_i
         until(lambda: {member.state for member in again.members()} == {"live"})
         (first, *_) = again.epochs()
         assert first.why.startswith("a coordinator was started anew, and goes on from epoch ")
+
+
+class Keeping(Cluster):
+    """Its coordinators hand down why the epochs came."""
+
+    history = None
+
+    def arguments(self, name):
+        directory, options = super().arguments(name)
+        return (directory, options | {"kept": self.kept}) if name == COORDINATOR else (directory, options)
+
+    def kept(self, data):
+        self.history = data or self.history
+        return self.history
+
+
+def test_why_the_epochs_came_outlives_the_coordinator_where_that_is_kept(tmp_path):
+    with Keeping(tmp_path, NAMES[:2]) as cluster, cluster.opener(answer_seconds=60.0)() as store:
+        until(lambda: is_settled(store, 2))
+        before = store.epochs()
+        until(lambda: cluster.history and b"the store was made" in cluster.history)
+        cluster.stop(COORDINATOR)
+        cluster.start(COORDINATOR)
+        until(lambda: answers(store.epochs))
+        after = store.epochs()
+        assert after[: len(before)] == before
+        assert after[len(before)].why.startswith("a coordinator was started anew, and goes on from epoch ")
+        cluster.stop(COORDINATOR)
+        cluster.history = b"no history"  # of another version, say
+        cluster.start(COORDINATOR)
+        until(lambda: answers(store.epochs))
+        assert store.epochs()[0].why.startswith("a coordinator was started anew")
+
+
+def answers(ask):
+    try:
+        return ask()
+    except NodeUnavailable:
+        return None

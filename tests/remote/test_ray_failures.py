@@ -98,15 +98,24 @@ def test_a_node_process_is_killed_during_puts(store, machines):
         until(lambda: node_process(machines, "node-1") not in (None, killed))  # by Ray
         writing.more()
     writing.check(store)
+    # Ray may have started it anew before its lease was over.
+    whys = [epoch.why for epoch in store.epochs()]
+    assert [why for why in whys if why.startswith(("node-1 died: no lease", "node-1 is to be brought up to date"))]
+    until(lambda: {member.state for member in store.members()} == {"live"})
 
 
 def test_the_coordinator_is_killed_during_puts(store, machines):
     with Writing(store) as writing:
+        before = store.epochs()
         killed = coordinator_process(machines)
         os.kill(killed, signal.SIGKILL)
         until(lambda: coordinator_process(machines) not in (None, killed))
         writing.more()
     writing.check(store)
+    after = store.epochs()  # which the head has kept
+    assert set(before) & set(after)
+    assert after[-1] not in before
+    assert [epoch.why for epoch in after if epoch.why.startswith("a coordinator was started anew")]
 
 
 def test_a_machine_is_killed_during_puts_and_comes_back(store, machines, ray_cluster):

@@ -12,6 +12,7 @@ what is known of it only in part was never used: the coordinator goes on when al
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import uuid
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from eau2.remote.server import answered, unreachable
 from eau2.remote.transport import COORDINATOR, LoopRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from eau2.remote.transport import Answer, Arguments, Transport
@@ -52,14 +53,24 @@ class ClusterStatus:
 
 
 class CoordinatorServer:
-    """The coordinator, from construction to `stop`. `ask` answers others. Thread-safe."""
+    """The coordinator, from construction to `stop`. `ask` answers others. Thread-safe.
 
-    def __init__(self, transport: Transport, *, lease_seconds: float = LEASE_SECONDS) -> None:
+    kept: keeps for the next coordinator why the epochs came, which nothing depends on: given bytes it has them from
+    then on, and it returns those it has, None where there are none. It may wait, and raise.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        kept: Callable[[bytes | None], bytes | None] = lambda data: None,
+    ) -> None:
         self._runtime = LoopRuntime(transport)
         self._lease_seconds = lease_seconds
         self._store = ""
         self._coordinator: Coordinator | None = None  # None while it learns
-        self._epochs = Epochs()
+        self._epochs, self._kept = Epochs(), kept
         self._announced: set[str] = set()
         self._founding: tuple[tuple[str, ...], int] | None = None
         self._awaited: tuple[str, ...] = ()
@@ -70,6 +81,7 @@ class CoordinatorServer:
         self._failure: BaseException | None = None
         self._loop.submit(self._run()).add_done_callback(self._failed)
         self._loop.submit(self._reaching()).add_done_callback(self._failed)
+        self._loop.submit(self._keeping()).add_done_callback(self._failed)
 
     def __repr__(self) -> str:
         return f"<CoordinatorServer {self._store or 'of no store yet'}>"
@@ -191,7 +203,7 @@ class CoordinatorServer:
         return self._ready().members()
 
     async def epochs(self) -> tuple[EpochChange, ...]:
-        """As `Store.epochs`: since this process was started, and of those that were handed to it."""
+        """As `Store.epochs`."""
         return self._ready().epochs.changes
 
     # -- learning what there is ---------------------------------------------------------------------------------------
@@ -215,6 +227,30 @@ class CoordinatorServer:
             for name in await self._meet(self._announced, "", None):
                 self._reached[name] = self._runtime.now()
             await asyncio.sleep(_REACH_SECONDS)
+
+    async def _keeping(self) -> None:
+        """Have why the epochs came outlive this process."""
+        told: EpochChange | None = None
+        while True:
+            if self._coordinator is not None and (last := self._epochs.changes[-1]) != told:
+                document = {"store": self._store, **self._epochs.document()}
+                try:
+                    await asyncio.to_thread(self._kept, json.dumps(document).encode())
+                    told = last
+                except Exception:  # of whoever keeps it: again with the next look
+                    _logger.exception("why the epochs came is not kept")
+            await asyncio.sleep(_REACH_SECONDS)
+
+    async def _epochs_of(self, store: str) -> Epochs:
+        """Return why the epochs of `store` came, as far as we know, or those before us have had it kept."""
+        try:
+            kept = await asyncio.to_thread(self._kept, None)
+            found = json.loads(kept or b"{}")
+            if not self._epochs.changes and found.get("store") == store:
+                return Epochs.of(found)
+        except Exception:  # of whoever keeps it; or it was another version that wrote it
+            _logger.exception("why the epochs of before came is not known")
+        return Epochs.of(self._epochs.document())  # a copy: the coordinator it is for may come to nothing
 
     async def _look(self) -> Coordinator | None:
         """Ask all nodes that are heard of what they have; return the coordinator that goes on from there, if all that
@@ -250,7 +286,7 @@ class CoordinatorServer:
         """Have all that are live in `latest` enter the first view of this coordinator."""
         for name in sorted(self._given_up.intersection(latest.live)):
             latest = latest.having(name, State.LEFT)
-        epochs = Epochs.of(self._epochs.document())  # a copy: this coordinator may come to nothing
+        epochs = await self._epochs_of(store)
         coordinator = Coordinator.recovered(self._runtime, [latest], lease_seconds=self._lease_seconds, epochs=epochs)
         first = coordinator.current
         left = set(first.live)

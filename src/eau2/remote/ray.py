@@ -53,7 +53,7 @@ _NODE_ID = "ray.io/node-id"  # a label that each has
 _A_LITTLE = 0.0001  # of the resource that each machine has as its address
 ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}  # without that machine nothing goes on anyhow
 _LOOPBACK = "127.0.0.1"
-_SPACE = b"eau2"  # of our entries at the head: what each cluster was deployed with, by its name
+_SPACE, _EPOCHS = b"eau2", b"eau2 epochs"  # of our entries at the head, by cluster: how it is deployed, its history
 _METADATA = (b"CLUSTER_METADATA", b"cluster")  # where Ray has its versions
 _GONE = (ray.exceptions.RayError, CancelledError)  # the process, or what is between, has ended
 
@@ -211,7 +211,7 @@ class CoordinatorProcess(Process):
         super().__init__()
         self._deployment = deployment
         self._placed: dict[str, Placed] = {}  # by machine
-        self._server = CoordinatorServer(RayTransport(deployment.name))
+        self._server = CoordinatorServer(RayTransport(deployment.name), kept=functools.partial(_kept, deployment.name))
         threading.Thread(target=self._place, name="eau2-placing", daemon=True).start()
 
     async def ask(self, method: str, arguments: Arguments) -> Answer:
@@ -307,6 +307,14 @@ def start(address: Address, deployment: Deployment) -> None:
         actor(CoordinatorProcess, COORDINATOR, deployment.name, **ON_HEAD).remote(deployment)
 
     in_time(address, do)
+
+
+def _kept(cluster: str, data: bytes | None) -> bytes | None:
+    """Have the head keep `data`, if given, as the history of a cluster; return that. It has it as long as it lives."""
+    head, name = GcsClient(address=ray.get_runtime_context().gcs_address), cluster.encode()
+    if data is not None:
+        head.internal_kv_put(name, data, True, _EPOCHS, timeout=_LOOK_SECONDS)
+    return head.internal_kv_get(name, _EPOCHS, timeout=_LOOK_SECONDS)  # type: ignore[no-any-return]
 
 
 def undeploy(address: Address, cluster: str) -> None:
