@@ -13,8 +13,9 @@ from tests.remote.sockets import Door, SocketTransport
 from tests.until import SECONDS_MAX
 
 from eau2.errors import NodeUnavailable
+from eau2.remote.asking import found_store
 from eau2.remote.coordinator import CoordinatorServer
-from eau2.remote.driver import RemoteNodes, found_store
+from eau2.remote.driver import RemoteNodes
 from eau2.remote.server import NodeServer
 from eau2.remote.transport import COORDINATOR
 from eau2.remote.workers import tables_of

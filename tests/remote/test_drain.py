@@ -14,7 +14,8 @@ from eau2.cluster.member import Member
 from eau2.cluster.view import State
 from eau2.errors import InvalidOption, KeyMissing, NodeUnavailable
 from eau2.ingest.writer import FrameWriter
-from eau2.remote.driver import RemoteNodes, drain_node
+from eau2.remote.asking import drain_node
+from eau2.remote.driver import RemoteNodes
 from eau2.remote.transport import COORDINATOR
 
 NAMES = ["node-0", "node-1", "node-2", "node-3"]

@@ -22,7 +22,8 @@ from eau2.errors import (
     StoreBusy,
     StoreUnusable,
 )
-from eau2.remote.driver import RemoteNodes, found_store
+from eau2.remote.asking import found_store
+from eau2.remote.driver import RemoteNodes
 from eau2.remote.identity import Identity, OwnedDirectory, read_identity
 from eau2.remote.transport import COORDINATOR
 

@@ -12,7 +12,8 @@ from eau2.cluster.peer import NotServing, Unreachable
 from eau2.cluster.view import State
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
 from eau2.remote.address import Address, address_of
-from eau2.remote.driver import RemoteNodes, drain_node
+from eau2.remote.asking import drain_node
+from eau2.remote.driver import RemoteNodes
 from eau2.remote.listing import NodeListing
 from eau2.remote.ray import RayTransport, connect, machines, start, stop, undeploy
 from eau2.remote.transport import COORDINATOR, WAITS_HINT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 import uuid
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.client import ANSWER_SECONDS, Client
 from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
 from eau2.cluster.runtime import finish
-from eau2.cluster.view import State
 from eau2.cluster.whole import Whole
 from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, StoreUnusable
 from eau2.metrics.gossip import Gossip
+from eau2.remote.asking import awaited, ready
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
 from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
-from eau2.remote.transport import COORDINATOR, WAITS_HINT, ThreadRuntime
+from eau2.remote.transport import ThreadRuntime
 from eau2.remote.watch import Watch
 from eau2.store.nodes import MappedFrame
 from eau2.store.open_nodes import add_open, remove_open
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from eau2.cluster.view import View
     from eau2.metrics.gossip import Answer
     from eau2.metrics.report import Metric, Report
-    from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.transport import Transport
     from eau2.store.membership import EpochChange, Member
     from eau2.store.nodes import NodeCheck, NodeStatistics, Staged
@@ -65,7 +63,7 @@ class RemoteNodes:
     ) -> None:
         ended = threading.Event()
         runtime = ThreadRuntime(transport, ended)
-        status = _ready(runtime, answer_seconds)
+        status = ready(runtime, answer_seconds)
         assert status.view is not None  # it is ready
         self.store = status.store
         client = Client(name or uuid.uuid4().hex, runtime, status.view, answer_seconds=answer_seconds)
@@ -92,63 +90,6 @@ class RemoteNodes:
 
     def close(self) -> None:
         self._whole.close()
-
-
-def found_store(transport: Transport, names: Sequence[str], replicas: int, *, seconds: float = 30.0) -> View:
-    """Make a store on the nodes `names`, unless there is one already; return its view.
-
-    InvalidOption; NodeUnavailable when it is not ready in `seconds`: the message says what it waits for.
-    """
-    runtime = ThreadRuntime(transport, threading.Event())
-    coordinator: Any = runtime.coordinator()
-    with contextlib.suppress(Unreachable):  # it has been asked, or will be, by whoever calls this again
-        finish(_awaited(coordinator.found(tuple(names), replicas)))
-    view = _ready(runtime, seconds).view
-    assert view is not None  # it is ready
-    return view
-
-
-def drain_node(transport: Transport, name: str, *, seconds: float = 600.0) -> View:
-    """Have node `name` leave for good, and return the view in which it has left: the others have copies of all it had.
-
-    A node that is dead is not waited for any more, and what only it knew is given up. InvalidOption when there is no
-    such node, or when too few would be left for the copies; NodeUnavailable when it takes longer than `seconds`: it
-    goes on.
-    """
-    runtime = ThreadRuntime(transport, threading.Event())
-    coordinator: Any = runtime.coordinator()
-    deadline, why = runtime.now() + seconds, f"the {COORDINATOR} does not answer"
-    while True:
-        with contextlib.suppress(Unreachable):
-            view: View = finish(_awaited(coordinator.drain(name)))
-            if view.state(name) == State.LEFT:
-                return view
-            why = f"it is {view.state(name).name.lower()}, in epoch {view.epoch}"
-        if runtime.now() >= deadline:
-            raise NodeUnavailable(
-                f"{name} has not left within {seconds:g} seconds: {why}", hint="it goes on; ask again"
-            )
-        time.sleep(_AGAIN_SECONDS)
-
-
-def _ready(runtime: ThreadRuntime, seconds: float) -> ClusterStatus:
-    """Return the status of a cluster that can be used. NodeUnavailable when it is none in that time."""
-    deadline, why, hint = runtime.now() + seconds, f"its {COORDINATOR} does not answer", ""
-    coordinator: Any = runtime.coordinator()
-    while True:
-        with contextlib.suppress(Unreachable):
-            status: ClusterStatus = finish(_awaited(coordinator.status()))
-            if status.view is not None:
-                return status
-            waiting = f"waits for {', '.join(status.awaited)}" if status.awaited else "knows of no store yet"
-            why, hint = f"its {COORDINATOR} {waiting}", WAITS_HINT if status.awaited else ""
-        if runtime.now() >= deadline:
-            raise NodeUnavailable(f"the cluster was not ready within {seconds:g} seconds: {why}", hint=hint)
-        time.sleep(_AGAIN_SECONDS)
-
-
-async def _awaited(call: Any) -> Any:
-    return await call
 
 
 class RemoteCluster(Whole):
@@ -238,7 +179,7 @@ class RemoteCluster(Whole):
     def _ask_view(self) -> None:
         self._check_open()
         with contextlib.suppress(Unreachable):  # then it is as it was
-            self._client.learn(finish(_awaited(self._runtime.coordinator().view())))
+            self._client.learn(finish(awaited(self._runtime.coordinator().view())))
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -363,14 +304,14 @@ class RemoteCluster(Whole):
         """Return what the coordinator knows of the members."""
         self._check_open()
         with _said(what):
-            return finish(_awaited(getattr(self._runtime.coordinator(), what)()))
+            return finish(awaited(getattr(self._runtime.coordinator(), what)()))
 
     def rebalance(self) -> int:
         """As `Node.rebalance`."""
         self._check_open()
         coordinator: Any = self._runtime.coordinator()
         with _said("rebalance"):
-            view = finish(_awaited(coordinator.advance()))
+            view = finish(awaited(coordinator.advance()))
             return sum(self.nodes[name].work("rebalance", view).copies for name in view.live)
 
     def close(self) -> None:

@@ -313,17 +313,13 @@ class Store:
         self._node.publish([checked_metric(name, value, unit=unit, help=help, kind=kind)])
 
     def members(self) -> tuple[Member, ...]:
-        """Return what each node is now, since when, and who says so, in the order of names; those that died too.
-
-        On a cluster the coordinator is asked: one call. NodeUnavailable when it does not answer.
-        """
+        """Return what each node is now, since when, and who says so, in the order of names; those that died too. One
+        call of a cluster's coordinator; NodeUnavailable when it does not answer."""
         return self._nodes.membership()
 
     def epochs(self) -> tuple[EpochChange, ...]:
-        """Return the latest changes of who is a member, at most 300, the oldest first, each with why it came.
-
-        On a cluster the coordinator is asked: one call. NodeUnavailable when it does not answer.
-        """
+        """Return the latest changes of who is a member, at most 300, the oldest first, each with why it came. As
+        `members`."""
         return self._nodes.epochs()
 
     @property
