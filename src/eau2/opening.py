@@ -75,15 +75,20 @@ def open(  # `eau2.open` is what users type
     elif is_elsewhere:
         members, tables = _on_ray(text, memory_bytes)
     else:
-        several, engine = (nodes or 1) > 1 or has_many(text), Engine(memory_bytes)
+        several = (nodes or 1) > 1 or has_many(text)
         here = (
             ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush)
             if several
             else LocalNodes(text, flush=flush)
         )
-        here.at(FIRST_NODE).figures.also("engine_", engine.statistics)  # of the process, which its nodes share
-        members, tables = here, FrameTables(engine)
+        members, tables = here, _tables(here, memory_bytes)
     return Store(members, tables, name=text)
+
+
+def _tables(here: ClusterNodes | LocalNodes, memory_bytes: int | None) -> FrameTables:
+    engine = Engine(memory_bytes)
+    here.at(FIRST_NODE).figures.also("engine_", engine.statistics)  # of the process, which its nodes share
+    return FrameTables(engine)
 
 
 def _served(

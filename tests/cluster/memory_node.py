@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, InvalidOption, StoreUnusable
+from eau2.metrics.report import Report, metrics_of
 from eau2.store import changes
 from eau2.store.changes import NAMING, chunks_of
 from eau2.store.chunks import NoSuchChunk
@@ -32,6 +33,7 @@ from eau2.values.key import FIRST, MARK, hold_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from eau2.metrics.report import Metric
     from eau2.store.nodes import Place, Write
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -60,6 +62,7 @@ class MemoryNode:
         self._undo: list[tuple[dict[str, Any], str, Any]] = []  # what the change under way has replaced
         self._paths = 0
         self._read = ReadCounts()
+        self.published: list[Metric] = []
         self._counts = dict.fromkeys(("gets", "writes", "commits", "waits", "written", "mapped", "removed"), 0)
         self._closed = False
 
@@ -267,6 +270,12 @@ class MemoryNode:
             size = sum(map(len, self.files.values())) + sum(len(entry.payload) for entry in self.entries.values())
             keys = sum(not key.startswith(MARK) for key in self.entries)
             return NodeCheck(keys, len(self.references), size, tuple(faults))
+
+    def reports(self) -> tuple[Report, ...]:
+        return (Report(self.name, 0.0, (*metrics_of(self.statistics()), *self.published)),)
+
+    def publish(self, metrics: Sequence[Metric]) -> None:
+        self.published += metrics
 
     def statistics(self) -> NodeStatistics:
         keys, frames = self.keys(), self.frames()

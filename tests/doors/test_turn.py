@@ -32,7 +32,8 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def at_once(store):
+def at_once(store, monkeypatch):
+    monkeypatch.setattr(reading, "_MOMENT_SECONDS", SECONDS_MAX)  # the idle thread may be held up amid its look
     return Turn(store.node.here, Deadlines())
 
 
@@ -130,7 +131,8 @@ def test_a_frame_is_replaced_by_the_other_thread(store, at_once):
     assert (store.exists("a"), store.frame("f").rows) == (False, 1)
 
 
-def test_nobody_waits_in_the_loop_for_a_thread_that_reads(store, at_once):
+def test_nobody_waits_in_the_loop_for_a_thread_that_reads(store, at_once, monkeypatch):
+    monkeypatch.setattr(reading, "_MOMENT_SECONDS", 0.001)
     store.put("a", b"1")
     lock = store.node._reader._lock
     held, done = threading.Event(), threading.Event()
@@ -151,8 +153,7 @@ def test_nobody_waits_in_the_loop_for_a_thread_that_reads(store, at_once):
         holding.join()
 
 
-def test_a_thread_that_looks_for_a_moment_turns_nobody_away(store, at_once, monkeypatch):
-    monkeypatch.setattr(reading, "_MOMENT_SECONDS", SECONDS_MAX)
+def test_a_thread_that_looks_for_a_moment_turns_nobody_away(store, at_once):
     store.put("a", b"1")
     held = threading.Event()
 

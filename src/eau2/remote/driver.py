@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from eau2.values.manifest import Manifest
 
 _WAIT_SECONDS_MAX = 0.5  # for a write: then the homes may be others
-_AGAIN_SECONDS = 0.05
 _THREADS = 8  # that ask several nodes at once
 
 
