@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import sys
 import threading
+import time
 
 import pytest
 from tests.fleet.runs import a_run
@@ -17,6 +19,7 @@ from eau2.fleet.run import PART_BYTES, Output
 from eau2.fleet.tree import spread
 from eau2.remote.fleet import Fleet
 
+PIECES = 6_000  # of 64 KiB
 NAMES = tuple(f"n{number}" for number in range(7))
 
 
@@ -189,6 +192,38 @@ def test_who_raises_amid_it_has_it_ended_everywhere(fleet, waiting, cluster):
     with pytest.raises(Enough):
         fleet.run(a_run("sh", "-c", f"{waiting.command} & while sleep 0.05; do echo; done"), NAMES, hear)
     until(lambda: {one.state for one in last_run(fleet).on.values()} == {"cancelled"})
+
+
+@pytest.mark.slow
+def test_a_caller_that_reads_slowly_slows_it_down_and_misses_nothing(fleet, tmp_path):
+    """What is written waits at the nodes, up to a limit; here that is a quarter of what there is to write."""
+    code = f"""if True:
+        import os
+        with open({os.fspath(tmp_path / "count")!r}, "w") as file:
+            for number in range(1, {PIECES + 1}):
+                os.write(1, b"x" * 65535 + b"\\n")
+                os.pwrite(file.fileno(), b"%6d" % number, 0)"""
+    heard = []
+
+    def count():
+        with contextlib.suppress(OSError, ValueError):
+            return int((tmp_path / "count").read_text())
+        return 0
+
+    def waits():
+        before = count()
+        time.sleep(0.5)
+        return 0 < count() == before
+
+    def hear(said):
+        if not heard:
+            until(waits)
+            assert count() < PIECES / 3
+        heard.append(said)
+
+    (ended,) = fleet.run(a_run(sys.executable, "-c", code), ["n1"], hear)
+    assert ended.code == 0
+    assert sum(len(said.data) for said in heard[:-1]) == PIECES * 65536
 
 
 def last_run(fleet):

@@ -87,6 +87,8 @@ class TestCluster:
             launch.up(replicas=1)
         with pytest.raises(InvalidOption, match=r"runs with flush='process', not 'power' .*`eau2 down` first"):
             launch.up(flush="power")
+        with pytest.raises(InvalidOption, match=r"runs with allow_exec=False, not True .*`eau2 down` first"):
+            launch.up(allow_exec=True)
         assert launch.find() == cluster
 
     def test_the_files_of_ray_are_found_whatever_is_temporary_now(self, cluster, monkeypatch):

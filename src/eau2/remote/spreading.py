@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eau2.store.jobs import Job, Jobs
 
 KIND = "run"  # of the jobs
-_ROOM = 1000  # things that wait to be passed on
+_ROOM = 256  # things, of 64 KiB at most, that wait to be passed on; what comes meanwhile may be as many again
 _CANCEL_SECONDS = 0.4  # the caller may be about to end
 _WAIT_SECONDS = 1.0  # a bound on one wait; the loop around it waits on
 
