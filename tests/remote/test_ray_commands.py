@@ -49,6 +49,11 @@ def test_a_cluster_comes_up_loses_its_head_comes_up_and_goes(home):
 
     assert typed("drain", "node-2", "--json") == {"node": "node-2", "state": "left"}
     assert [node["state"] for node in typed("nodes", "--json")] == ["live", "live", "left"]
+    whys = [change["why"] for change in typed("nodes", "--history", "--json")]
+    assert whys[0].startswith(
+        "a coordinator was started anew"
+    )  # on another head than the one that kept those of before
+    assert "node-2 is to leave" in whys
     assert typed("up", "--json")["started"] == []
     assert typed("get", "greeting", "--store", "ray:", "--json")["text"] == "hello"
 

@@ -239,7 +239,7 @@ class CoordinatorServer:
                     told = last
                 except Exception:  # of whoever keeps it: again with the next look
                     _logger.exception("why the epochs came is not kept")
-            await asyncio.sleep(_REACH_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _epochs_of(self, store: str) -> Epochs:
         """Return why the epochs of `store` came, as far as we know, or those before us have had it kept."""
