@@ -19,7 +19,7 @@ from eau2.monitor.source import Source
 
 INTERVAL_SECONDS_MIN = 0.2
 _LINES_AROUND = 6  # of a screen, above and below the rows of the table
-_WORST_FIRST = ("dead", "suspected", "returning", "joining", "live")
+_WORST_FIRST = ("dead", "suspected", "returning", "joining", "leaving", "live", "left")
 _STYLES = {"live": "green", "dead": "bold red", "suspected": "bold yellow"}
 _COLUMNS = (
     ("operations", "ops/s"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from eau2.store.store import Store
 
 LIVE, DEAD = "live", "dead"
+CHANGES_MAX = 100
 _ABSENT_KEY = "eau2 looks how soon it is answered"
 
 # Fields of NodeStatistics: name, unit, kind, what it is.
@@ -54,9 +56,17 @@ class Member:
     """A node, and what is known of its state."""
 
     name: str
-    state: str  # "joining", "live", "suspected", "dead", "returning"
+    state: str  # "joining", "live", "suspected", "dead", "returning", "leaving", "left"
     since: float  # Unix time
     source: str  # who says so, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of who is a member."""
+
+    time: float  # Unix time
+    why: str  # which node, and what was seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,7 @@ class Observation:
     time: float  # Unix time
     took_seconds: float  # to look
     members: tuple[Member, ...]  # in the order of the store, those that have gone last
+    changes: tuple[Change, ...]  # of members, oldest first
     reports: tuple[Report, ...]
     totals: dict[str, float]  # of all nodes: keys, frames and chunks are counted once each, not each copy
     server: Report  # of the process that serves the page, and of its machine
@@ -77,6 +88,7 @@ class Source:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._members: dict[str, Member] = {}
+        self._changes: deque[Change] = deque(maxlen=CHANGES_MAX)
 
     def observed(self) -> Observation:
         """Return what the store says now. 1 ms and more by keys and nodes; raises what `Store.statistics` does."""
@@ -86,16 +98,21 @@ class Source:
         totals = {metric.name: metric.value for metric in _metrics_of(statistics)}
         members = self._looked(self._store.nodes, now)
         server = Report("", 0.0, (*_of_machine(self._store.name), self._probed()))
-        return Observation(now, time.perf_counter() - began, members, reports, totals, server)
+        changes = tuple(self._changes)
+        return Observation(now, time.perf_counter() - began, members, changes, reports, totals, server)
 
     def _looked(self, live: tuple[str, ...], now: float) -> tuple[Member, ...]:
+        is_first = not self._members
         for name in live:
             known = self._members.get(name)
             if known is None or known.state != LIVE:
                 self._members[name] = Member(name, LIVE, now, "this server: it is a member of the store")
+                if not is_first:
+                    self._changes.append(Change(now, f"{name} is {'new' if known is None else 'back'}"))
         for name, known in self._members.items():
             if name not in live and known.state == LIVE:
                 self._members[name] = Member(name, DEAD, now, "this server: it is no member of the store any more")
+                self._changes.append(Change(now, f"{name} is no member any more"))
         gone = [member for name, member in self._members.items() if name not in live]
         return (*(self._members[name] for name in live), *gone)
 
