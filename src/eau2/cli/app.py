@@ -15,6 +15,7 @@ from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_comm
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
 from eau2.cli.interrupts import INTERRUPTED, interruptible
 from eau2.cli.run import run
+from eau2.cli.top import top
 from eau2.query.engine_errors import interruption
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ COMMANDS = {
     "A cluster": (cluster.up, cluster.down, cluster.deploy, nodes.nodes, cluster.drain),
     "Every node": (fleet.exec, fleet.push),
     "Doors": (doors.serve, doors.crud, certificate.certificate),
-    "The store": (upkeep.check, upkeep.doctor, bench, upkeep.version),
+    "The store": (top, upkeep.check, upkeep.doctor, bench, upkeep.version),
 }
 
 

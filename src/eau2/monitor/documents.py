@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 SPARK_POINTS = 60  # of the small charts, one a minute
+CHANGES_SENT = 20
 TEXT_MAX = 300  # characters of a query in a list
 OPERATIONS = ("gets", "writes", "tasks")
 STORED = ("chunk_bytes", "value_bytes")
@@ -51,6 +52,7 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
         "took": seen.took_seconds,
         "figures": FIGURES,
         "nodes": nodes,
+        "changes": [{"time": change.time, "why": change.why} for change in seen.changes[-CHANGES_SENT:]],
         "totals": totals,
         "server": _figures(seen.server, history) | {"answer": _value(seen.server, "answer_seconds")},
         "repair": {

@@ -13,7 +13,7 @@ from eau2.metrics.process import process_statistics
 from eau2.metrics.report import GAUGE, Metric, Report, metrics_of
 
 if TYPE_CHECKING:
-    from eau2.store.membership import Member
+    from eau2.store.membership import EpochChange, Member
     from eau2.store.store import Store
 
 _ABSENT_KEY = "eau2 looks how soon it is answered"
@@ -26,6 +26,7 @@ class Observation:
     time: float  # Unix time
     took_seconds: float  # to look
     members: tuple[Member, ...]  # in the order of the store, those that are not live last
+    changes: tuple[EpochChange, ...]  # of members, oldest first
     reports: tuple[Report, ...]
     totals: dict[str, float]  # of all nodes: keys, frames and chunks are counted once each, not each copy
     server: Report  # of the process that serves the page, and of its machine
@@ -38,7 +39,8 @@ def observed(store: Store) -> Observation:
     members = sorted(store.members(), key=lambda member: member.state != "live")
     reports = store.reports()
     server = Report("", 0.0, (*metrics_of(process_statistics(store.name)), _probed(store)))
-    return Observation(now, time.perf_counter() - began, tuple(members), reports, totals, server)
+    took = time.perf_counter() - began
+    return Observation(now, took, tuple(members), store.epochs(), reports, totals, server)
 
 
 def _probed(store: Store) -> Metric:

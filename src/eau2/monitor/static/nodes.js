@@ -5,8 +5,8 @@ import { amount, ask, bytes, clock, count, el, plural, rate, say, seconds, short
 
 const SPARKS_SECONDS = 20;
 const NODE_SECONDS = 10;
-const WORDS = { live: "live", joining: "joining", suspected: "not responding", dead: "dead", returning: "returning" };
-const WORST_FIRST = ["dead", "suspected", "returning", "joining", "live"];
+const WORDS = { live: "live", joining: "joining", suspected: "not responding", dead: "dead", returning: "returning", leaving: "leaving", left: "left" };
+const WORST_FIRST = ["dead", "suspected", "returning", "joining", "leaving", "live", "left"];
 const COLUMNS = [
   ["operations", "Operations", rate],
   ["latency", "99 % within", seconds],
@@ -49,6 +49,7 @@ export function nodesView(shared) {
   };
   const total = chart("Operations of all nodes", "operations", { perSecond: true, tall: true });
   const repair = el("p", { class: "repair", role: "status" });
+  const changed = el("ul", { class: "changes" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
   const rows = new Map(), body = el("tbody", {}), heads = new Map();
   const filter = el("input", { type: "search", id: "filter", placeholder: "name or state", on: { input: () => arrange(true) } });
   const shown = el("p", { class: "quiet", role: "status" });
@@ -63,7 +64,8 @@ export function nodesView(shared) {
     el("section", { "aria-label": "Each node" },
       el("div", { class: "bar" }, el("h2", {}, "Each node"), el("label", { for: "filter" }, "Find"), filter, shown),
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of nodes" },
-        el("table", { class: "nodes cards" }, el("thead", {}, head), body))));
+        el("table", { class: "nodes cards" }, el("thead", {}, head), body))),
+    changes);
 
   function sorter(name, title, right = false) {
     const button = el("button", { type: "button", on: { click: () => {
@@ -147,6 +149,12 @@ export function nodesView(shared) {
     facts.server.set(`load ${short(server.load)}`, `${bytes(server.memory)} of memory in use${server.disk_free == null ? "" : `, ${bytes(server.disk_free)} of disk free`}`);
     say(repair, said.repair.missing ? `Repair: ${said.repair.missing === 1 ? "1 copy" : `${count(said.repair.missing)} copies`} missing, ${bytes(said.repair.copied_bytes)} copied${said.repair.bytes_per_second == null ? "" : `, now ${bytes(said.repair.bytes_per_second)}/s`}.` : "");
     repair.hidden = !said.repair.missing;
+    changes.hidden = said.changes.length === 0;
+    const newest = said.changes.at(-1)?.time ?? 0;
+    if (changed.dataset.newest !== String(newest)) {
+      changed.dataset.newest = newest;
+      changed.replaceChildren(...said.changes.toReversed().map((change) => el("li", {}, el("time", {}, clock(change.time)), ` ${change.why}`)));
+    }
     arrange();
   }
 
