@@ -75,20 +75,21 @@ def open(  # `eau2.open` is what users type
     elif is_elsewhere:
         members, tables = _on_ray(text, memory_bytes)
     else:
-        several = (nodes or 1) > 1 or has_many(text)
-        here = (
-            ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush)
-            if several
-            else LocalNodes(text, flush=flush)
-        )
-        members, tables = here, _tables(here, memory_bytes)
+        members, tables = _here(text, nodes, replicas, flush, memory_bytes)
     return Store(members, tables, name=text)
 
 
-def _tables(here: ClusterNodes | LocalNodes, memory_bytes: int | None) -> FrameTables:
+def _here(
+    text: str, nodes: int | None, replicas: int | None, flush: Literal["process", "power"], memory_bytes: int | None
+) -> tuple[Nodes, FrameTables]:
+    members: LocalNodes | ClusterNodes
+    if (nodes or 1) > 1 or has_many(text):
+        members = ClusterNodes(text, nodes=nodes, replicas=replicas, flush=flush)
+    else:
+        members = LocalNodes(text, flush=flush)
     engine = Engine(memory_bytes)
-    here.at(FIRST_NODE).figures.also("engine_", engine.statistics)  # of the process, which its nodes share
-    return FrameTables(engine)
+    members.at(FIRST_NODE).figures.also("engine_", engine.statistics)  # of the process, which its nodes share
+    return members, FrameTables(engine)
 
 
 def _served(
