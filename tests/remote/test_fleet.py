@@ -181,6 +181,13 @@ def test_a_dead_node_is_not_reached_and_all_others_are(cluster, fleet):
     assert [one.state for one in ended] == ["ended"] * 3 + ["unreached"] + ["ended"] * 3
 
 
+def test_a_node_that_cannot_do_it_for_whatever_reason_holds_up_nobody(cluster, fleet):
+    cluster.running["n1"].server._jobs._begin.pop("run")
+    ended = fleet.run(a_run("true"), NAMES, Shown())
+    assert [one.state for one in ended] == ["ended", "lost"] + ["ended"] * 5
+    assert ended[1].why == "n1 cannot do it: KeyError: 'run'"
+
+
 def test_who_raises_amid_it_has_it_ended_everywhere(fleet, waiting, cluster):
     class Enough(Exception):
         pass

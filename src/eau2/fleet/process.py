@@ -48,23 +48,25 @@ class CommandProcess:
             if self._is_cancelled:
                 return "cancelled", None
             self._woken = _event()
+        ended = _event()
         try:
             with self._begun(arguments, environment) as process:
-                ended = _event()
                 reader = threading.Thread(
                     target=_read, args=(process, ended, say), name="eau2-command-output", daemon=True
                 )
-                reader.start()
                 try:
+                    reader.start()
                     state = self._wait(process, deadline)
+                except BaseException:  # no thread, or no file, is to be had: it would be waited for
+                    _signal(process, signal.SIGKILL)
+                    raise
                 finally:
                     os.eventfd_write(ended, 1)
                     while reader.is_alive():  # who listens may be slow
                         reader.join(_WAIT_SECONDS)
-                    os.close(ended)
-                code = process.wait()
-            return state, code
+                return state, process.wait()
         finally:
+            os.close(ended)
             with self._lock:
                 os.close(self._woken)
                 self._woken = -1

@@ -7,9 +7,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from eau2.errors import Eau2Error, NotAllowed
+from eau2.errors import Eau2Error, NodeUnavailable, NotAllowed
 from eau2.fleet.run import Cancel, Ended, Finished, Order, Output, Part, Push, Withdrawn
 from eau2.fleet.tree import Relay
+from eau2.query.crossing import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,6 +145,8 @@ class Spreading:
             self._feed(child)
         except Eau2Error as error:
             self.lose(branch.name, error)
+        except Exception as error:  # whatever it is: those below are not to wait for it for ever
+            self.lose(branch.name, NodeUnavailable(f"{branch.name} cannot do it: {error_text(error)}"))
 
     def _feed(self, child: Job) -> None:
         """Give `child` the files, part by part, as they come."""
