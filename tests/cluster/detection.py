@@ -42,14 +42,14 @@ class Detection:
         )
 
 
-class _Watched:
+class Watched:
     """Nodes that store nothing, and what the coordinator says of each, whenever that changes."""
 
     def __init__(self, seed: int, nodes: int, loss: float):
         self.world = World(seed)
         self.names = [f"node-{index}" for index in range(nodes)]
         self.many = Many(self.world, self.names, replicas=2)
-        self.said: list[tuple[float, str, str]] = []
+        self.said: list[tuple[float, str, str]] = []  # when, of whom, what
         self._states = dict.fromkeys(self.names, "live")
         self.world.run(SETTLED_SECONDS)
         self.world.loss = loss
@@ -80,7 +80,7 @@ class _Watched:
 
 def detect(seed: int, *, nodes: int, loss: float, seconds: float = HOUR_SECONDS, kills: int = 20) -> Detection:
     """Return what comes of `seconds` on a network that loses that share of messages, and of `kills` after that."""
-    watched = _Watched(seed, nodes, loss)
+    watched = Watched(seed, nodes, loss)
     watched.pass_time(seconds)
     states = [state for _, _, state in watched.said]
     quiet = states.count("suspected"), states.count("dead")

@@ -1,7 +1,7 @@
 """A node that is silent is suspected, then dead; one of which messages are lost is suspected at times, and lives."""
 
 import pytest
-from tests.cluster.detection import detect
+from tests.cluster.detection import Watched, detect
 
 from eau2.cluster.coordinator import DRIFT, LEASE_SECONDS, SUSPECTED_SHARE
 
@@ -22,3 +22,24 @@ def test_nobody_is_suspected_where_nothing_is_lost_and_who_is_killed_is_suspecte
     assert (found.false_suspicions, found.false_deaths) == (0, 0)
     for suspected, dead in zip(found.suspected_seconds, found.dead_seconds, strict=True):
         assert LEASE_SECONDS * (SUSPECTED_SHARE - 1 / 4) <= suspected < dead - LEASE_SECONDS / 4
+
+
+def test_who_stands_still_for_less_than_a_lease_is_suspected_then_live_again_in_the_same_epoch():
+    watched = Watched(5, nodes=3, loss=0.0)
+    watched.world.processes["node-1"].freeze(LEASE_SECONDS * 3 / 4)
+    watched.pass_time(10.0)
+    assert [(name, state) for _, name, state in watched.said] == [("node-1", "suspected"), ("node-1", "live")]
+    epochs = watched.world.processes["coordinator"].serves.epochs.changes
+    assert [epoch.why for epoch in epochs] == ["the store was made"]
+
+
+def test_who_stands_still_for_longer_is_suspected_then_dead_then_returning_then_live():
+    watched = Watched(5, nodes=3, loss=0.0)
+    watched.world.processes["node-1"].freeze(LEASE_SECONDS * 2)
+    watched.pass_time(20.0)
+    states = ["suspected", "dead", "returning", "live"]
+    assert [(name, state) for _, name, state in watched.said] == [("node-1", state) for state in states]
+    whys = [epoch.why for epoch in watched.world.processes["coordinator"].serves.epochs.changes]
+    assert whys[1].startswith("node-1 died: no lease renewed for 2.")
+    assert whys[-2:] == ["node-1 is up to date, and live", "everything has all its copies"]
+    assert "node-1 came back: it renews its lease again" in whys

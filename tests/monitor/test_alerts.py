@@ -165,15 +165,15 @@ def test_what_cannot_be_seen_is_an_alert_and_the_rest_is_seen(store, server, mon
 
 def test_figures_are_an_ordinary_frame_and_old_ones_are_dropped(store, server):
     watch = server(keep_seconds=600.0)
-    for _ in range(200):
-        watch.look(5)
+    for _ in range(70):
+        watch.look(10)
     frame = store.frame("eau2/metrics")
     assert frame.schema.equals(SCHEMA)
     times = sorted({time.timestamp() for time in frame.to_arrow().column("time").to_pylist()})
     assert times[-1] == watch.seconds
     assert watch.seconds - 600.0 <= times[0] <= watch.seconds - 600.0 + COARSE_SECONDS
     fine = [time for time in times if time >= watch.seconds - FINE_SECONDS]
-    assert len(fine) == FINE_SECONDS / 5 + 1
+    assert len(fine) == FINE_SECONDS / 10 + 1
     assert len(times) - len(fine) == (600.0 - FINE_SECONDS) / COARSE_SECONDS
     asked = store.sql("select max(value) as live from \"eau2/metrics\" where name = 'live' and node = 'node-0'")
     assert asked.to_arrow().to_pydict() == {"live": [1.0]}

@@ -35,7 +35,7 @@ METRICS, ALERTS = "eau2/metrics", "eau2/alerts"
 PENDING, FIRING = "pending", "firing"
 ALERTS_MAX = 5000
 _DUTY_ROUNDS, _DUTY_SECONDS_MIN = 4, 15.0  # after which another server takes over
-_WRITE_SHARE = 20  # a write that took long is not done again for that many times as long
+_SHARE = 20  # a look, or a write, that took long is not done again for that many times as long
 _STOP_SECONDS = 0.5
 _UNSEEN = Rule("eau2 cannot see everything", "", Action())  # ours: what the look at the store could not see
 
@@ -75,7 +75,8 @@ class Alerts:
         self._store, self._rules, self._log, self._clock = store, rules, log, clock
         self._asking = Asking()
         self._readings = Readings(rules.keep_seconds)
-        self._duty = Duty(store, max(_DUTY_SECONDS_MIN, _DUTY_ROUNDS * rules.every_seconds))
+        self._duty = Duty(store)
+        self._pause = rules.every_seconds  # before the next look
         self._has_duty = False
         self._write_at = 0.0  # not before
         self._lock = threading.Lock()  # guards the two below
@@ -115,12 +116,14 @@ class Alerts:
 
     def _run(self) -> None:
         while not self._ended.is_set():
+            began = time.monotonic()
             try:
                 self.look()
             except Exception as error:  # a fault of ours, or a store that was closed: the next look may do
                 if not self._ended.is_set():
                     self._log("failed", by="alerts", error=repr(error))
-            self._ended.wait(self._rules.every_seconds)
+            self._pause = max(self._rules.every_seconds, _SHARE * (time.monotonic() - began))
+            self._ended.wait(self._pause)
         self._rest()
 
     def _rest(self) -> None:
@@ -146,7 +149,7 @@ class Alerts:
     def _is_ours(self, now: float) -> bool:
         had = self._has_duty
         with contextlib.suppress(Eau2Error):  # of a store that does not answer nobody can know: it stays as it was
-            self._has_duty = self._duty.has(now)
+            self._has_duty = self._duty.has(now, max(_DUTY_SECONDS_MIN, _DUTY_ROUNDS * self._pause))
         if self._has_duty and not had:
             self._take_over()
         return self._has_duty
@@ -234,7 +237,7 @@ class Alerts:
             if now >= self._write_at:
                 began = self._clock()
                 self._store.put(METRICS, self._readings.kept)
-                self._write_at = now + _WRITE_SHARE * (self._clock() - began)
+                self._write_at = now + _SHARE * (self._clock() - began)
 
 
 def alerts_of(store: Store) -> tuple[Alert, ...]:

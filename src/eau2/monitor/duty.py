@@ -17,18 +17,18 @@ KEY = "eau2/metrics/server"
 class Duty:
     """The duty of one server, which has it as long as it asks again in time. For one thread.
 
-    Whoever has it writes so under KEY, with an end `seconds` later; who finds that end passed takes over. The clocks of
-    servers may differ: then it is taken over that much earlier or later, and for one round both may have it.
+    Whoever has it writes so under KEY, with an end some seconds later; who finds that end passed takes over. The clocks
+    of servers may differ: then it is taken over that much earlier or later, and for one round both may have it.
     """
 
-    def __init__(self, store: Store, seconds: float) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._seconds = seconds
         self._name = uuid.uuid4().hex
 
-    def has(self, now: float) -> bool:
-        """Take the duty if nobody has it, or keep it; return whether we have it. Raises as `Store.update`."""
-        mine = json.dumps({"server": self._name, "until": now + self._seconds}).encode()
+    def has(self, now: float, seconds: float) -> bool:
+        """Take the duty for so long if nobody has it, or keep it; return whether we have it. Raises as
+        `Store.update`."""
+        mine = json.dumps({"server": self._name, "until": now + seconds}).encode()
         try:
             version = self._store.version(KEY)
             name, until = _said(self._store.get(KEY))
