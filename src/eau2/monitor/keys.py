@@ -60,7 +60,10 @@ def key_page(store: Store, prefix: str, after: str, limit: int) -> dict[str, Any
     more = start + limit < len(groups)
     purse = _Purse()
     leaves = _sized(store, [group.name for group in shown if group.is_key], purse)
-    rows = [leaves[group.name] if group.is_key else _summed(store, group, purse) for group in shown]
+    below = {}
+    for group in sorted((group for group in shown if not group.is_key), key=lambda group: len(group.keys)):
+        below[group.name] = _summed(store, group, purse)  # small ones first: none has spent it all before they come
+    rows = [leaves[group.name] if group.is_key else below[group.name] for group in shown]
     return {
         "prefix": prefix,
         "keys": len(keys),

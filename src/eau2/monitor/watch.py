@@ -102,6 +102,8 @@ class Watch:
             began = time.thread_time()
             self._look()
             pause = max(LOOK_SECONDS, (time.thread_time() - began) / SHARE)
+            if self._number == 1:
+                pause = LOOK_SECONDS  # how fast counters grow is known from the second look on
             with self._changed:
                 listeners = tuple(self._listeners)
             for tell in listeners:

@@ -85,7 +85,7 @@ function path(key) {
 }
 
 function section(title, children) {
-  return el("section", { "aria-label": title }, el("h2", {}, title), ...children);
+  return el("section", {}, el("h2", {}, title), ...children);
 }
 
 function scroll(table, title) {

@@ -96,11 +96,11 @@ export function queryView(shared, number) {
     box.replaceChildren(
       el("p", { class: "row" }, state(query), el("span", { class: "quiet" }, facts.join(" · ")), over ? null : cancelButton(shared, query.number)),
       ...(query.error ? [el("p", { class: "bad" }, query.error)] : []),
-      el("h2", {}, "Text"), code(title(query)),
+      el("h2", {}, "Text"), code(title(query), "Text"),
       ...(query.tables.length ? [el("h2", {}, "What it read"), el("ul", {}, ...query.tables.map((table) =>
         el("li", {}, `${table.title}: ${count(table.chunks_read)} of ${plural(table.chunks, "chunk")}, ${bytes(table.bytes)}`)))] : []),
-      ...(query.moves ? [el("h2", {}, "What ran where"), code(query.moves)] : []),
-      el("h2", {}, "Plan"), query.plan ? code(query.plan) : el("p", { class: "quiet" }, "It was over in less than 50 ms: its plan was not kept."));
+      ...(query.moves ? [el("h2", {}, "What ran where"), code(query.moves, "What ran where")] : []),
+      el("h2", {}, "Plan"), query.plan ? code(query.plan, "Plan") : el("p", { class: "quiet" }, "It was over in less than 50 ms: its plan was not kept."));
   }
   function fail(error) {
     over = true;
@@ -112,6 +112,6 @@ export function queryView(shared, number) {
   } };
 }
 
-function code(text) {
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Text" }, el("pre", {}, text));
+function code(text, title) {
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, el("pre", {}, text));
 }
