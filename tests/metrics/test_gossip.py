@@ -37,6 +37,7 @@ def a_round(gossips, now, chance, *, members=None, loses=0.0):
                         asked.hear(asking.lacking(answer.wanted, now), now)
 
 
+@settings(max_examples=40)
 @given(st.integers(), st.integers(2, 12), st.floats(0, 0.5))
 def test_all_come_to_know_what_each_said_last_whatever_is_lost(seed, count, loses):
     chance = random.Random(seed)

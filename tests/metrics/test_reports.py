@@ -1,5 +1,8 @@
 """`Store.reports` and `Store.publish_metric`, whatever the store stands on."""
 
+import asyncio
+import contextlib
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,6 +11,7 @@ from tests.served.serving import serving
 from tests.until import until
 
 import eau2
+from eau2.cluster.peer import Unreachable
 from eau2.distributed.engine import DistributedEngine
 from eau2.errors import InvalidOption, InvalidValue, NodeUnavailable, StoreClosed
 from eau2.metrics.gossip import FORGET_SECONDS, Gossip
@@ -16,6 +20,8 @@ from eau2.metrics.prometheus import exposition
 from eau2.metrics.published import PUBLISHED_MAX
 from eau2.metrics.report import counter, gauge, names_of
 from eau2.query.engine import EngineStatistics
+from eau2.remote.gossiping import Gossiping
+from eau2.remote.transport import Arriving
 from eau2.store.nodes import NodeStatistics
 
 OWN = names_of(NodeStatistics) | names_of(ProcessStatistics)
@@ -221,3 +227,28 @@ def test_a_served_store_reports_what_its_server_does_and_takes_figures(tmp_path)
         assert until(lambda: by_node(served)["node-0"].get("door_flight_requests", 0) >= 5)
         assert until(lambda: by_node(served)["node-0"]["door_flight_errors"] == 1)
         assert 0 < by_node(served)["node-0"]["door_flight_latency_p50_seconds"] < 60
+
+
+def test_a_partner_that_fails_is_logged_once_and_others_are_asked_all_the_same(caplog):
+    asked = []
+
+    class Broken:
+        """A transport to partners of which one has a fault."""
+
+        def call(self, name, method, arguments, timeout_seconds):
+            asked.append(name)
+            future = Future()
+            future.set_result((None, AttributeError("no gossip") if name == "b" else Unreachable(name)))
+            return Arriving(name, future, timeout_seconds)
+
+    async def some_rounds():
+        gossiping = Gossiping("a", Broken(), lambda: ("a", "b", "c"), None)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gossiping.asking(), 0.3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eau2.remote.gossiping.ROUND_SECONDS", 0.01)
+        asyncio.run(some_rounds())
+    assert asked.count("b") >= 2
+    assert asked.count("c") >= 2
+    assert [record.message for record in caplog.records] == ["gossip has failed"]

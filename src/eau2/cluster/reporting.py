@@ -36,7 +36,7 @@ class Reporting:
             for node in nodes:
                 try:
                     metrics = node.figures.metrics(statistics(node))
-                except Eau2Error:
+                except (Eau2Error, OSError):
                     continue
                 self._gossip.say(metrics, time.monotonic(), node=node.name)
             now = time.monotonic()

@@ -12,7 +12,7 @@ A digest has a number for each node: how new its report is. So what both have do
 other lacks does, whichever of them asked. What is heard of twice, late, or in another order changes nothing.
 
 A report travels with its age, so clocks need not agree: an age is short by the time that messages took. Reports over
-FORGET_SECONDS old are dropped, and neither told nor heard any more: a node that has left goes from everywhere, and does
+FORGET_SECONDS old are dropped, and not heard any more: a node that has left goes from everywhere, and does
 not come back by way of one who had not forgotten it yet.
 
 What figures mean (names, units, sentences) is ten times what they are, and the same on most nodes: it travels once, by
@@ -198,8 +198,7 @@ class Gossip:
             if heard is None or heard.number <= numbers.get(name, -1):
                 continue
             age = max(0.0, now - heard.said)
-            if age < FORGET_SECONDS:
-                reports.append(Said(name, heard.number, age, heard.meaning, heard.values))
+            reports.append(Said(name, heard.number, age, heard.meaning, heard.values))
         lacked = {said.meaning for said in reports} - than.meanings
         return News(tuple(reports), {name: self._meanings[name] for name in lacked})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from eau2.metrics.report import Metric
     from eau2.remote.transport import Transport
 
+_logger = logging.getLogger(__name__)
 _SILENT = (Unreachable, Eau2Error)  # a partner that does not answer is another's in the next round
 
 
@@ -40,6 +42,7 @@ class Gossiping:
     ) -> None:
         self._runtime = LoopRuntime(transport)
         self._members, self._count = members, count
+        self._told = ""  # the fault that was logged last
         self._gossip = Gossip(name, chance=self._runtime.chance, started=int(time.time()))
 
     def __repr__(self) -> str:
@@ -49,7 +52,8 @@ class Gossiping:
         """Count, for ever. By itself: to count may take long, and is no reason not to hear of others."""
         while True:
             if self._gossip.is_due(self._runtime.now()):
-                with contextlib.suppress(Eau2Error):  # what was said last grows old, and everybody sees how old it is
+                # Where that fails, what was said last grows old, and everybody sees how old it is.
+                with contextlib.suppress(Eau2Error, OSError):
                     metrics = await self._count()
                     self._gossip.say(metrics, self._runtime.now())
             await asyncio.sleep(ROUND_SECONDS)
@@ -63,7 +67,13 @@ class Gossiping:
             partners = self._gossip.partners(self._members())
             for failure in await self._runtime.together([self._ask(name) for name in partners]):
                 if isinstance(failure, BaseException) and not isinstance(failure, _SILENT):
-                    raise failure
+                    self._tell(failure)
+
+    def _tell(self, failure: BaseException) -> None:
+        """Log a fault of ours, or of a partner of another version, once: others are asked all the same."""
+        if repr(failure) != self._told:
+            self._told = repr(failure)
+            _logger.error("gossip has failed", exc_info=failure)
 
     async def _ask(self, name: str) -> None:
         peer: Any = self._runtime.peer(name)
