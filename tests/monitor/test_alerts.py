@@ -64,7 +64,7 @@ def server(store):
 
 @pytest.fixture(autouse=True)
 def _counted(monkeypatch):
-    """How many keys there are is counted at each look, however soon it follows: the clock of these tests is not real."""
+    """Keys are counted at each look, however soon it follows: the clock of these tests is not real."""
     monkeypatch.setattr(statistics, "_COUNT_SHARE", 0.0)
 
 
