@@ -1,25 +1,19 @@
 """The page in a browser: it shows what is there, runs nothing of what users wrote, and asks nobody else."""
 
-import json
-import os
-import re
-import shutil
-import subprocess
+import threading
 from urllib.parse import urlsplit
 
 import pytest
-from tests.until import until
+from tests.monitor.browser import CHROMIUM, Browser
+from tests.monitor.conftest import ADMIN, READ
+from tests.until import SECONDS_MAX, until
 
+from eau2.errors import QueryError
+from eau2.monitor import watch as watching
 from eau2.monitor.routes import FILES
 
-CHROMIUM = shutil.which("chromium")
-EVIL = "<img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>"
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-default-apps --no-pings --virtual-time-budget=2000"
-)
-ONLY_HERE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"  # a browser asks its maker things of its own
-EVENT = re.compile(r'^(\{"params":.*\}),?$', re.MULTILINE)  # a line each of what the browser notes of its network
+EVIL = "<img src=x onerror=\"document.title='ran'\"><script>document.title='ran'"
+LONG = "with recursive r as (select 1 as n union all select n + 1 from r where n < 9000000) select count(*) as n from r"
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,55 +22,70 @@ pytestmark = [
 
 
 @pytest.fixture
-def shown(watched, tmp_path):
-    """What the page has in it at a place, after some seconds, and what the browser asked for."""
+def browser(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "SHARE", 1.0)
+    with Browser(tmp_path / "profile") as made:
+        yield made
 
-    def show(place):
-        log = tmp_path / "net.json"
-        command = [
-            CHROMIUM,
-            *QUIET.split(),
-            ONLY_HERE,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--log-net-log={log}",
-        ]
-        host, port = watched.server.addresses["http"]
-        done = subprocess.run(
-            [*command, "--dump-dom", f"http://{host}:{port}/monitor/#{place}"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-            env={**os.environ, "HOME": str(tmp_path)},
-        )
-        asked = [json.loads(event).get("params", {}) for event in EVENT.findall(log.read_text())]
-        of_page = {each["url"] for each in asked if each.get("initiator") == f"http://{host}:{port}" and "url" in each}
-        return done.stdout, of_page, f"{host}:{port}"
 
-    return show
+def address(served):
+    host, port = served.server.addresses["http"]
+    return f"http://{host}:{port}/monitor/"
 
 
 @pytest.mark.parametrize("nodes", [3])
-def test_a_browser_shows_nodes_keys_a_frame_and_queries_and_asks_this_server_only(watched, shown):
+def test_a_browser_shows_all_of_it_and_asks_this_server_only(watched, browser):
     store = watched.store
     store.put(EVIL, b"x")
     store.sql("select 'a</pre><script>' as evil, count(*) from trips").to_arrow()
-    watched.http().get("/monitor/overview")
-    page, asked, own = shown("/")
-    assert all(f">{name}</a>" in page for name in store.nodes)
-    assert "3 live" in page
-    page, more, _ = shown("/keys/")
-    assert "&lt;img src=x onerror=" in page
-    assert "<img src=x" not in page
-    assert "<title>Keys · eau2</title>" in page
-    frame, again, _ = shown("/frame/trips")
-    assert ">vendor<" in frame
-    assert "2999" in frame
-    assert until(lambda: store.tables.queries.recent())
-    queries, last, _ = shown("/queries")
-    assert "select 'a&lt;/pre&gt;&lt;script&gt;' as evil" in queries
-    asked |= more | again | last
-    assert {urlsplit(url).netloc for url in asked} == {own}
-    paths = {urlsplit(url).path for url in asked}
-    assert {f"/monitor/static/{name}" for name in FILES if name != "page.html"} <= paths
-    assert {f"/monitor/{name}" for name in ("events", "who", "sparks", "keys", "frame", "chunks")} <= paths
+    browser.tell("Page.navigate", url=address(watched))
+    until(lambda: "3 live" in browser.text())
+    assert all(name in browser.text() for name in store.nodes)
+    until(lambda: browser.run("document.querySelector('.top .line')?.getAttribute('d')"))  # the chart is drawn
+    store.put("another", b"x")
+    until(lambda: browser.run("document.querySelector('.facts').innerText.includes('3\\n1 of them frames')"))
+    browser.run("location.hash = '#/keys/'")
+    until(lambda: EVIL in browser.text())
+    browser.run("[...document.querySelectorAll('.keys a')].find(link => link.innerText === 'trips').click()")
+    until(lambda: "Where its chunks are" in browser.text())
+    assert "2999" in browser.text()
+    browser.run("location.hash = '#/queries'")
+    until(lambda: "select 'a</pre><script>' as evil" in browser.text())
+    assert browser.run("document.title") == "Queries · eau2"
+    assert browser.run("document.querySelectorAll('main img, main script').length") == 0
+    assert {f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/monitor/" for url in browser.asked} == {address(watched)}
+    paths = {urlsplit(url).path.removeprefix("/monitor/") for url in browser.asked}
+    assert {f"static/{name}" for name in FILES if name not in ("page.html", "mark.svg")} <= paths
+    assert {"events", "who", "sparks", "keys", "frame", "chunks"} <= paths
+
+
+def test_a_token_is_entered_and_only_an_admin_ends_a_query(guarded, browser):
+    raised = []
+
+    def ask():
+        try:
+            guarded.store.sql(LONG).to_arrow()
+        except QueryError as error:
+            raised.append(error)
+
+    def enter(token):
+        until(lambda: browser.run("document.getElementById('door')?.open"))
+        browser.run(f"document.getElementById('token').value = {token!r}")
+        browser.run("document.querySelector('#door button').click()")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    browser.tell("Page.navigate", url=f"{address(guarded)}#/queries")
+    enter("somebody else's token")
+    until(lambda: "the token is not known here" in browser.text())
+    enter(READ)
+    until(lambda: "with recursive" in browser.text())
+    assert browser.run("document.querySelectorAll('button.cancel').length") == 0
+    browser.run(f"sessionStorage.setItem('eau2-token', {ADMIN!r})")
+    browser.tell("Page.reload")
+    until(lambda: browser.run("document.querySelectorAll('button.cancel').length") == 1)
+    browser.run("document.querySelector('button.cancel').click()")
+    thread.join(SECONDS_MAX)
+    assert len(raised) == 1
+    until(lambda: "cancelled" in browser.text())

@@ -390,6 +390,43 @@ def test_ctrl_c_ends_the_work_of_the_nodes(cluster, store):
 
 @pytest.mark.usefixtures("ended_queries")
 @pytest.mark.slow
+def test_a_query_that_is_cancelled_ends_on_the_nodes_and_for_who_reads_it(cluster, store):
+    failures = []
+
+    def ask():
+        try:
+            store.sql(ENDLESS).to_arrow()
+        except QueryError as error:
+            failures.append(error.message)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: running(cluster) == len(NAMES))
+    queries = store.tables.queries
+    (query,) = queries.running()
+    assert queries.cancel(query.number)
+    thread.join(SECONDS_MAX)
+    assert failures == ["the query was ended: nobody waits for its answer"]
+    until(lambda: running(cluster) == 0)
+    assert [each.state for each in queries.recent()] == ["cancelled"]
+    nothing_is_kept(cluster.folder)
+
+
+def test_what_a_query_moved_is_in_the_list_of_queries(store, monkeypatch):
+    monkeypatch.setattr("eau2.query.queries.PLAN_SECONDS", 0.0)
+    frame = store.sql(GROUPS)
+    frame.to_arrow()
+    done, *_ = store.tables.queries.recent()
+    assert (done.state, done.rows, done.text) == ("done", 100, GROUPS)
+    assert done.moves == str(frame.explain().moves)
+    assert done.moved_bytes > 0
+    assert store.sql(GROUPS).rows == 100
+    counted, *_ = store.tables.queries.recent()
+    assert counted.moved_bytes > 0
+
+
+@pytest.mark.usefixtures("ended_queries")
+@pytest.mark.slow
 def test_closing_the_store_ends_its_queries(cluster, store):
     failures = []
 

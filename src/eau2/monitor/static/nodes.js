@@ -4,6 +4,7 @@ import { chart, spark } from "./charts.js";
 import { amount, ask, bytes, clock, count, el, plural, rate, say, seconds, short } from "./tools.js";
 
 const SPARKS_SECONDS = 20;
+const FIRST_SECONDS = 2;
 const NODE_SECONDS = 10;
 const WORDS = { live: "live", joining: "joining", suspected: "not responding", dead: "dead", returning: "returning", leaving: "leaving", left: "left" };
 const WORST_FIRST = ["dead", "suspected", "returning", "joining", "leaving", "live", "left"];
@@ -165,7 +166,8 @@ export function nodesView(shared) {
       for (const [name, found] of rows) found.small.draw(sparks.nodes[name] ?? []);
       total.draw(sparks.total.operations, sparks.total.step, sparks.end);
     }
-    timer = setTimeout(hour, SPARKS_SECONDS * 1000);
+    const isKnown = sparks.total?.operations.some((value) => value != null); // not before the server has looked twice
+    timer = setTimeout(hour, (isKnown ? SPARKS_SECONDS : FIRST_SECONDS) * 1000);
   }
   hour();
   if (!shared.overview) ask("overview").then((said) => last ?? overview(said));
