@@ -81,10 +81,11 @@ def test_who_reads_no_further_has_ended_the_query(store):
 @pytest.mark.parametrize("way", ["to_arrow", "batches", "rows"])
 def test_a_query_is_cancelled_and_who_reads_it_is_told(store, way):
     queries, raised = store.tables.queries, []
+    query = LONG.replace("count(*) as n", "n") if way == "rows" else LONG  # how many rows a count has is known at once
 
     def ask():
         try:
-            WAYS[way](store.sql(LONG))
+            WAYS[way](store.sql(query))
         except QueryError as error:
             raised.append(error.message)
 
