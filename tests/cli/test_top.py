@@ -11,6 +11,8 @@ from tests.until import SECONDS_MAX
 
 import eau2 as library
 
+pytestmark = pytest.mark.slow  # the command is run
+
 
 @pytest.fixture
 def store(tmp_path):

@@ -15,6 +15,8 @@ from eau2.fleet.files import Source
 from eau2.fleet.journal import Journal
 from eau2.fleet.run import PART_BYTES, Ended, Output, Script
 
+pytestmark = pytest.mark.slow  # processes are started, and waited for
+
 
 @pytest.fixture
 def execute(tmp_path):

@@ -19,6 +19,8 @@ from eau2.fleet.run import PART_BYTES, Output
 from eau2.fleet.tree import spread
 from eau2.remote.fleet import Fleet
 
+pytestmark = pytest.mark.slow  # processes are started, and waited for
+
 PIECES = 6_000  # of 64 KiB
 NAMES = tuple(f"n{number}" for number in range(7))
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import flight
 
-from eau2.doors import flight_memory
 from eau2.doors.flight_access import Callers, Counted, caller_of
 from eau2.doors.flight_actions import Actions
 from eau2.doors.flight_calls import Calls
 from eau2.doors.flight_ending import cut_connections
 from eau2.doors.flight_errors import told_by_get_schema, unsupported
+from eau2.doors.flight_memory import ReusedMemory
 from eau2.doors.flight_received import Received
 from eau2.doors.flight_rows import streamed
 from eau2.doors.flight_sessions import Sessions
@@ -74,13 +74,17 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             self._sql = FlightSql(store)
         scheme = "grpc+tls" if certificate else "grpc"
         shown = f"[{host}]" if ":" in host else host
-        flight_memory.reuse()
-        super().__init__(
-            f"{scheme}://{shown}:{port}",
-            auth_handler=Callers.handshake(),
-            tls_certificates=[certificate] if certificate else None,
-            middleware={"caller": Callers(tokens, Counted(counts), audit)},
-        )
+        self._memory = ReusedMemory()
+        try:
+            super().__init__(
+                f"{scheme}://{shown}:{port}",
+                auth_handler=Callers.handshake(),
+                tls_certificates=[certificate] if certificate else None,
+                middleware={"caller": Callers(tokens, Counted(counts), audit)},
+            )
+        except BaseException:
+            self._memory.close()
+            raise
         self._looking = threading.Thread(target=self._look, name="eau2-flight", daemon=True)
         self._looking.start()
 
@@ -101,6 +105,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
         self._sessions.close()
         if self._sql is not None:
             self._sql.close()
+        self._memory.close()
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -248,6 +253,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
                 self._watch.look()
                 self._calls.look()
                 self._sessions.look()
+                self._memory.look(time.monotonic(), self._calls.latest)
                 if self._sql is not None:
                     self._sql.look(time.monotonic())
             except Exception as error:  # our own fault; the next round may go well

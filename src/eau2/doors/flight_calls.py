@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.ending = threading.Event()
+        self.latest = 0.0  # when one began or ended last, by `time.monotonic`
         self._room = threading.Semaphore(CALLS_MAX)
         self._lock = threading.Lock()  # guards the line below, and that the contexts in it are still alive
         self._asking: dict[Asker, Any] = {}
@@ -39,6 +41,7 @@ class Calls:
             raise flight.FlightUnavailableError("the server ends")
         if not self._room.acquire(timeout=TURN_SECONDS):
             raise own_error(StoreBusy(f"the server does {CALLS_MAX} things at once", hint="ask again"))
+        self.latest = time.monotonic()
         try:
             with told_to_client():
                 if own:
@@ -49,6 +52,7 @@ class Calls:
         except OSError as error:  # of the connection: nobody is there to be told
             raise flight.FlightCancelledError(str(error)) from None
         finally:
+            self.latest = time.monotonic()
             self._room.release()
 
     def rows(self, context: Any, batches: Iterator[Any], *, own: bool = False) -> Iterator[Any]:
