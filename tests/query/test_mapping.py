@@ -25,6 +25,8 @@ from eau2.query import mapping
 from eau2.query.shipping import ChunkFiles, Rows
 from eau2.query.source import Source
 
+pytestmark = pytest.mark.slow  # processes are started
+
 BOTH = pytest.mark.parametrize("workers", ["threads", "processes"])
 
 

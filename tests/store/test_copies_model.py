@@ -6,6 +6,7 @@ import tempfile
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -16,6 +17,8 @@ from eau2.store.nodes import RANK_BITS, Expect, Kind, Record, Write
 from eau2.values.chunk import encode
 from eau2.values.key import hold_key
 from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest
+
+pytestmark = pytest.mark.slow  # many runs
 
 CHUNKS = [encode(pa.table({"a": np.arange(10) + 10 * number})) for number in range(4)]
 USERS = ["a", "b", "a/é"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -11,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from eau2.errors import KeyExists, KeyMissing, VersionConflict
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
+
+pytestmark = pytest.mark.slow  # many runs
 
 
 def put(node, key, payload, expect=Expect.ANYTHING):
