@@ -175,3 +175,14 @@ class TestPieces:
     def test_a_slice_is_the_piece_it_shows(self):
         two = pa.record_batch([pa.array([b"one", b"three"], pa.binary())], schema=wire.PIECES)
         assert wire.content(two.slice(1)).to_pybytes() == b"three"
+
+
+def test_to_list_a_query_brings_no_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr("eau2.query.queries.PLAN_SECONDS", 0.0)
+    with serving(tmp_path / "served") as address, eau2.open(address) as served:
+        served.put("t", table())
+        brought = []
+        monkeypatch.setattr("eau2.served.held.HeldBuffers.__getitem__", lambda self, index: brought.append(index))
+        assert sum(batch.num_rows for batch in served.sql("select number from t where number > 5").batches()) > 5
+        (listed, *_) = served.tables.queries.recent()
+        assert (listed.state, listed.tables, brought) == ("done", (), [])

@@ -108,6 +108,11 @@ class AwayEngine(ABC):
         """How much `recipe` reads of each of its tables, on which nodes."""
         return self._local.readings(self._near(recipe))
 
+    def read_here(self, recipe: Recipe) -> list[Reading]:
+        """Nothing: to say which chunks were read all would be brought here."""
+        del recipe
+        return []
+
     # -- private ------------------------------------------------------------------------------------------------------
 
     def _near(self, recipe: Recipe) -> Recipe:

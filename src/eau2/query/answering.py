@@ -73,6 +73,9 @@ class Answering(Protocol):
     def readings(self, recipe: Recipe) -> list[Reading]:
         """Return how much `recipe` reads of each of its tables. Runs nothing."""
 
+    def read_here(self, recipe: Recipe) -> list[Reading]:
+        """Return as much of that as can be said without bringing a chunk here; [] where none is here."""
+
     def moves(self, recipe: Recipe) -> str:
         """Return which parts of `recipe` run where, and what moves between them; "" where nothing does."""
 

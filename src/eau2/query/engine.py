@@ -222,6 +222,10 @@ class Engine:
             found.append(Reading(source.title, len(source.buffers), read, size, rows, nodes))
         return found
 
+    def read_here(self, recipe: Recipe) -> list[Reading]:
+        """What reading `recipe` has read in this process, as far as that can be said without reading more."""
+        return self.readings(recipe)
+
     # -- private ------------------------------------------------------------------------------------------------------
 
     def _ready(self) -> Sessions:

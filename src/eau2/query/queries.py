@@ -58,7 +58,7 @@ class QueryReport:
     error: str  # why it failed, in one sentence
     plan: str  # of the engine; "" for one that was over in PLAN_SECONDS
     moves: str  # what ran on which nodes; "" where nothing moves
-    tables: tuple[TableRead, ...]  # () for one that was over in PLAN_SECONDS
+    tables: tuple[TableRead, ...]  # () for one that was over in PLAN_SECONDS, or did not run in this process
 
 
 class Queries:
@@ -207,7 +207,7 @@ class _Running:
 
     def _tables(self) -> tuple[TableRead, ...]:
         try:
-            return tuple(map(_table_read, self._engine.readings(self._recipe)))
+            return tuple(map(_table_read, self._engine.read_here(self._recipe)))
         except Eau2Error:
             return ()
 
