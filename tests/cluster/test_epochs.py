@@ -52,9 +52,11 @@ def test_a_node_dies_returns_and_is_live_again_and_all_of_that_is_kept(path):
         assert dead.since == store.epochs()[1].time
         cluster.restore("node-1")
         until(lambda: whys(store)[-1] == "everything has all its copies")
-        assert whys(store) == DIED_AND_BACK
+        # The two that were left may have been found to have all copies before it came back.
+        epochs = [each for each in store.epochs() if each.why != DIED_AND_BACK[-1]]
+        assert [each.why for each in epochs] == DIED_AND_BACK[:-1]
         two, three = ("node-0", "node-2"), ("node-0", "node-1", "node-2")
-        assert [epoch.members for epoch in store.epochs()] == [three, two, two, three, three]
+        assert [each.members for each in epochs] == [three, two, two, three]
         said = store.members(), store.epochs()
         assert states(store) == dict.fromkeys(three, "live")
     with eau2.open(path) as again:
