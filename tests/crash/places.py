@@ -5,6 +5,7 @@ Prints "right" when all was as it should be.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -176,6 +177,48 @@ def room(place: Path, nodes: int = 1) -> None:
 
 def room_of_three(place: Path) -> None:
     room(place, nodes=3)
+
+
+def small_values(place: Path, nodes: int = 1, size: int = 3_000, each: int = 1) -> None:
+    """A disk filled with small values alone: all that was acknowledged is there, can be deleted, and written anew."""
+    mount("-t", "tmpfs", "-o", "size=12m", "tmpfs", place)
+    store = eau2.open(place / "store", nodes=nodes)
+
+    def fill_store() -> list[str]:
+        kept: list[str] = []
+        while True:
+            keys = [hashlib.sha256(b"%d" % (len(kept) + number)).hexdigest() for number in range(each)]
+            try:
+                store.put_many(dict.fromkeys(keys, bytes(size)))
+            except DiskFull:
+                return kept
+            kept += keys
+
+    kept = fill_store()
+    assert len(kept) * (64 + size) * min(nodes, 2) > 3 << 20, len(kept)
+    assert store.keys() == sorted(kept)
+    for key in kept[:200]:
+        assert store.delete(key)
+    store.close()
+    store = eau2.open(place / "store")
+    assert store.check().faults == ()
+    step = max(30, len(kept) // 200)
+    for start in range(200, len(kept), step):
+        assert store.delete_many(kept[start : start + step])
+    assert store.keys() == []
+    if nodes == 1 and each == 1:  # half full pages stay with what else is in them
+        assert len(fill_store()) > 0.8 * len(kept)
+    assert store.check().faults == ()
+    store.close()
+
+
+def small_values_of_three(place: Path) -> None:
+    small_values(place, nodes=3)
+
+
+def tiny_values(place: Path) -> None:
+    """Their deletes leave pages half full, and are remembered in others."""
+    small_values(place, size=20, each=50)
 
 
 def new_on_full(place: Path) -> None:

@@ -29,7 +29,13 @@ def namespace():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["full", "full_node", "room", "room_of_three", "new_on_full", "read_only"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("full", "full_node", "room", "room_of_three", "small_values", "new_on_full", "read_only"),
+        *(pytest.param(case, marks=pytest.mark.long) for case in ("small_values_of_three", "tiny_values")),
+    ],
+)
 def test_a_place_that_resists(tmp_path, namespace, case):
     place = tmp_path / "place"
     place.mkdir()

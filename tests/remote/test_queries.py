@@ -1,6 +1,7 @@
 """Queries run on the nodes that have the chunks, and what they leave there: nothing."""
 
 import errno
+import gc
 import os
 import signal
 import threading
@@ -372,17 +373,26 @@ def running(cluster):
 
 @pytest.mark.usefixtures("ended_queries")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_ends_the_work_of_the_nodes(cluster, store):
+    came = threading.Event()
+
     def interrupt():
         until(lambda: running(cluster) == len(NAMES))
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGINT)
+        while not came.wait(5):  # Python swallows one that comes amid a finalizer; people press again
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        store.sql(ENDLESS).to_arrow()
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.sql(ENDLESS).to_arrow()
+    finally:
+        came.set()
+        thread.join()
+    gc.collect()
     until(lambda: running(cluster) == 0)
     nothing_is_kept(cluster.folder)
     assert store.sql(GROUPS).rows == 100

@@ -16,7 +16,7 @@ from tests.until import SECONDS_MAX, until
 from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
 from eau2.store import changes, generation
 from eau2.store.node import DirectoryNode
-from eau2.store.nodes import Expect, Kind, Write
+from eau2.store.nodes import RANK_BITS, Expect, Kind, Record, Write
 
 
 def put(node, key, payload, expect=Expect.ANYTHING):
@@ -80,6 +80,21 @@ def test_only_so_many_versions_of_deleted_keys_are_kept_and_still_none_comes_twi
     ((kept,),) = node._reader.rows("select count(*) from gone")
     assert kept <= 21
     assert put(node, "never seen", b"x") > 1  # above the highest version that was forgotten
+
+
+def test_on_a_full_disk_what_was_deleted_before_is_forgotten_but_never_what_tells_other_copies(node):
+    for index in range(5):
+        put(node, f"k{index}", b"x")
+    delete(node, "k0")
+    node._spare.is_lent = True
+    for index in range(1, 5):
+        assert delete(node, f"k{index}") == 2
+    assert node._reader.rows("select key from gone") == [("k4",)]
+    for index in range(5):
+        assert put(node, f"k{index}", b"again") == 3
+    told = [Record(f"of many nodes {index}", 7 << RANK_BITS | 3, Kind.DELETED) for index in range(5)]
+    node.store(told)
+    assert node._reader.rows("select count(*) from gone where version > 100") == [(5,)]
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from eau2.store.chunks import ChunkFiles
     from eau2.store.nodes import Staged, Write
+    from eau2.store.spare import Spare
 
 GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
-_GONE_STEP = 1_000  # how many are forgotten at once
+_ANY_RANK = (1 << 63) - 1
+_GONE_STEP = 16  # how many are forgotten at once: each changes a page, and a delete is to need few on a full disk
 
 NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a reference to each chunk they name
 # What a row holds besides itself: whether chunks, and the id of its large payload, if it has one. Nulls without a row.
@@ -54,9 +56,10 @@ def chunks_of(kind: int, payload: bytes) -> list[str]:
 class Changes:
     """Changes rows and chunk files, inside the transaction that `Writer` has begun. Guarded by its lock."""
 
-    def __init__(self, connection: apsw.Connection, files: ChunkFiles) -> None:
+    def __init__(self, connection: apsw.Connection, files: ChunkFiles, spare: Spare) -> None:
         self._connection = connection
         self._files = files
+        self._spare = spare
         cursor = connection.cursor()  # one, so that a query that Ctrl-C cut short ends with the next statement
         self.run: Callable[..., Any] = cursor.execute
         self.run_many: Callable[..., Any] = cursor.executemany
@@ -148,12 +151,21 @@ class Changes:
         self.run("insert or replace into gone(key, version) values(?, ?)", (key, rank))
         oldest, newest = self.run("select (select min(id) from gone), (select max(id) from gone)").get
         if newest - oldest >= GONE_MAX:
-            self.run(
-                f"""update meta set value = max(value, (select max(version & {VERSION_MASK}) from gone where id < ?1))
-                   where name = 'version_floor'""",
-                (oldest + _GONE_STEP,),
-            )
-            self.run("delete from gone where id < ?", (oldest + _GONE_STEP,))
+            self._forget(oldest + _GONE_STEP, _ANY_RANK)
+        elif self._spare.is_lent and oldest < newest:
+            # What is remembered may make the file larger, which a full disk has no room for. Where there are many
+            # nodes, which ranks above VERSION_MASK tell, it is remembered all the same: other copies would come back.
+            self._forget(oldest + 1, VERSION_MASK)
+
+    def _forget(self, end: int, rank_max: int) -> None:
+        """Forget what was buried before `end`, of ranks up to `rank_max`: new keys start above those versions."""
+        self.run(
+            f"""update meta set value = max(value, coalesce(
+                   (select max(version & {VERSION_MASK}) from gone where id < ?1 and version <= ?2), 0))
+               where name = 'version_floor'""",
+            (end, rank_max),
+        )
+        self.run("delete from gone where id < ?1 and version <= ?2", (end, rank_max))
 
     def publish(self, chunks: Iterable[Staged]) -> None:
         """Give the staged chunks their names and count one reference each."""

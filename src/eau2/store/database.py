@@ -45,7 +45,10 @@ _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
 _SHORT_LOG_PAGES = 500  # on a disk with less room than this:
 _SHORT_DISK_BYTES = 128 << 20
-_LARGE_BYTES = 16 << 10  # of payloads; less is not worth a look at the disk
+_LOOK_SECONDS = 0.05  # a look at it is good for
+_LARGE_BYTES = 16 << 10  # of payloads; less is not worth a look at a disk with more room than that
+_ROW_BYTES_MAX = 4 * (_PAGE_BYTES + 24)  # that a row without a large payload usually adds to the log, at most
+_COMMIT_BYTES = 64 << 10  # what a commit may write besides
 _LOG_BYTES_KEPT = 40 << 20  # of its file, when one that a long snapshot has let grow begins anew
 _SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
 
@@ -98,18 +101,78 @@ class Patience:
         return True
 
 
+class Room:
+    """The room on the disk of the database at `path`, and what needs it: pages that only the log has yet take theirs in
+    the file when they are copied back. Were there none, the log would only grow, by deletes too, until it cannot."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._short, self._looked, self._changed = True, 0.0, 0
+
+    def bytes(self) -> int:
+        """Return how much is free. 1 us."""
+        found = os.statvfs(self._path)
+        free = found.f_bavail * found.f_frsize
+        self._short, self._looked = free < _SHORT_DISK_BYTES, time.monotonic()
+        return free
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there is so little that each write is to look; as it was found a moment ago."""
+        if self._short or time.monotonic() - self._looked > _LOOK_SECONDS:
+            self.bytes()
+        return self._short
+
+    def lacks(self, connection: apsw.Connection) -> int:
+        """Return how many bytes the file is to grow, with what the transaction under way has written. 4 us."""
+        pages: int = connection.execute("pragma page_count").get
+        return max(0, pages * _PAGE_BYTES - os.stat(self._path).st_size)
+
+    def can_copy(self, connection: apsw.Connection) -> bool:
+        """Whether all that the log has can be copied back: cut short, that would take the last room for nothing."""
+        lacks = self.lacks(connection)
+        return not lacks or lacks <= self.bytes()
+
+    def require_log(self, connection: apsw.Connection, payload_bytes: int) -> None:
+        """Raise DiskFull where payloads of so many bytes are too large for the log, before they are written there."""
+        if payload_bytes > _LARGE_BYTES:
+            self._require(self.lacks(connection) + payload_bytes)
+
+    def require_copies(self, connection: apsw.Connection) -> None:
+        """Raise DiskFull unless the transaction under way, which is about to be committed, can be copied back then."""
+        changed = connection.total_changes()
+        rows, self._changed = changed - self._changed, changed
+        if not self.is_short:
+            return
+        lacks = self.lacks(connection)
+        # How much of the room the log will take is only known when it is there; that it is enough is often sure before.
+        if lacks and lacks + (rows + 8) * _ROW_BYTES_MAX + _LARGE_BYTES > self.bytes():
+            connection.cache_flush()
+            self._require(self.lacks(connection) + _COMMIT_BYTES)
+
+    def require_place(self, connection: apsw.Connection) -> None:
+        """Raise DiskFull unless what is written, in the transaction too, has its place in the file as it is."""
+        if self.lacks(connection):
+            raise meaning(apsw.FullError(), self._path)
+
+    def _require(self, size: int) -> None:
+        if size > self.bytes():
+            raise meaning(apsw.FullError(), self._path)
+
+
 class CopyingBack:
     """Copies a long log back into the database. SQLite calls this after each commit, with what the log has.
 
     The log begins anew once all is copied and nobody reads from it. Snapshots that other processes keep while they read
     and we write would let that never be: each time it has grown by an eighth, we wait for their end. (`started` has
     moved, so nobody trusts one.) Not after each commit, for copying flushes.
-    Where the disk is short the log is: what is in it alone takes room in the database yet, and on a full disk has none.
+    Where the disk is short the log is.
     Knows no connection: a cycle through what SQLite calls is never collected.
     """
 
-    def __init__(self, path: Path, patience: Patience) -> None:
-        self._path = path
+    def __init__(self, path: Path, room: Room, patience: Patience) -> None:
+        self._log = path.with_name(path.name + "-wal")
+        self._room = room
         self._patience = patience
         self._next = _SHORT_LOG_PAGES
 
@@ -117,7 +180,7 @@ class CopyingBack:
         if pages < _SHORT_LOG_PAGES:
             self._next = _SHORT_LOG_PAGES
         elif pages >= self._next:
-            least = _SHORT_LOG_PAGES if _room(self._path) < _SHORT_DISK_BYTES else _LOG_PAGES
+            least = _SHORT_LOG_PAGES if self._room.bytes() < _SHORT_DISK_BYTES else _LOG_PAGES
             if pages < least:
                 self._next = min(pages + _SHORT_LOG_PAGES, least)
             else:
@@ -127,35 +190,20 @@ class CopyingBack:
         return apsw.SQLITE_OK
 
     def shorten(self, connection: apsw.Connection) -> None:
-        """Copy the log back now, and give back what it takes, if nobody reads from it."""
-        self._copy(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        """Copy the log back now, and give back what it takes, if there is room and nobody reads from it."""
+        with contextlib.suppress(OSError):
+            if os.stat(self._log).st_size:
+                self._copy(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _copy(self, connection: apsw.Connection, mode: int) -> None:
         seconds = self._patience.seconds
         with contextlib.suppress(apsw.Error, OSError):  # the commit is done; a later one tries again
             try:
                 self._patience.seconds = _SNAPSHOT_SECONDS_MAX
-                # Cut short by a full disk, copying would have taken the last room, and deletes have none.
-                needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(self._path).st_size
-                if needed <= 0 or needed <= _room(self._path):
+                if self._room.can_copy(connection):
                     connection.wal_checkpoint(mode=mode)
             finally:
                 self._patience.seconds = seconds
-
-
-def _room(path: Path) -> int:
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
-
-
-def require_fit(connection: apsw.Connection, path: Path, *, log_bytes: int | None = None) -> None:
-    """Raise DiskFull unless what is written, in the transaction under way too, has its place in the file as it is; or,
-    when `log_bytes` are yet to be added to the log, on the disk beside them."""
-    if log_bytes is not None and log_bytes <= _LARGE_BYTES:
-        return  # of more, what the log has and the disk has no room for would keep its room from deletes
-    needed = connection.execute("pragma page_count").get * _PAGE_BYTES - os.stat(path).st_size
-    if needed > (0 if log_bytes is None else max(0, _room(path) - log_bytes)):
-        raise meaning(apsw.FullError(), path)
 
 
 def create(path: Path) -> None:

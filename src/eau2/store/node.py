@@ -73,7 +73,7 @@ class DirectoryNode:
         self._reader_patience, self._writer_patience = database.Patience(), database.Patience()
         self._swept = time.monotonic()
         self._spare = Spare(self.directory)
-        self._spare.lend(lambda: self._begin(flush), self._spare.make)
+        self._spare.lend(lambda: self._begin(flush))
         self._mappings = Mappings(self._files)
         self._counting = threading.Lock()  # guards the line below
         self._read = ReadCounts()

@@ -30,7 +30,7 @@ class Spare:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "spare"
         self.is_short = False  # there was no room for all of it
-        self._lent = False
+        self.is_lent = False  # to who makes room now
 
     @property
     def bytes(self) -> int:
@@ -42,7 +42,7 @@ class Spare:
 
     def make(self) -> None:
         """Have it, as far as there is room, unless it is lent. 20 us when it is there."""
-        if self._lent:  # what is written with it is not copied back yet, which may need some of it
+        if self.is_lent:  # what is written with it is not copied back yet, which may need some of it
             return
         with contextlib.suppress(OSError):
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -56,18 +56,23 @@ class Spare:
             finally:
                 os.close(file)
 
-    def lend(self, work: Callable[[], Value], take_back: Callable[[], None]) -> Value:
-        """Return what `work` does, on a full disk tried again with the spare room; then `take_back` is to `make` it."""
+    def lend(self, work: Callable[[], Value], shorten: Callable[[], None] | None = None) -> Value:
+        """Return what `work` does, on a full disk tried again with the spare room, and with what `shorten` gives back
+        of the log: before, as it may need some room for that, and after, as then there is room to take back."""
         try:
             return work()
         except DiskFull:
             if not self.bytes:
                 raise
-        self._lent = True
+        self.is_lent = True
         try:
             with contextlib.suppress(OSError):
                 os.truncate(self._path, 0)
+            if shorten is not None:
+                shorten()
             return work()
         finally:
-            self._lent = False
-            take_back()
+            self.is_lent = False
+            if shorten is not None:
+                shorten()
+            self.make()

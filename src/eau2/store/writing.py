@@ -19,7 +19,7 @@ import apsw
 from eau2.errors import DiskFull, Eau2Error, OutcomeUnknown, StoreBusy, StoreClosed, failed_call
 from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
-from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, connect, meaning, require_fit
+from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, Room, connect, meaning
 from eau2.store.flushing import Flushing
 from eau2.store.nodes import Kind, amid_another, closed
 from eau2.values.key import MARK
@@ -84,9 +84,10 @@ class Writer:
         self._queue: deque[_Request] = deque()
         self._lock = threading.RLock()  # held by the thread that commits, see `_while_held`; guards everything below
         self._connection = connect(path, patience=patience)
-        self._copying_back = CopyingBack(path, patience)
+        self._room = Room(path)
+        self._copying_back = CopyingBack(path, self._room, patience)
         self._connection.set_wal_hook(self._copying_back)
-        self.changes = Changes(self._connection, files)
+        self.changes = Changes(self._connection, files, spare)
         self._run = self.changes.run
         self.flushing = None if flush == "process" else Flushing(path, generation)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
@@ -158,7 +159,7 @@ class Writer:
 
     def require_room(self, size: int) -> None:
         """Inside `transaction`: raise DiskFull where payloads of `size` bytes, which it has written, have no room."""
-        require_fit(self._connection, self._path, log_bytes=size)
+        self._room.require_log(self._connection, size)
 
     def settle(self) -> None:
         """Make the counters equal if nobody is writing; give up at once if somebody is."""
@@ -279,18 +280,16 @@ class Writer:
 
         def apply() -> None:
             self._apply_all([request])
-            require_fit(self._connection, self._path)
+            self._room.require_place(self._connection)
 
         self._commit_somehow(lambda: self._commit_all([request], apply), makes_room=True)
 
     def _commit_somehow(self, commit: Callable[[], Value], *, makes_room: bool) -> Value:
         """Return what `commit` does; on a full disk, if it makes room, or needs none, with what is spared for that."""
+        return self._spare.lend(commit, self._shorten) if makes_room else commit()
 
-        def take_back() -> None:
-            self._copying_back.shorten(self._connection)  # which may take more room than it has
-            self._spare.make()
-
-        return self._spare.lend(commit, take_back) if makes_room else commit()
+    def _shorten(self) -> None:
+        self._copying_back.shorten(self._connection)
 
     def _commit_all(self, batch: list[_Request], apply: Callable[[], None] | None = None) -> None:
         self.changes.unnamed.clear()
@@ -344,6 +343,7 @@ class Writer:
         try:
             run("begin immediate")
             result = change()
+            self._room.require_copies(self._connection)
             self._started = self._generation.start()
             run("commit")
         except BaseException as error:
