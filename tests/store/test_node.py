@@ -59,6 +59,54 @@ def test_a_kept_snapshot_does_not_let_the_log_grow_while_another_process_writes(
     assert (directory / "entries.db-wal").stat().st_size < 40 << 20
 
 
+def test_what_was_read_is_remembered_until_somebody_writes(node, other):
+    keys = [f"k{index}" for index in range(50)]
+    node.write([Write(key, Kind.BYTES, b"old") for key in keys])
+    for _ in range(3):  # the transaction is kept from the second quiet look on
+        assert {entry.payload for entry in node.get_many(keys[:30]).values()} == {b"old"}
+        assert node.get("k40").payload == b"old"
+    reader = node._reader
+    before = reader._connection.total_changes(), reader._remembered_at
+    assert sorted(reader._remembered) == sorted([*keys[:30], "k40"])
+    assert [*node.get_many(["k35", "k3", "never", "k40", "k3"])] == ["k35", "k3", "k40"]
+    assert "k35" in reader._remembered
+    assert before == (reader._connection.total_changes(), reader._remembered_at)
+    other.write([Write("k3", Kind.BYTES, b"new"), Write("k40", Kind.DELETED)])
+    assert node.get("k3").payload == b"new"
+    assert node.get("k40") is None
+    assert [entry.payload for entry in node.get_many(["k3", "k40", "k4"]).values()] == [b"new", b"old"]
+
+
+def test_what_is_remembered_is_of_the_same_moment_as_what_is_read_with_it(node, other, monkeypatch):
+    keys = [f"k{index}" for index in range(20)]
+    node.write([Write(key, Kind.BYTES, b"old") for key in keys])
+    for _ in range(3):
+        node.get_many(keys[:10])
+    assert len(node._reader._remembered) == 10
+    read_many = node._reader._read_many
+
+    def read_after_a_write(asked):
+        monkeypatch.setattr(node._reader, "_read_many", read_many)
+        other.write([Write(key, Kind.BYTES, b"new") for key in keys])
+        return read_many(asked)
+
+    monkeypatch.setattr(node._reader, "_read_many", read_after_a_write)
+    assert {entry.payload for entry in node.get_many(keys).values()} == {b"new"}
+    assert {entry.payload for entry in node.get_many(keys).values()} == {b"new"}
+
+
+def test_what_is_remembered_has_an_end(node, monkeypatch):
+    monkeypatch.setattr("eau2.store.reading._REMEMBERED_BYTES", 10_000)
+    keys = [f"k{index}" for index in range(200)]
+    node.write([Write(key, Kind.BYTES, bytes(100)) for key in keys])
+    node.write([Write("large", Kind.BYTES, bytes(100_000))])
+    for key in ["large", *keys, "large", *keys]:
+        node.get(key)
+    node.get_many(["large", "k1"])
+    assert 1 <= len(node._reader._remembered) < 50
+    assert "large" not in node._reader._remembered
+
+
 def test_versions_grow_across_a_deletion(node):
     put(node, "a", b"one")
     assert delete(node, "a") == 2

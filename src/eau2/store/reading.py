@@ -1,4 +1,4 @@
-"""Reading a node's entries: one connection, and a read transaction that is kept while nobody writes."""
+"""Reading a node's entries: one connection, a read transaction that is kept while nobody writes, and what it found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from eau2.store.database import DAMAGE, WHOLE, connect, lost, meaning
+from eau2.store.database import DAMAGE, SMALL_MAX, WHOLE, connect, lost, meaning
 from eau2.store.nodes import Entry, amid_another, closed
 from eau2.values.key import FIRST, prefix_end
 
@@ -28,6 +28,8 @@ _GET_MANY = f"""select entry.version, entry.kind, {WHOLE}
 _CHUNK = "select size, refs, stamp from chunk where id = ?"
 _IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
 _MOMENT_SECONDS = 0.001
+_REMEMBERED_BYTES = 48 << 20  # of the process, about; SQLite has another 32 MB of pages
+_ENTRY_BYTES = 300  # of an entry that is remembered, besides its key and payload
 _NONE = -1
 new_entry = tuple.__new__  # what Entry() calls in the end; 0.2 us less a get
 
@@ -52,6 +54,9 @@ class Reader:
         self._kept = _NONE  # `started` for which the open read transaction is trusted, or none is open
         self._quiet = _NONE  # `started` at the last look, when no commit was going on
         self._used = False  # since the idle thread looked last
+        self._remembered: dict[str, Entry] = {}  # as they were read from kept transactions, while `started` was:
+        self._remembered_at = _NONE
+        self._remembered_bytes = 0
         self._idle: threading.Thread | None = None
         self._closed = False
         self.gets = 0
@@ -63,17 +68,27 @@ class Reader:
                 raise error
             with self._lock:
                 self.gets += 1
-                self._used = True
                 started = self._counters[0]
+                if started == self._remembered_at:
+                    entry = self._remembered.get(key)
+                    if entry is not None:
+                        return entry
+                self._used = True
                 if started != self._kept:
                     self._renew(started)
                 row: Row | None = self._run(_GET, (key,)).get
-                if row is not None and type(row[2]) is int:
+                if row is None:
+                    return None
+                if type(row[2]) is int:
                     row = self._with_large(key, row)
+                    return None if row is None else new_entry(Entry, row)
+                entry = new_entry(Entry, row)
+                if self._kept == started:
+                    self._remember(started, {key: entry})
+                return entry
         except DAMAGE as error:
             self._begin_anew()
             raise self._meaning(error, key) from error
-        return None if row is None else new_entry(Entry, row)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Return what is under those of `keys` that have a value, in their order, all of one moment."""
@@ -81,25 +96,19 @@ class Reader:
             return {}
         with self._alone():
             self.gets += len(keys)
-            run = self._begin()
-            damage: Exception | None = None
-            try:
-                rows = run(_GET_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-            except DAMAGE as error:
-                self._end()
-                damage = error
-            finally:
-                self._end_unless_kept()
-        if damage is not None:
-            for key in keys:
-                self.get(key)  # one of them says which it is
-            raise self._meaning(damage) from damage
-        found = {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[2] is not None}
-        if len(found) < len(keys):
-            for key, row in zip(keys, rows, strict=True):
-                if row[2] is None and row[0] is not None:
-                    raise lost(self.path, key)
-        return found
+            started = self._counters[0]
+            known = self._remembered if started == self._remembered_at else {}
+            asked = [key for key in keys if key not in known]
+            if not asked:
+                return {key: known[key] for key in keys}
+            read = self._read_many(asked)
+            if known and started != self._counters[0]:  # a write came between: what is known is of another moment
+                return self._read_many(keys)
+            if self._kept == started:
+                self._remember(started, {key: entry for key, entry in read.items() if len(entry[2]) <= SMALL_MAX})
+        if len(asked) == len(keys):
+            return read
+        return {key: entry for key in keys if (entry := known.get(key) or read.get(key)) is not None}
 
     def keys(self, prefix: str, limit: int | None) -> list[str]:
         """Return the keys that start with `prefix`, sorted, at most the first `limit`."""
@@ -152,6 +161,7 @@ class Reader:
             self._closed = True
             self._run = _refuse_closed
             self._counters = _NO_COUNTERS
+            self._remembered, self._remembered_at = {}, _NONE
             self._connection.close()
             idle = self._idle
         if idle is not None and not amid:  # else it waits for the lock, and sees then that it is over
@@ -163,6 +173,7 @@ class Reader:
         self._lock = threading.RLock()  # the parent's may have been held at the fork
         self._run = _refuse_forked
         self._kept, self._counters, self._closed = _NONE, _NO_COUNTERS, True
+        self._remembered, self._remembered_at = {}, _NONE
         return left
 
     def _alone(self) -> threading.RLock:
@@ -175,6 +186,33 @@ class Reader:
         return closed() if self._closed else meaning(error, self.path, key)
 
     # -- private, all under the lock ----------------------------------------------------------------------------------
+
+    def _read_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        run = self._begin()
+        damage: Exception | None = None
+        try:
+            rows = run(_GET_MANY, (apsw.carray(tuple(keys)),)).fetchall()
+        except DAMAGE as error:
+            self._end()
+            damage = error
+        finally:
+            self._end_unless_kept()
+        if damage is not None:
+            for key in keys:
+                self.get(key)  # one of them says which it is
+            raise self._meaning(damage) from damage
+        found = {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[2] is not None}
+        if len(found) < len(keys):
+            for key, row in zip(keys, rows, strict=True):
+                if row[2] is None and row[0] is not None:
+                    raise lost(self.path, key)
+        return found
+
+    def _remember(self, started: int, entries: dict[str, Entry]) -> None:
+        if started != self._remembered_at or self._remembered_bytes > _REMEMBERED_BYTES:
+            self._remembered, self._remembered_at, self._remembered_bytes = {}, started, 0
+        self._remembered.update(entries)
+        self._remembered_bytes += sum(len(key) + len(entry[2]) + _ENTRY_BYTES for key, entry in entries.items())
 
     def _renew(self, started: int) -> None:
         """End the kept transaction, which is old; begin another on the second quiet look in a row."""
