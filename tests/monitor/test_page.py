@@ -226,6 +226,7 @@ def test_tokens_hold_for_the_page_too(guarded):
         "frame?key=trips",
         "chunks?key=trips",
         "queries",
+        "runs",
         "events",
         "who",
     ]
@@ -242,9 +243,11 @@ def test_tokens_hold_for_the_page_too(guarded):
 def test_every_document_wants_a_role_and_whatever_changes_something_an_admin(unwatched):
     for route in routes(unwatched):
         for method in route.methods:
-            wanted = role_wanted(method, route.path.replace("{number:int}", "7").replace("{name}", "page.js"))
+            path = route.path.replace("{number:int}", "7").replace("{name}", "page.js").replace("{run}", "1-a")
+            wanted = role_wanted(method, path)
             is_file = route.path in ("/monitor", "/monitor/") or "/static/" in route.path
-            assert wanted == (Role.ADMIN if method == "POST" else Role.NOTHING if is_file else Role.READ)
+            is_secret = method == "POST" or path.endswith("/output")
+            assert wanted == (Role.ADMIN if is_secret else Role.NOTHING if is_file else Role.READ)
 
 
 @pytest.fixture

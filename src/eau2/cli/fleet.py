@@ -27,9 +27,10 @@ from eau2.served.address import SCHEME as SERVED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from eau2.fleet.any_fleet import Audited
     from eau2.fleet.files import Parts
     from eau2.fleet.lines import Line
-    from eau2.remote.fleet import Audited, Fleet
+    from eau2.remote.fleet import Fleet
 
 _LISTED = 20
 _ANSWERS_NO = ("ended", "deadline", "cancelled")  # the command's fault; of the others it is not known what it would say

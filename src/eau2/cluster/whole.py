@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from eau2.cluster.client import Client
     from eau2.cluster.peer import Peer
+    from eau2.fleet.any_fleet import AnyFleet
     from eau2.metrics.report import Metric, Report
     from eau2.store.jobs import Jobs
     from eau2.values.chunk import Chunk
@@ -40,6 +41,7 @@ class Whole(ABC):
     """
 
     jobs: Jobs | None = None
+    fleet: AnyFleet | None = None
     here = None
 
     def __init__(self, name: str, client: Client, ended: threading.Event) -> None:

@@ -11,9 +11,7 @@ import json
 import logging
 import socket
 import struct
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,9 +26,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from eau2.doors.connection import IDLE_SECONDS, RATE_MIN, STALLED_SECONDS
-from eau2.doors.http_requests import Refused, bearer_of, check_sender, role_wanted, status_of
+from eau2.doors.http_requests import Refused, bearer_of, check_sender, is_run, role_wanted, status_of
 from eau2.doors.http_routes import router
+from eau2.doors.http_threads import Threads
 from eau2.doors.log import log
+from eau2.doors.refused_runs import RefusedRuns
 from eau2.errors import Eau2Error
 from eau2.monitor.routes import routes as page_routes
 from eau2.monitor.watch import Watch
@@ -68,27 +68,13 @@ async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
     raise AssertionError("each connection answers by itself")
 
 
-class _Threads:
-    """A bounded number of threads, of which none is waited for in the end for longer than a moment."""
-
-    def __init__(self, most: int, name: str) -> None:
-        self._begun: list[threading.Thread] = []
-        self.pool = ThreadPoolExecutor(
-            most, thread_name_prefix=name, initializer=lambda: self._begun.append(threading.current_thread())
-        )
-
-    def end(self, deadline: float) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for thread in self._begun:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-
 class HttpDoor:
     """What the connections of the HTTP door share. Made in the event loop, and closed in any thread."""
 
     def __init__(self, store: Store, shared: Shared, counts: DoorCounts, *, host: str, page: bool = False) -> None:
         self.store, self.shared, self.counts, self.host = store, shared, counts, host
         self._watch = Watch(store) if page else None
+        self.refused = RefusedRuns(store, shared.audit)
         self.routes = router(() if self._watch is None else page_routes(self._watch))
         self.config = Config(
             _nobody,
@@ -104,9 +90,9 @@ class HttpDoor:
             timeout_keep_alive=int(IDLE_SECONDS),
         )
         self.state = ServerState()
-        self.askers = _Threads(THREADS_MAX, "eau2-http")
-        self.queries = _Threads(QUERIES_MAX, "eau2-http-sql")
-        self.uploads = _Threads(UPLOADS_MAX, "eau2-http-put")
+        self.askers = Threads(THREADS_MAX, "eau2-http")
+        self.queries = Threads(QUERIES_MAX, "eau2-http-sql")
+        self.uploads = Threads(UPLOADS_MAX, "eau2-http-put")
 
     def connection(self) -> HttpConnection:
         return HttpConnection(self)
@@ -122,7 +108,7 @@ class HttpDoor:
 class Asking:
     """One request while it is answered: how its route asks the store."""
 
-    def __init__(self, door: HttpDoor, client: object) -> None:
+    def __init__(self, door: HttpDoor, client: HttpConnection) -> None:
         self._door, self._client = door, client
         self._asker = Asker()
         self._threads = door.askers
@@ -130,6 +116,7 @@ class Asking:
         self.gone = False  # who asked has gone; read by other threads too
         self.ended = asyncio.Event()  # who asked has gone, or the server ends: an answer that never ends is to end
         self.role = ""  # of who asks
+        self.client, self.has_tokens = client.host, bool(door.shared.tokens)
 
     @property
     def store(self) -> Store:
@@ -266,6 +253,11 @@ class HttpConnection(H11Protocol):
     def __repr__(self) -> str:
         return f"{self.client}"
 
+    @property
+    def host(self) -> str:
+        """From where it came, "" where that is not known."""
+        return self.client[0] if self.client else ""
+
     # -- private ------------------------------------------------------------------------------------------------------
 
     def _begin_anew(self) -> None:
@@ -359,10 +351,14 @@ class HttpConnection(H11Protocol):
             challenge["www-authenticate"] += ', error="invalid_token"'
             raise Refused(401, "Unauthorized", "the token is not known here", headers=challenge)
         if not access.role and wanted:
+            if is_run(method, path):
+                access.audit("run refused: no token")
             hint = "send the header Authorization: Bearer TOKEN"
             raise Refused(401, "Unauthorized", "a token is wanted", hint=hint, headers=challenge)
         why = access.refusal(wanted, "")
         if why:
+            if is_run(method, path):
+                self._door.refused.note(self.host, access.role.name.lower(), why)
             raise Refused(403, "Forbidden", why)
         return access.role
 

@@ -22,6 +22,7 @@ PUBLIC = frozenset({"/", "/health", "/monitor", PAGE})  # what is said to those 
 READING = frozenset({"GET", "HEAD", "POST"})  # a POST is a query
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 _TAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|(\*))\s*(?:,|$)')
+_OUTPUT = re.compile(PAGE + r"runs/[^/]*/output")  # of commands: it may hold secrets
 _LOOPBACK = Networks(LOOPBACK)
 
 # An error has the status of the nearest of its classes in this table.
@@ -46,6 +47,7 @@ STATUSES: dict[type[Eau2Error], int] = {
     errors.PartMissing: 501,
     errors.QueryOutOfMemory: 507,
     errors.DiskFull: 507,
+    errors.NotAllowed: 403,
     errors.ReadOnly: 503,
     errors.Eau2Error: 500,
 }
@@ -192,9 +194,14 @@ def role_wanted(method: str, path: str) -> Role:
     """
     if path in PUBLIC or path.startswith(PAGE_FILES):
         return Role.NOTHING
-    if path.startswith(PAGE) and method not in ("GET", "HEAD"):
+    if path.startswith(PAGE) and (method not in ("GET", "HEAD") or _OUTPUT.fullmatch(path)):
         return Role.ADMIN
     return Role.READ if method in READING else Role.WRITE
+
+
+def is_run(method: str, path: str) -> bool:
+    """Whether a request is to begin or end a run of commands."""
+    return method == "POST" and (path + "/").startswith(f"{PAGE}runs/")
 
 
 def bearer_of(authorization: str) -> str | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from eau2.fleet.files import Parts
     from eau2.fleet.journal import Journal
+    from eau2.fleet.kept import Keeping
     from eau2.fleet.run import Run, State, Stream
 
     Hear = Callable[[Output | Ended], None]
@@ -33,12 +34,20 @@ _STOP_SECONDS = 2.0
 class Execution:
     """`run` on node `name`, which `journal` says is to be begun. Thread-safe.
 
-    Ended by `cancel`, at its deadline, and when nobody has held it for `orphan_seconds`.
+    Ended by `cancel`, at its deadline, and when nobody has held it for `orphan_seconds`. keeping: keeps what it writes.
     """
 
-    def __init__(self, name: str, run: Run, journal: Journal, *, orphan_seconds: float = ORPHAN_SECONDS) -> None:
+    def __init__(
+        self,
+        name: str,
+        run: Run,
+        journal: Journal,
+        *,
+        keeping: Keeping | None = None,
+        orphan_seconds: float = ORPHAN_SECONDS,
+    ) -> None:
         self.name, self.run = name, run
-        self._journal = journal
+        self._journal, self._keeping = journal, keeping
         self._orphan_seconds = orphan_seconds
         self._process = CommandProcess() if not isinstance(run.work, Push) else None
         self._receiving: Receiving | None = None
@@ -151,8 +160,10 @@ class Execution:
         self._end(Ended(self.name, state, code, time.monotonic() - begun, why))
 
     def _end(self, ended: Ended) -> None:
+        if self._keeping is not None:
+            self._keeping.close()
         try:
-            self._journal.end(self.run.id, ended)
+            self._journal.end(self.run.id, ended, (self._written["out"], self._written["err"]))
         except Eau2Error as error:  # the disk is full: the caller hears what the audit log will not say
             ended = ended._replace(why=f"{ended.why}; not in the audit log: {error}".lstrip("; "))
         with self._saying:
@@ -199,6 +210,8 @@ class Execution:
     def _say(self, stream: Stream, data: bytes) -> None:
         with self._saying:
             said = Output(self.name, stream, self._written[stream], data)
+            if self._keeping is not None:
+                self._keeping.write(stream, said.start, data)
             self._written[stream] += len(data)
             self._kept.append(said)
             self._kept_bytes += len(data)

@@ -44,6 +44,8 @@ class Record:
     code: int | None = None
     seconds: float = 0.0
     why: str = ""
+    out_bytes: int = 0  # that it has written, when it has ended
+    err_bytes: int = 0
 
 
 class Journal:
@@ -72,13 +74,15 @@ class Journal:
                 self._shorten(records)
             return True
 
-    def end(self, run_id: str, ended: Ended) -> None:
-        """Write what came of a run that was begun. DiskFull, StoreUnusable."""
+    def end(self, run_id: str, ended: Ended, written: tuple[int, int] = (0, 0)) -> None:
+        """Write what came of a run that was begun, and how many bytes it has written to its two streams. DiskFull,
+        StoreUnusable."""
         with self._lock:
             records = self._read()
             if run_id in records:
-                records[run_id] = _with_end(records[run_id], ended)
-                said = {"state": ended.state, "code": ended.code, "seconds": round(ended.seconds, 3), "why": ended.why}
+                said: dict[str, Any] = {"state": ended.state, "code": ended.code, "seconds": round(ended.seconds, 3)}
+                said |= {"why": ended.why, "out_bytes": written[0], "err_bytes": written[1]}
+                records[run_id] = replace(records[run_id], **said)
                 self._write({"ended": run_id, **said})
 
     def outcome(self, run_id: str) -> Ended:
@@ -88,8 +92,18 @@ class Journal:
         if record is None:
             return Ended(self._name, "refused", why="it is older than all the runs that are remembered")
         if record.state is None:
-            return Ended(self._name, "lost", why="the node was started anew while it ran")
+            return self.unended(self._name)
         return Ended(self._name, record.state, record.code, record.seconds, record.why)
+
+    @staticmethod
+    def unended(name: str) -> Ended:
+        """Return what is said of a run of node `name` that was begun, does not run now, and has no end."""
+        return Ended(name, "lost", why="the node was started anew while it ran")
+
+    def one(self, run_id: str) -> Record | None:
+        """Return what is known of a run, if anything."""
+        with self._lock:
+            return self._read().get(run_id)
 
     def newest(self, limit: int) -> list[Record]:
         """Return the `limit` newest runs, the newest first."""
@@ -201,8 +215,3 @@ def _record(run: Run) -> Record:
         sha256=work.sha256,
         nodes=run.nodes,
     )
-
-
-def _with_end(record: Record, ended: Ended) -> Record:
-    seconds = round(ended.seconds, 3)
-    return replace(record, state=ended.state, code=ended.code, seconds=seconds, why=ended.why)

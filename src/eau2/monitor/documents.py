@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from eau2.errors import InvalidOption
 from eau2.metrics.report import COUNTER
 from eau2.monitor.history import STEP_SECONDS, STEPS
 
@@ -124,6 +125,13 @@ def one_query(query: QueryReport) -> Document:
 def encoded(document: Document) -> bytes:
     """Return `document` as JSON, on one line."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+def number_asked(text: str, name: str, least: int, most: int) -> int:
+    """Return the number that `text`, which was asked for as `name`, is. InvalidOption."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 15 and least <= int(text) <= most):
+        raise InvalidOption(f"{name} is from {least} to {most}, not {text!r:.80}")
+    return int(text)
 
 
 # -- private ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 /monitor/frame?key=, chunks     a frame; its chunks, from ?first= on
 /monitor/queries[/NUMBER]       queries; one with its plan
 /monitor/queries/NUMBER/cancel  POST, of an admin: ends it
+/monitor/runs                   runs of commands: see run_routes.py
 /monitor/events                 `overview` and `queries`, every few seconds
 /monitor/who                    what the client may do
 """
@@ -24,10 +25,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from eau2.errors import Eau2Error, InvalidOption
-from eau2.monitor.documents import Document, encoded, one_node, one_query, query_list, sparks
+from eau2.errors import Eau2Error
+from eau2.monitor.documents import Document, encoded, number_asked, one_node, one_query, query_list, sparks
 from eau2.monitor.frames import CHUNKS_MAX, chunk_page, frame_page
 from eau2.monitor.keys import ROWS_MAX, key_page
+from eau2.monitor.run_routes import RunPage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,6 +49,8 @@ FILES = {  # that the page is made of
     "keys.js": "text/javascript; charset=utf-8",
     "frame.js": "text/javascript; charset=utf-8",
     "queries.js": "text/javascript; charset=utf-8",
+    "runs.js": "text/javascript; charset=utf-8",
+    "run.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "tools.js": "text/javascript; charset=utf-8",
     "mark.svg": "image/svg+xml",
@@ -66,10 +70,15 @@ class Asking(Protocol):
     """One request, as the HTTP door has it."""
 
     role: str  # of who asks: "read", "write", "admin"
+    client: str  # from where
+    has_tokens: bool  # of the server: without, whoever reaches it is an admin
     ended: asyncio.Event  # who asked has gone, or the server ends
 
     @property
     def store(self) -> Store: ...
+
+    def may_take_long(self) -> None:
+        """Have what follows worked on beside what is quick."""
 
     async def work(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Return what `function` returns in a thread."""
@@ -94,6 +103,7 @@ def routes(watch: Watch) -> list[Route]:
         Route(f"{ROOT}queries", page.queries),
         Route(f"{ROOT}queries/{{number:int}}", page.query),
         Route(f"{ROOT}queries/{{number:int}}/cancel", page.cancel, methods=["POST"]),
+        *RunPage(watch.begun, _asking, _json).routes(ROOT),
         Route(f"{ROOT}events", page.events),
     ]
 
@@ -144,7 +154,7 @@ class _Page:
 
     async def keys(self, request: Request) -> Response:
         asking, asked = _asking(request), request.query_params
-        limit = _number(asked.get("limit", "100"), "limit", 1, ROWS_MAX)
+        limit = number_asked(asked.get("limit", "100"), "limit", 1, ROWS_MAX)
         return _json(await asking.work(key_page, asking.store, asked.get("prefix", ""), asked.get("after", ""), limit))
 
     async def frame(self, request: Request) -> Response:
@@ -153,7 +163,7 @@ class _Page:
 
     async def chunks(self, request: Request) -> Response:
         asking, asked = _asking(request), request.query_params
-        first = _number(asked.get("first", "0"), "first", 0, CHUNK_FIRST_MAX)
+        first = number_asked(asked.get("first", "0"), "first", 0, CHUNK_FIRST_MAX)
         return _json({**await asking.work(chunk_page, asking.store, asked.get("key", ""), first), "page": CHUNKS_MAX})
 
     async def queries(self, request: Request) -> Response:
@@ -260,9 +270,3 @@ def _asking(request: Request) -> Asking:
 
 def _json(document: Document) -> Response:
     return Response(encoded(document), media_type="application/json")
-
-
-def _number(text: str, name: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
-        raise InvalidOption(f"{name} is from {least} to {most}, not {text!r:.80}")
-    return int(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from eau2.errors import Eau2Error
 from eau2.monitor.documents import encoded, overview
 from eau2.monitor.history import History
+from eau2.monitor.runs import Begun
 from eau2.monitor.source import observed
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Watch:
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.store = store
+        self.begun = Begun()
         self._clock = clock
         self._changed = threading.Condition()  # guards everything below
         self._history = History()
@@ -53,7 +55,8 @@ class Watch:
         return self.store.tables.queries
 
     def close(self) -> None:
-        """End the thread. May be called again."""
+        """End the thread, and the runs that pages have begun. May be called again."""
+        self.begun.close()
         with self._changed:
             self._closed = True
             self._changed.notify_all()

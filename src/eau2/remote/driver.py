@@ -18,6 +18,7 @@ from eau2.errors import Corrupt, Eau2Error, NodeUnavailable, StoreUnusable
 from eau2.metrics.gossip import Gossip
 from eau2.remote.asking import awaited, ready
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache, FarBuffers, FarChunk
+from eau2.remote.fleet import Fleet
 from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
 from eau2.remote.transport import ThreadRuntime
@@ -95,6 +96,7 @@ class RemoteCluster(Whole):
     """The `Node` over all members. Thread-safe."""
 
     jobs: FarJobs
+    fleet: Fleet
 
     def __init__(
         self, transport: Transport, client: Client, runtime: ThreadRuntime, ended: threading.Event, *, cache_bytes: int
@@ -105,6 +107,7 @@ class RemoteCluster(Whole):
         self._watch = Watch(client, transport)
         self.transport = transport
         self.jobs = FarJobs(transport)
+        self.fleet = Fleet(transport)
         self._lock = threading.Lock()  # guards what is below
         self._by_name: dict[str, RemotePlace] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -320,6 +323,7 @@ class RemoteCluster(Whole):
         with self._lock:
             self._ended.set()
         self.jobs.close()
+        self.fleet.close()
         self._watch.close()
         for left in [place.leave() for place in self._answering()]:
             with contextlib.suppress(Unreachable, Eau2Error):

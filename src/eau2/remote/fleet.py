@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eau2.cluster.peer import NotServing, Unreachable
-from eau2.errors import InvalidOption, NodeUnavailable
+from eau2.errors import DiskFull, InvalidOption, NodeUnavailable, StoreUnusable
+from eau2.fleet.any_fleet import Audited, Written
+from eau2.fleet.refusals import NODES
 from eau2.fleet.rolling import rolled
 from eau2.fleet.run import Ended, Order, Output
 from eau2.remote.jobs import FarJobs
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from eau2.cluster.view import View
     from eau2.fleet.files import Parts
     from eau2.fleet.journal import Record
+    from eau2.fleet.refusals import Refusal
     from eau2.fleet.run import Run
     from eau2.remote.coordinator import ClusterStatus
     from eau2.remote.membership import NodeStatus
@@ -33,15 +36,7 @@ WELL_SECONDS = 120.0  # for a node to come back
 _LOOK_SECONDS = 0.2
 _WAIT_SECONDS = 0.5  # a bound on one wait, also for a signal to be seen; the loop around it waits on
 _ANSWER_SECONDS = 10.0
-
-
-@dataclass(slots=True)
-class Audited:
-    """A run, as those of the asked nodes say that have begun it. Of a node whose record has no state it is not known
-    whether it runs yet, or what came of it."""
-
-    record: Record  # as one of them has it
-    on: dict[str, Record] = field(default_factory=dict)  # by node
+_WRITTEN_SECONDS = 5.0  # for what a run has written, of 1 MiB at most
 
 
 class Fleet:
@@ -155,17 +150,62 @@ class Fleet:
 
     # -- looking back -------------------------------------------------------------------------------------------------
 
-    def audit(self, limit: int) -> list[Audited]:
-        """Return the `limit` newest runs that the nodes which answer know of, the newest first."""
-        names = self._view().present
-        asked = {name: self._transport.call(name, "runs", ((limit,), {}), CHUNK_SECONDS) for name in names}
-        found: dict[str, Audited] = {}
-        for name, pending in asked.items():
+    def allowed(self) -> bool:
+        """As `AnyFleet.allowed`: any node knows."""
+        for name in self._view().present:
             with contextlib.suppress(Unreachable, NotServing):
-                record: Record
-                for record in pending.result():
-                    found.setdefault(record.id, Audited(record)).on[name] = record
+                found: bool = self._ask(name, "fleet", "allowed", seconds=ANSWER_SECONDS)
+                return found
+        raise NodeUnavailable("no node says whether it runs commands", hint="try again when one is back")
+
+    def cancel(self, run_id: str) -> None:
+        """As `AnyFleet.cancel`. Waits for 2 s at most."""
+        self._each("cancel", run_id, seconds=ANSWER_SECONDS)
+
+    def audit(self, limit: int) -> list[Audited]:
+        """As `AnyFleet.audit`."""
+        found: dict[str, Audited] = {}
+        for name, records in self._each("newest", limit).items():
+            record: Record
+            for record in records:
+                found.setdefault(record.id, Audited(record)).on[name] = record
         return [found[run_id] for run_id in sorted(found, reverse=True)[:limit]]
+
+    def one(self, run_id: str) -> Audited | None:
+        """As `AnyFleet.one`."""
+        records: dict[str, Record] = {name: one for name, one in self._each("one", run_id).items() if one is not None}
+        return Audited(next(iter(records.values())), records) if records else None
+
+    def refusals(self, limit: int) -> list[Refusal]:
+        """As `AnyFleet.refusals`."""
+        found: dict[str, Refusal] = {one.id: one for each in self._each("refusals", limit).values() for one in each}
+        return [found[run_id] for run_id in sorted(found, reverse=True)[:limit]]
+
+    def refuse(self, refusal: Refusal) -> None:
+        """As `AnyFleet.refuse`. Waits for 2 s at most."""
+        present = self._view().present
+        few = random.sample(present, min(NODES, len(present)))  # not always the same: each keeps so many
+        self._each("refuse", refusal, names=few, seconds=ANSWER_SECONDS)
+
+    def written(self, run_id: str, node: str, starts: tuple[int, int] = (0, 0)) -> Written | None:
+        """As `AnyFleet.written`."""
+        try:
+            found: Written | None = self._ask(node, "fleet", "written", run_id, starts, seconds=_WRITTEN_SECONDS)
+        except (Unreachable, NotServing):
+            raise NodeUnavailable(f"{node} does not answer", hint="see whether it lives") from None
+        return found
+
+    def _each(
+        self, method: str, *given: Any, names: Sequence[str] | None = None, seconds: float = CHUNK_SECONDS
+    ) -> dict[str, Any]:
+        """Return what each of `names`, of all that are present, says, of those that answer without an error."""
+        asked = self._view().present if names is None else names
+        calls = {name: self._transport.call(name, "fleet", ((method, *given), {}), seconds) for name in asked}
+        found: dict[str, Any] = {}
+        for name, pending in calls.items():
+            with contextlib.suppress(Unreachable, NotServing, DiskFull, StoreUnusable):
+                found[name] = pending.result()
+        return found
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -180,5 +220,5 @@ class Fleet:
             if time.monotonic() >= deadline or self._closed.wait(_LOOK_SECONDS):
                 raise NodeUnavailable(f"the {COORDINATOR} of the cluster does not answer", hint="ask again in seconds")
 
-    def _ask(self, name: str, method: str, *, seconds: float) -> Any:
-        return self._transport.call(name, method, ((), {}), seconds).result()
+    def _ask(self, name: str, method: str, *given: Any, seconds: float) -> Any:
+        return self._transport.call(name, method, (given, {}), seconds).result()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from eau2.errors import NotAllowed
+from eau2.errors import Eau2Error, NotAllowed
+from eau2.fleet.any_fleet import Written
 from eau2.fleet.execution import ORPHAN_SECONDS, Execution
 from eau2.fleet.journal import Journal
+from eau2.fleet.kept import KeptOutput
+from eau2.fleet.refusals import Refusal, Refusals
 from eau2.fleet.run import Cancel, Ended, Finished, Order, Part, Push, Withdrawn
 from eau2.remote.jobs import FarJobs
 from eau2.remote.spreading import Mailbox, Spreading
@@ -17,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eau2.fleet.journal import Record
+    from eau2.fleet.run import Run
     from eau2.remote.transport import Transport
 
 RUNNING_MAX = 64
+ASKED = frozenset({"allowed", "newest", "one", "refusals", "refuse", "written", "cancel"})  # of `Runs`, by others
+_CANCELLED_MAX = 1000  # ids of runs that were cancelled, and may come yet
 _ENDED_MAX = 8  # that are kept with what they wrote, for who asks late
 _WAIT_SECONDS = 1.0  # a bound on one wait; the loop around it waits on
 _STOP_SECONDS = 0.3
@@ -31,6 +40,12 @@ def not_allowed(who: str) -> NotAllowed:
         f"{who} does not run commands",
         hint="that is allowed when a cluster is started: `eau2 down`, then `eau2 up --allow-exec`",
     )
+
+
+def refusal_of(run: Run, why: str) -> Refusal:
+    """Return the note that `run` was refused."""
+    kind = type(run.work).__name__.lower()
+    return Refusal(run.id, run.time, run.user, run.host, kind, run.work.text, why)
 
 
 class Runs:
@@ -48,15 +63,19 @@ class Runs:
         self.name = name
         self.jobs = FarJobs(transport)
         self._allowed, self._orphan_seconds = allowed, orphan_seconds
-        self._journal = Journal(directory, name)
+        self._journal, self._kept, self._refused = Journal(directory, name), KeptOutput(directory), Refusals(directory)
         self._lock = threading.Lock()  # guards what is below
         self._executions: dict[str, Execution] = {}
+        self._cancelled: deque[str] = deque(maxlen=_CANCELLED_MAX)
         self._closed = False
 
     def begin(self, order: Order, say: Callable[[Any], None]) -> Asked:
         """Do what is ordered, once, however often it is ordered. NotAllowed, DiskFull, StoreUnusable."""
         if not self._allowed:
-            raise not_allowed(self.name)
+            error = not_allowed(self.name)
+            with contextlib.suppress(Eau2Error):  # a full disk: it is refused all the same
+                self.refuse(refusal_of(order.run, error.message))
+            raise error
         with self._lock:
             execution = self._execution(order)
             if isinstance(execution, Execution):
@@ -74,12 +93,14 @@ class Runs:
             return Ended(self.name, "refused", why=why)
         if not self._journal.begin(order.run):
             return self._journal.outcome(order.run.id)
-        if order.cancelled:
+        if order.cancelled or order.run.id in self._cancelled:
             ended = Ended(self.name, "cancelled", why="it was not begun")
             self._journal.end(order.run.id, ended)
             return ended
         self._forget()
-        found = Execution(self.name, order.run, self._journal, orphan_seconds=self._orphan_seconds)
+        keeping = None if isinstance(order.run.work, Push) else self._kept.begin(order.run.id)
+        seconds = self._orphan_seconds
+        found = Execution(self.name, order.run, self._journal, keeping=keeping, orphan_seconds=seconds)
         self._executions[order.run.id] = found
         return found
 
@@ -97,9 +118,49 @@ class Runs:
         with self._lock:
             self._forget()
 
+    # -- what others ask ----------------------------------------------------------------------------------------------
+
+    def allowed(self) -> bool:
+        """Whether it runs anything."""
+        return self._allowed
+
+    def cancel(self, run_id: str) -> None:
+        """End a run here, whoever asked for it; when it comes later it is not begun. Not waited for."""
+        with self._lock:
+            self._cancelled.append(run_id)
+            execution = self._executions.get(run_id)
+        if execution is not None:
+            execution.cancel()
+
     def newest(self, limit: int) -> list[Record]:
-        """Return the `limit` newest runs, the newest first."""
-        return self._journal.newest(limit)
+        """Return the `limit` newest runs, the newest first. Those without a state run now."""
+        with self._lock:
+            return [self._as_it_is(record) for record in self._journal.newest(limit)]
+
+    def one(self, run_id: str) -> Record | None:
+        """Return a run, likewise; None when there was none here."""
+        with self._lock:
+            record = self._journal.one(run_id)
+            return None if record is None else self._as_it_is(record)
+
+    def _as_it_is(self, record: Record) -> Record:
+        if record.state is None and record.id not in self._executions:
+            ended = Journal.unended(self.name)
+            return replace(record, state=ended.state, why=ended.why)
+        return record
+
+    def written(self, run_id: str, starts: tuple[int, int]) -> Written | None:
+        """Return what a run has written here, as far as it is kept; None when there was none. InvalidOption."""
+        record = self.one(run_id)  # first: of one that has ended all is read then
+        return None if record is None else Written(record, *self._kept.read(run_id, starts))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Note what was refused. DiskFull, StoreUnusable."""
+        self._refused.note(refusal)
+
+    def refusals(self, limit: int) -> list[Refusal]:
+        """Return the `limit` newest that were refused, the newest first."""
+        return self._refused.newest(limit)
 
     def close(self) -> None:
         """End all runs. Idempotent."""

@@ -28,7 +28,7 @@ from eau2.remote.identity import OwnedDirectory
 from eau2.remote.lending import Lending
 from eau2.remote.membership import GRACE_SECONDS, Membership, NodeStatus
 from eau2.remote.queries import Queries, Terms
-from eau2.remote.runs import Runs
+from eau2.remote.runs import ASKED, Runs
 from eau2.remote.spreading import KIND
 from eau2.remote.work import JOB_CALLS, Work
 from eau2.store.chunks import boot_id
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from eau2.fleet.journal import Record
     from eau2.metrics.report import Metric
     from eau2.remote.transport import Answer, Arguments, Transport
     from eau2.store.database import Flush
@@ -292,9 +291,11 @@ class NodeServer:
         copied = done.keys + done.chunks
         return replace(found, copies_missing=done.missing, copied=copied, copied_bytes=done.bytes)
 
-    def _do_runs(self, limit: int) -> list[Record]:
-        """Return the `limit` newest runs of commands here, the newest first. StoreUnusable."""
-        return self._runs.newest(limit)
+    def _do_fleet(self, method: str, *given: Any) -> Any:
+        """Ask for what was run here, or have it ended."""
+        if method not in ASKED:
+            raise AttributeError(f"nobody asks a node's runs for {method}")
+        return getattr(self._runs, method)(*given)
 
     def _do_status(self) -> NodeStatus:
         return self._membership.status()

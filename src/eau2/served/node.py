@@ -53,6 +53,7 @@ class ServedNode:
     """
 
     jobs = None
+    fleet = None
     here = None
 
     def __init__(self, connection: Connection) -> None:

@@ -60,7 +60,7 @@ class DirectoryNode:
     Raises StoreUnusable, ReadOnly (nothing there, and nothing can be made), Corrupt, FormatTooNew, DiskFull.
     """
 
-    jobs = None
+    jobs = fleet = None
 
     def __init__(self, directory: str | os.PathLike[str], *, flush: Flush = "process", name: str = "node-0") -> None:
         if flush not in ("process", "power"):

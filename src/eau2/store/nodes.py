@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.errors import Eau2Error
+    from eau2.fleet.any_fleet import AnyFleet
     from eau2.metrics.report import Metric, Report
     from eau2.store.here import Here
     from eau2.store.jobs import Jobs
@@ -157,6 +158,10 @@ class Node(Protocol):
     @property
     def jobs(self) -> Jobs | None:
         """Who begins jobs on the nodes, where these are processes of their own; None where they are in this one."""
+
+    @property
+    def fleet(self) -> AnyFleet | None:
+        """What runs commands on every node of a cluster; None of a store that is none."""
 
     @property
     def here(self) -> Here | None:

@@ -4,6 +4,8 @@ import { frameView } from "./frame.js";
 import { keysView } from "./keys.js";
 import { nodeView, nodesView } from "./nodes.js";
 import { queriesView, queryView } from "./queries.js";
+import { runView } from "./run.js";
+import { runsView } from "./runs.js";
 import { Failure, ask, el, listen, say, seconds } from "./tools.js";
 
 const AGAIN_SECONDS = 2;
@@ -17,6 +19,8 @@ const views = [
   [/^\/frame\/(.*)$/, "keys", frameView],
   [/^\/queries$/, "queries", queriesView],
   [/^\/query\/(\d+)$/, "queries", queryView],
+  [/^\/runs$/, "runs", runsView],
+  [/^\/run\/(.+)$/, "runs", runView],
 ];
 
 /** What all views share: the last documents, and what the client may do. */
