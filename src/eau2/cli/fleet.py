@@ -1,22 +1,18 @@
 """exec and push: commands and files on every node of a cluster."""
 
-import dataclasses
 import getpass
 import os
 import socket
 import sys
 import time
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
 
 from eau2.cli.call import Call
-from eau2.cli.exits import FAILED, NEGATIVE, printable
-from eau2.cli.screen import grid
+from eau2.cli.exits import FAILED, NEGATIVE
+from eau2.cli.fleet_log import listed, outcome, shown
 from eau2.errors import InvalidOption
 from eau2.fleet.files import Source, read_script
 from eau2.fleet.lines import Lines
@@ -27,10 +23,10 @@ from eau2.served.address import SCHEME as SERVED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from eau2.fleet.any_fleet import Audited
+    from eau2.fleet.any_fleet import AnyFleet
     from eau2.fleet.files import Parts
     from eau2.fleet.lines import Line
-    from eau2.remote.fleet import Fleet
+    from eau2.served.connection import Connection
 
 _LISTED = 20
 _ANSWERS_NO = ("ended", "deadline", "cancelled")  # the command's fault; of the others it is not known what it would say
@@ -59,6 +55,9 @@ def exec(
     deadline: DeadlineOption = None,
     rolling: RollingOption = False,
     list_: Annotated[bool, typer.Option("--list", help="List what was run, by whom, and what came of it.")] = False,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="RUN", help="Show what a run of the list has written.")
+    ] = None,
     rows: Annotated[
         int, typer.Option("--rows", "-n", metavar="N", help="With --list: how many of the newest.", min=1)
     ] = _LISTED,
@@ -69,13 +68,17 @@ def exec(
     that is not known.
     """
     given = list(command or [])
-    if list_:
-        if given or script is not None:
-            raise InvalidOption("--list runs nothing: leave out the command")
-        _list(call, rows)
+    if list_ or show is not None:
+        if given or script is not None or (list_ and show is not None):
+            raise InvalidOption("--list and --show run nothing: leave out the command")
+        with _fleet(call) as fleet:
+            if show is None:
+                listed(call, fleet, rows)
+            else:
+                shown(call, fleet, show, _names(nodes))
         return
     work: Work = Command(tuple(given)) if script is None else _script(script, given)
-    with _fleet(call, runs=True) as fleet:
+    with _fleet(call) as fleet:
         _run(call, fleet, work, nodes=nodes, deadline=deadline, rolling=rolling)
 
 
@@ -93,30 +96,46 @@ def push(
 
     Each appears whole or not at all, with its mode. The cluster was started with --allow-exec.
     """
-    with Source(files, to) as source, _fleet(call, runs=True) as fleet:
+    with Source(files, to) as source, _fleet(call) as fleet:
         _run(call, fleet, source.push, nodes=nodes, deadline=deadline, rolling=rolling, parts=source)
 
 
 @contextmanager
-def _fleet(call: Call, *, runs: bool) -> "Iterator[Fleet]":
-    """Give the nodes of the cluster of --store, or of this machine. InvalidOption when that is no cluster; NotAllowed
-    when something is to be run, and it was started without that."""
+def _fleet(call: Call) -> "Iterator[AnyFleet]":
+    """Give the nodes of the cluster of --store, also of one behind a server, or of this machine. InvalidOption when
+    that is no cluster."""
     path = call.store_path if call.store_given else SCHEME
+    if path.startswith(SERVED):
+        with closing(_connected(path)) as connection:
+            yield _served(connection)
+        return
     if not path.startswith(SCHEME):
-        what = "a store that is served" if path.startswith(SERVED) else "a store in a directory"
         raise InvalidOption(
-            f"{path} is {what}: commands run on the nodes of a cluster, from one of its machines",
+            f"{path} is a store in a directory: commands run on the nodes of a cluster",
             hint="--store ray:, after `eau2 up --allow-exec`",
         )
     require_ray()
     from eau2.remote.deploying import RayCluster  # Ray takes half a second to import
     from eau2.remote.fleet import Fleet
-    from eau2.remote.runs import not_allowed
 
     with RayCluster.of(path) as there, Fleet(there.transport) as fleet:
-        if runs and not there.deployed[there.address.name].get("allow_exec"):
-            raise not_allowed(f"the cluster {there.address.name!r}")
         yield fleet
+
+
+def _connected(path: str) -> "Connection":
+    from eau2.served.connecting import connect  # Flight takes 30 ms to import
+
+    return connect(path)
+
+
+def _served(connection: "Connection") -> "AnyFleet":
+    from eau2.served.fleet import ServedFleet
+
+    return ServedFleet(connection)
+
+
+def _names(nodes: str | None) -> list[str]:
+    return [name for name in (nodes or "").split(",") if name]
 
 
 def _script(path: str, arguments: list[str]) -> Script:
@@ -128,7 +147,7 @@ def _script(path: str, arguments: list[str]) -> Script:
 
 def _run(
     call: Call,
-    fleet: "Fleet",
+    fleet: "AnyFleet",
     work: Work,
     *,
     nodes: str | None,
@@ -136,18 +155,19 @@ def _run(
     rolling: bool,
     parts: "Parts | None" = None,
 ) -> None:
-    names = fleet.names([name for name in (nodes or "").split(",") if name])
+    names = fleet.names(_names(nodes))
     now = time.time()
     run = Run(new_id(now), now, _user(), socket.gethostname(), work, len(names), deadline)
-    shown = _Shown(as_json=call.json)
+    fleet.admit(run)
+    printer = _Shown(as_json=call.json)
     with ExitStack() as stack:
-        stack.callback(shown.flush)
+        stack.callback(printer.flush)
         if rolling:
-            ended, are_well = fleet.roll(run, names, shown.hear, parts)
+            ended, are_well = fleet.roll(run, names, printer.hear, parts)
         else:
-            ended = fleet.run(run, names, shown.hear, parts)
+            ended = fleet.run(run, names, printer.hear, parts)
             are_well = all(one.is_good for one in ended)
-    document = {"run": run.id, "nodes": [one._asdict() for one in ended], "printed": shown.printed}
+    document = {"run": run.id, "nodes": [one._asdict() for one in ended], "printed": printer.printed}
     call.answer(document, lambda _: None)  # what there was to say is printed by now
     if not are_well:
         raise typer.Exit(_code(ended))
@@ -197,64 +217,3 @@ class _Shown:
                 self.printed.append({"node": node, "stream": stream, "line": text})
             else:
                 print(f"{node} | {text}", file=sys.stdout if stream == "out" else sys.stderr, flush=True)
-
-
-def outcome(ended: Ended) -> str:
-    """Return what came of a run on a node, as one reads it.
-
-    >>> outcome(Ended("a", "ended", -15)), outcome(Ended("a", "lost", why="a does not answer"))
-    ('ended by signal 15', 'lost: a does not answer')
-    """
-    if ended.state == "ended" and ended.code is not None:
-        said = f"ended by signal {-ended.code}" if ended.code < 0 else f"ended with {ended.code}"
-    else:
-        said = {"deadline": "ended at the deadline"}.get(ended.state, ended.state)
-    return f"{said}: {printable(ended.why)}" if ended.why else said
-
-
-# -- looking back ------------------------------------------------------------------------------------------------------
-
-
-def _list(call: Call, rows: int) -> None:
-    with _fleet(call, runs=False) as fleet:
-        found = fleet.audit(rows)
-    call.answer([_document(one) for one in found], lambda console: _listed(console, found))
-
-
-def _document(audited: "Audited") -> dict[str, object]:
-    record = audited.record
-    known = {"id", "time", "user", "host", "kind", "text", "sha256"}
-    document = {name: value for name, value in dataclasses.asdict(record).items() if name in known}
-    on = [
-        {"node": name, "state": one.state, "code": one.code, "seconds": one.seconds, "why": one.why}
-        for name, one in sorted(audited.on.items())
-    ]
-    return document | {"asked": record.nodes, "nodes": on}
-
-
-def _listed(console: Console, found: "list[Audited]") -> RenderableType:
-    table = grid(console, "when", "who", "what", "nodes", "came of it", right=("nodes",))
-    for one in found:
-        record = one.record
-        when = datetime.fromtimestamp(record.time, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        what = record.text if record.kind != "script" else f"{record.text} (sha256 {record.sha256[:12]})"
-        is_good = all(each.state == "ended" and each.code == 0 for each in one.on.values())
-        table.add_row(
-            when,
-            Text(printable(f"{record.user}@{record.host}")),
-            Text(printable(what)),
-            f"{len(one.on)}/{record.nodes}",
-            Text(_together(one), style="green" if is_good else "yellow"),
-        )
-    return table if found else Group(Text("nothing was run on these nodes"))
-
-
-def _together(audited: "Audited") -> str:
-    """Return what came of a run on all nodes that have begun it: each outcome with the nodes that had it."""
-    nodes: dict[str, list[str]] = {}
-    for name, one in sorted(audited.on.items()):
-        said = "no end" if one.state is None else outcome(Ended(name, one.state, one.code))
-        nodes.setdefault(said, []).append(name)
-    if len(nodes) == 1:
-        return next(iter(nodes))
-    return "; ".join(f"{', '.join(names)} {said}" for said, names in nodes.items())

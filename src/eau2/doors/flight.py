@@ -23,6 +23,7 @@ from eau2.doors.flight_actions import Actions
 from eau2.doors.flight_calls import Calls
 from eau2.doors.flight_ending import cut_connections
 from eau2.doors.flight_errors import told_by_get_schema, unsupported
+from eau2.doors.flight_fleet import PREFIX, FleetVerbs
 from eau2.doors.flight_memory import ReusedMemory
 from eau2.doors.flight_received import Received
 from eau2.doors.flight_rows import streamed
@@ -59,7 +60,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
         store: Store,
         tokens: Tokens,
         counts: DoorCounts,
-        audit: Callable[[str, object], None],
+        audit: Callable[..., None],
         host: str,
         port: int,
         certificate: tuple[bytes, bytes] | None = None,
@@ -69,6 +70,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
         self._actions = Actions(store, self._sessions)
         self._calls = Calls()
         self._watch = Watch(store, self._calls.ending)
+        self._fleet = FleetVerbs(store, audit, self._calls.ending)
         self._sql: FlightSql | None = None
         with contextlib.suppress(PartMissing):
             self._sql = FlightSql(store)
@@ -162,6 +164,9 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
                 return flight.GeneratorStream(schema, self._calls.rows(context, streamed(schema, batches)))
             if asked is None:
                 raise InvalidOption("a ticket is a JSON object", hint='for example {"key": "trips"}')
+            if own and "run" in asked:
+                pieces = self._fleet.run(caller, context.peer(), asked, context.is_cancelled)
+                return flight.GeneratorStream(wire.PIECES, self._calls.rows(context, pieces, own=True))
             if own:
                 return flight.GeneratorStream(wire.PIECES, self._calls.rows(context, self._pieces(asked), own=True))
             frame = self._store.frame(asked["key"]) if "key" in asked else self._store.sql(asked["sql"])
@@ -235,6 +240,10 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
                 yield from found
                 return
             verb = action.type.removeprefix(_PREFIX)
+            if verb.startswith(PREFIX):
+                for reply in self._fleet.replies(caller, context.peer(), verb, *wire.parsed(action.body)):
+                    yield flight.Result(reply)
+                return
             caller.require(self._actions.role(verb))
             header, payload = wire.parsed(action.body)
             for reply in self._actions.replies(verb, header, payload):

@@ -45,6 +45,9 @@ class AnyFleet(Protocol):
     def allowed(self) -> bool:
         """Whether they run anything: whether the cluster was started so."""
 
+    def admit(self, run: Run) -> None:
+        """Raise NotAllowed, and have it noted, unless they run anything."""
+
     def names(self, wanted: Sequence[str] = ()) -> list[str]:
         """Return the names of all members, or of those `wanted`, each once. InvalidOption when there is no such
         node."""

@@ -46,7 +46,7 @@ class KeptOutput:
 
     def begin(self, run_id: str) -> Keeping:
         """Return what keeps the output of a run; forget the oldest runs. InvalidOption when that is no id."""
-        _require_id(run_id)
+        require_id(run_id)
         with contextlib.suppress(OSError):  # no room, or no right: the run goes on, and nothing is kept
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._forget(run_id)
@@ -55,7 +55,7 @@ class KeptOutput:
     def read(self, run_id: str, starts: tuple[int, int] = (0, 0)) -> tuple[list[Piece], list[Piece]]:
         """Return what is kept of standard output and of standard error, each from its start on, at most 1 MiB in all.
         What lies between two pieces was left out. Nothing of a run that is not kept. InvalidOption, StoreUnusable."""
-        _require_id(run_id)
+        require_id(run_id)
         out, err = (joined(self._pieces(run_id, stream, start)) for stream, start in zip(STREAMS, starts, strict=True))
         return out, err
 
@@ -170,7 +170,8 @@ def left_out(pieces: list[Piece], total: int | None) -> int:
     return max(end, total or 0) - sum(len(piece.data) for piece in pieces)
 
 
-def _require_id(run_id: str) -> None:
+def require_id(run_id: str) -> None:
+    """InvalidOption unless `run_id` is as `new_id` makes them."""
     if _ID.fullmatch(run_id) is None:  # it becomes the name of a file
         raise InvalidOption(f"{run_id!r:.60} is no id of a run", hint="`eau2 exec --list` shows them")
 

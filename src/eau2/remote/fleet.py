@@ -15,6 +15,7 @@ from eau2.fleet.refusals import NODES
 from eau2.fleet.rolling import rolled
 from eau2.fleet.run import Ended, Order, Output
 from eau2.remote.jobs import FarJobs
+from eau2.remote.runs import not_allowed, refusal_of
 from eau2.remote.spreading import Mailbox, Spreading
 from eau2.remote.transport import ANSWER_SECONDS, CHUNK_SECONDS, COORDINATOR
 
@@ -157,6 +158,13 @@ class Fleet:
                 found: bool = self._ask(name, "fleet", "allowed", seconds=ANSWER_SECONDS)
                 return found
         raise NodeUnavailable("no node says whether it runs commands", hint="try again when one is back")
+
+    def admit(self, run: Run) -> None:
+        """As `AnyFleet.admit`."""
+        if not self.allowed():
+            error = not_allowed("this cluster")
+            self.refuse(refusal_of(run, error.message))
+            raise error
 
     def cancel(self, run_id: str) -> None:
         """As `AnyFleet.cancel`. Waits for 2 s at most."""

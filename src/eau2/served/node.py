@@ -23,6 +23,7 @@ from eau2.query.waiting import Calls, end_idle
 from eau2.remote.chunks import CACHE_BYTES, ChunkCache
 from eau2.remote.memory import Memory
 from eau2.served.connection import CALL_SECONDS, LONG_SECONDS, Connection
+from eau2.served.fleet import ServedFleet
 from eau2.served.held import HeldBuffers, Lease
 from eau2.served.watch import Watch
 from eau2.served.wire import PROTOCOL, WRITE_BYTES_MAX, made_again
@@ -53,11 +54,11 @@ class ServedNode:
     """
 
     jobs = None
-    fleet = None
     here = None
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.fleet = ServedFleet(connection)  # what is served may be no cluster: then each of its verbs says so
         self.cache = ChunkCache(CACHE_BYTES, _memory)
         self._watch = Watch(connection)
         self._calls = Calls()  # which Ctrl-C and the end interrupt: gRPC's own waiting hears of neither
