@@ -13,6 +13,7 @@ from tests.until import until
 from eau2.fleet.execution import KEPT_BYTES, Execution
 from eau2.fleet.files import Source
 from eau2.fleet.journal import Journal
+from eau2.fleet.kept import KeptOutput, Piece
 from eau2.fleet.run import PART_BYTES, Ended, Output, Script
 
 pytestmark = pytest.mark.slow  # processes are started, and waited for
@@ -26,7 +27,8 @@ def execute(tmp_path):
     def begin(*command, orphan_seconds=60.0, **options):
         run = a_run(*command, **options)
         assert journal.begin(run)
-        begun.append(Execution("node-0", run, journal, orphan_seconds=orphan_seconds))
+        keeping = KeptOutput(tmp_path).begin(run.id)
+        begun.append(Execution("node-0", run, journal, keeping=keeping, orphan_seconds=orphan_seconds))
         begun[-1].journal = journal
         return begun[-1]
 
@@ -49,7 +51,7 @@ def lives(pid):
         return False
 
 
-def test_what_it_writes_its_code_and_its_time_are_heard_and_kept(execute):
+def test_what_it_writes_its_code_and_its_time_are_heard_and_kept(execute, tmp_path):
     one = execute("sh", "-c", "echo out; echo err >&2; echo $EAU2_NODE $EAU2_RUN; exit 3")
     heard = listening(one)
     ended = heard.ended()
@@ -61,6 +63,9 @@ def test_what_it_writes_its_code_and_its_time_are_heard_and_kept(execute):
     late = listening(one)
     assert late.said == heard.said
     assert one.journal.outcome(one.run.id) == ended._replace(seconds=round(ended.seconds, 3))
+    assert KeptOutput(tmp_path).read(one.run.id) == ([Piece(0, heard.written())], [Piece(0, b"err\n")])
+    record = one.journal.one(one.run.id)
+    assert (record.out_bytes, record.err_bytes) == (len(heard.written()), 4)
 
 
 def test_no_shell_reads_the_arguments_and_no_terminal_is_there(execute):

@@ -10,6 +10,7 @@ from tests.monitor.conftest import ADMIN, PAGE, READ, TOKENS, WRITE
 from tests.remote.clusters import Cluster
 from tests.until import until
 
+from eau2.doors.tokens import Tokens
 from eau2.fleet.any_fleet import Audited, Written
 from eau2.fleet.journal import Record
 from eau2.fleet.kept import Piece
@@ -143,7 +144,7 @@ def test_others_see_runs_and_neither_begin_nor_end_them_nor_see_what_they_write(
 
 
 @pytest.mark.slow
-def test_what_is_no_run_is_refused(open_cluster, page_of):
+def test_what_is_no_run_is_refused_and_a_server_without_tokens_runs_nothing_and_shows_no_output(open_cluster, page_of):
     client = page_of(open_cluster).http()
     for asked in (
         "{",
@@ -158,6 +159,12 @@ def test_what_is_no_run_is_refused(open_cluster, page_of):
     assert begin(client, "a", rolling=1).status == 400
     assert begin(client, "a" * (1 << 20) + "a").status == begin(client, "a" * (3 << 20)).status == 413
 
+    client = page_of(open_cluster, tokens=Tokens()).http()
+    refused = client.ask("POST", "/monitor/runs", '{"script": "date"}')
+    assert (refused.status, refused.json["error"]) == (403, "NotAllowed")
+    assert "no tokens" in client.get("/monitor/runs").json["why"]
+    assert client.get("/monitor/runs/0000000000001-aa/output?node=n0").status == 403
+
 
 @pytest.mark.slow
 def test_nodes_of_a_list_one_after_the_other_until_a_deadline(open_cluster, page_of):
@@ -166,15 +173,6 @@ def test_nodes_of_a_list_one_after_the_other_until_a_deadline(open_cluster, page
     said = over(client, begin(client, "#!/bin/sh\nsleep 600", **asked).json["run"])
     assert [(one["node"], one["state"]) for one in said["nodes"]] == [("n0", "skipped"), ("n2", "deadline")]
     assert (said["kind"], said["text"]) == ("script", "script")
-
-
-@pytest.mark.slow
-def test_a_server_without_tokens_runs_nothing_and_shows_no_output(open_cluster, page_of):
-    client = page_of(open_cluster, tokens=type(TOKENS)()).http()
-    refused = client.ask("POST", "/monitor/runs", '{"script": "date"}')
-    assert (refused.status, refused.json["error"]) == (403, "NotAllowed")
-    assert "no tokens" in client.get("/monitor/runs").json["why"]
-    assert client.get("/monitor/runs/0000000000001-aa/output?node=n0").status == 403
 
 
 @pytest.mark.slow

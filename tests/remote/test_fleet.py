@@ -12,8 +12,9 @@ from tests.remote.clusters import Cluster
 from tests.remote.sockets import SocketTransport
 from tests.until import until
 
-from eau2.errors import InvalidOption
+from eau2.errors import InvalidOption, NodeUnavailable, NotAllowed
 from eau2.fleet.files import Source
+from eau2.fleet.kept import Piece
 from eau2.fleet.lines import Lines
 from eau2.fleet.run import PART_BYTES, Output
 from eau2.fleet.tree import spread
@@ -175,6 +176,32 @@ def test_a_node_that_dies_midway_is_lost_and_those_below_it_are_heard_and_run_it
     assert waiting.begun() == list(NAMES)
 
 
+def test_whoever_cancels_ends_it_everywhere_and_what_was_cancelled_does_not_begin_later(fleet, waiting):
+    ended = in_thread(fleet.run, waiting.run, NAMES[:6], Shown())
+    until(lambda: waiting.begun() == list(NAMES[:6]))
+    assert fleet.one(waiting.run.id).is_running
+    fleet.cancel(waiting.run.id)
+    assert {one.state for one in ended()} == {"cancelled"}
+    (late,) = fleet.run(waiting.run, ["n6"], Shown())
+    assert (late.state, late.why) == ("cancelled", "it was not begun")
+    assert waiting.begun() == list(NAMES[:6])
+
+
+@pytest.mark.long
+def test_what_a_node_that_was_ended_had_written_is_there_when_it_is_back(cluster, fleet, waiting):
+    ended = in_thread(fleet.run, waiting.run, ["n1"], Shown())
+    until(lambda: waiting.begun() == ["n1"] and fleet.written(waiting.run.id, "n1").out)
+    cluster.stop("n1")
+    with pytest.raises(NodeUnavailable):
+        fleet.written(waiting.run.id, "n1")
+    cluster.start("n1")
+    found = until(lambda: fleet.one(waiting.run.id))
+    assert [(name, one.state) for name, one in found.on.items()] == [("n1", "lost")]
+    assert fleet.written(waiting.run.id, "n1").out == [Piece(0, b"here\n")]
+    assert fleet.written(a_run("date").id, "n1") is None
+    ended()
+
+
 @pytest.mark.slow
 def test_a_dead_node_is_not_reached_and_all_others_are(cluster, fleet):
     cluster.stop("n3")
@@ -297,4 +324,8 @@ def test_a_cluster_that_was_started_without_it_runs_nothing(tmp_path):
         ended = fleet.run(a_run("touch", str(tmp_path / "made")), fleet.names(), Shown())
         assert [(one.state, one.code) for one in ended] == [("refused", None)] * 2
         assert fleet.audit(9) == []
+        assert [(one.user, one.text) for one in fleet.refusals(9)] == [("ann", f"touch {tmp_path}/made")]
+        with pytest.raises(NotAllowed):
+            fleet.admit(a_run("date"))
+        assert [one.text for one in fleet.refusals(9)] == ["date", f"touch {tmp_path}/made"]
     assert not (tmp_path / "made").exists()

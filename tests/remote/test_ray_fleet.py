@@ -7,12 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
+from tests.doors.conftest import Served
+from tests.monitor.conftest import ADMIN, TOKENS, WRITE
 from tests.remote.test_programs import lives
 from tests.until import SECONDS_MAX, until
 
+import eau2
 from eau2.cli import main
+from eau2.doors.server import Doors
 from eau2.remote.deployment import Deployment
 
 pytestmark = [pytest.mark.slow]
@@ -79,6 +84,48 @@ def test_every_node_runs_it_gets_files_and_says_who_ran_it(typed, tmp_path, ray_
     first = f"ray:{ray_cluster.machines.address}/first"
     code, _, error = typed("exec", "--", "touch", tmp_path / "made", store=first)
     assert (code, "does not run commands" in error, (tmp_path / "made").exists()) == (3, True, False)
+
+
+@pytest.mark.long
+def test_through_a_server_and_its_page_it_is_run_followed_ended_and_shown_also_after_a_kill(
+    typed, address, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("EAU2_TOKEN", ADMIN)
+    with ExitStack() as stack:
+        served = Served(stack.enter_context(eau2.open(address)), stack).open(
+            Doors(crud_port=None, redis_port=None, udp_port=None, flight_port=0, http_port=0, page=True), tokens=TOKENS
+        )
+        there = "eau2://{}:{}".format(*served.server.addresses["flight"])
+        (tmp_path / "data").write_bytes(b"data")
+        assert typed("push", tmp_path / "data", "--to", f"{tmp_path}/{{node}}", store=there) == (0, "", "")
+        assert [(tmp_path / name / "data").read_bytes() for name in MACHINES] == [b"data"] * 3
+        # A command's parent is the node, of which one ends here: what it had written is there when it is back.
+        command = "echo I am $EAU2_NODE; test $EAU2_NODE != node-0 || { sleep 0.5; kill -9 $PPID; sleep 1; }"
+        code, out, _ = typed("exec", "--json", "--", "sh", "-c", command, store=there)
+        found = json.loads(out)
+        assert (code, [one["state"] for one in found["nodes"]]) == (3, ["lost", "ended", "ended"])
+        shown = until(
+            lambda: (said := typed("exec", "--show", found["run"])[1].splitlines()) and len(said) == 3 and said
+        )
+        assert shown == [f"{name} | I am {name}" for name in MACHINES]
+
+        client, may = served.http(), {"authorization": f"Bearer {ADMIN}"}
+        asked = json.dumps({"script": "echo begun; exec sleep 600"})
+        run = client.ask("POST", "/monitor/runs", asked, **may).json["run"]
+        output = f"/monitor/runs/{run}/output?node=node-1"
+        until(lambda: "begun" in json.dumps(client.get(output, **may).json))
+        assert client.ask("POST", f"/monitor/runs/{run}/cancel", **may).status == 200
+        until(lambda: not client.get(f"/monitor/runs/{run}", **may).json["running"])
+        code, _, error = typed("exec", "--", "touch", tmp_path / "made", store=there)
+        assert (code, error) == (0, "")
+        monkeypatch.setenv("EAU2_TOKEN", WRITE)
+        code, _, error = typed("exec", "--", "rm", tmp_path / "made", store=there)
+        assert (code, "takes a token of an admin" in error, (tmp_path / "made").exists()) == (3, True, True)
+        listed = until(
+            lambda: (said := json.loads(typed("exec", "--list", "--json")[1])) and said[0]["refused"] and said
+        )
+        assert listed[0]["text"] == f"rm {tmp_path}/made"
+        assert [node["state"] for node in listed[2]["nodes"]] == ["cancelled"] * 3
 
 
 @pytest.mark.long

@@ -91,12 +91,14 @@ def audited_heard(said: Header) -> Audited:
 
 
 def written_said(found: Written) -> tuple[Header, bytes]:
+    """Return what was written as a header, with the place of each piece, and bytes."""
     sizes = [[[piece.start, len(piece.data)] for piece in stream] for stream in (found.out, found.err)]
     data = b"".join(piece.data for piece in (*found.out, *found.err))
     return {"record": asdict(found.record), "sizes": sizes}, data
 
 
 def written_heard(said: Header, data: bytes) -> Written:
+    """Return what was `written_said`."""
     streams: list[list[Piece]] = []
     at = 0
     for sizes in said["sizes"]:
