@@ -1,7 +1,7 @@
 // One run: what came of it on each node, and what it wrote there, as it is written.
 
 import { answer, ask, bytes, count, el, plural, say, seconds } from "./tools.js";
-import { badge, moment, who } from "./runs.js";
+import { badge, moment, outcome, who } from "./runs.js";
 
 const FOLLOW_SECONDS = 1;
 const TROUBLED_SECONDS = 5;
@@ -44,8 +44,9 @@ export function runView(shared, id) {
     say(title, `Run ${said.id}`);
     say(text, said.text);
     say(facts, [`by ${who(said)}`, `at ${moment(said.time)}`, `${said.kind}, SHA-256 ${said.sha256.slice(0, 12)}`].join(" · "));
-    const bad = said.nodes.find((one) => one.state && !(one.state === "ended" && one.code === 0));
-    const whole = said.running ? badge({}, "running") : bad ? badge(bad, `not well on ${plural(said.nodes.filter((one) => one.state !== "ended" || one.code !== 0).length, "node")}`) : badge({ state: "ended", code: 0 }, "done");
+    const bad = said.nodes.filter((one) => one.state && !(one.state === "ended" && one.code === 0));
+    const word = new Set(bad.map(outcome)).size === 1 ? outcome(bad[0]) : "not well";
+    const whole = said.running ? badge({}, "running") : bad.length ? badge(bad[0], `${word} on ${plural(bad.length, "node")}`) : badge({ state: "ended", code: 0 }, "done");
     if (said.running && !said.why) cancel ??= cancelButton(id);
     states.replaceChildren(...[whole, said.failed ? el("span", { class: "bad" }, said.failed) : null, said.running && !said.why ? cancel : null].filter(Boolean));
     say(missing, said.missing ? `Of ${plural(said.missing, "node")} that ${said.missing === 1 ? "was" : "were"} asked nothing is known: not begun there, or it does not answer.` : "");

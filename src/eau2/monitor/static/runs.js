@@ -35,7 +35,7 @@ export function runsView() {
   const body = el("tbody", {}), refused = el("tbody", {}), note = el("p", { class: "quiet", role: "status" }), none = el("p", { class: "quiet" });
   const started = form();
   const list = table("runs", "What was run", ["What", "Who", "When", "Nodes", "What came of it"], body);
-  const attempts = el("section", { hidden: true, "aria-label": "Refused attempts" }, el("h2", {}, "Refused"),
+  const attempts = el("section", { hidden: true, "aria-label": "Refused" }, el("h2", {}, "Refused"),
     table("runs", "Refused attempts", ["What", "Who", "When", "Why"], refused));
   const node = el("div", {}, el("h1", {}, "Runs"), note, started.node,
     el("section", { "aria-label": "Runs" }, el("h2", {}, "What was run"), none, list), attempts);
