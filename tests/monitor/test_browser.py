@@ -53,11 +53,14 @@ def test_a_browser_shows_all_of_it_and_asks_this_server_only(watched, browser):
     browser.run("location.hash = '#/queries'")
     until(lambda: "select 'a</pre><script>' as evil" in browser.text())
     assert browser.run("document.title") == "Queries · eau2"
+    browser.run("location.hash = '#/runs'")
+    until(lambda: "this store is no cluster" in browser.text())
+    assert browser.run("document.getElementById('script').closest('section').hidden")
     assert browser.run("document.querySelectorAll('main img, main script').length") == 0
     assert {f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/monitor/" for url in browser.asked} == {address(watched)}
     paths = {urlsplit(url).path.removeprefix("/monitor/") for url in browser.asked}
     assert {f"static/{name}" for name in FILES if name not in ("page.html", "mark.svg")} <= paths
-    assert {"events", "who", "sparks", "keys", "frame", "chunks"} <= paths
+    assert {"events", "who", "sparks", "keys", "frame", "chunks", "runs"} <= paths
 
 
 def test_a_token_is_entered_and_only_an_admin_ends_a_query(guarded, browser):

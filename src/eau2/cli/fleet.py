@@ -70,7 +70,7 @@ def exec(
     given = list(command or [])
     if list_ or show is not None:
         if given or script is not None or (list_ and show is not None):
-            raise InvalidOption("--list and --show run nothing: leave out the command")
+            raise InvalidOption("--list and --show run nothing: leave out the command, and one of them")
         with _fleet(call) as fleet:
             if show is None:
                 listed(call, fleet, rows)

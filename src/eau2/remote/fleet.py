@@ -191,9 +191,10 @@ class Fleet:
 
     def refuse(self, refusal: Refusal) -> None:
         """As `AnyFleet.refuse`. Waits for 2 s at most."""
-        present = self._view().present
-        few = random.sample(present, min(NODES, len(present)))  # not always the same: each keeps so many
-        self._each("refuse", refusal, names=few, seconds=ANSWER_SECONDS)
+        with contextlib.suppress(NodeUnavailable):  # it is refused all the same
+            present = self._view().present
+            few = random.sample(present, min(NODES, len(present)))  # not always the same: each keeps so many
+            self._each("refuse", refusal, names=few, seconds=ANSWER_SECONDS)
 
     def written(self, run_id: str, node: str, starts: tuple[int, int] = (0, 0)) -> Written | None:
         """As `AnyFleet.written`."""
