@@ -23,7 +23,7 @@ Document = dict[str, Any]
 SPARK_POINTS = 60  # of the small charts, one a minute
 CHANGES_SENT = 20
 TEXT_MAX = 300  # characters of a query in a list
-OPERATIONS = ("gets", "writes", "tasks")
+OPERATIONS = "operations"
 STORED = ("chunk_bytes", "value_bytes")
 FIGURES = ("operations", "latency", "load", "memory", "stored", "disk_free", "chunks", "keys", "missing", "moved")
 
@@ -70,7 +70,7 @@ def sparks(seen: Observation, history: History) -> Document:
     nodes: dict[str, list[float | None]] = {}
     total: list[float | None] = [None] * STEPS
     for report in seen.reports:
-        series = _added([history.series(report.node, name) for name in OPERATIONS])
+        series = history.series(report.node, OPERATIONS)
         nodes[report.node] = [_rounded(value) for value in _coarser(series, STEPS // SPARK_POINTS)]
         total = _added([total, series])
     return {
@@ -141,7 +141,7 @@ def _figures(report: Report, history: History) -> dict[str, float | None]:
     free, memory = value.get("memory_free_bytes"), value.get("memory_bytes")
     used = memory - free if memory is not None and free is not None else value.get("resident_bytes")
     return {
-        "operations": _rounded(_sum(history.latest(report.node, name) for name in OPERATIONS)),
+        "operations": _rounded(history.latest(report.node, OPERATIONS)),
         "latency": _latency(report.metrics),
         "load": value.get("load"),
         "memory": used,
