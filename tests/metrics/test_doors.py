@@ -67,6 +67,20 @@ def test_each_door_counts_its_requests_errors_and_clients(tmp_path):
 
 
 @pytest.mark.slow
+def test_who_watches_is_not_among_those_whose_requests_are_timed(tmp_path):
+    doors = Doors(crud_port=None, redis_port=None, udp_port=None, http_port=0, page=True)
+    with eau2.open(tmp_path / "data") as store, Server(store, doors) as server:
+        http = HttpClient(server.addresses["http"])
+        assert http.get("/monitor/who").status == 200
+        until(lambda: of_door(store, "http").get("requests") == 1)
+        assert "latency_p99_seconds" not in of_door(store, "http")
+        assert http.get("/keys").status == 200
+        until(lambda: of_door(store, "http")["requests"] == 2)
+        assert 0 < of_door(store, "http")["latency_p99_seconds"] < 60
+        http.connection.close()
+
+
+@pytest.mark.slow
 def test_what_is_asked_at_the_end_is_counted_too(tmp_path):
     with eau2.open(tmp_path / "data") as store:
         with Server(store, Doors(crud_port=None, udp_port=None)) as server:
