@@ -9,7 +9,7 @@ from pathlib import Path
 NAMES = (
     *("kv", "frames", "queries", "larger_than_memory", "sor_rate", "wordcount", "rounds"),
     *("placement", "nodes", "gossip", "closing", "detection", "suspicion", "distributed", "tpch", "scaling"),
-    *("doors", "flight"),
+    *("doors", "flight", "watching"),
 )
 RESULTS = Path(__file__).parent / "results"
 SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

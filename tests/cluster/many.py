@@ -38,6 +38,7 @@ class Disk:
 
     def __init__(self, node: MemoryNode, process: Process):
         self._process, self._incarnation = process, process.incarnation
+        self.figures = node.figures
         for name in _READING + _WRITING:
             setattr(self, name, self._method(getattr(node, name), writing=name in _WRITING))
 

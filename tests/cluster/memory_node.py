@@ -27,6 +27,7 @@ from eau2.store.nodes import (
     closed,
     refusal,
 )
+from eau2.store.statistics import Figures
 from eau2.values.chunk import identify
 from eau2.values.key import FIRST, MARK, hold_key
 
@@ -63,6 +64,7 @@ class MemoryNode:
         self._paths = 0
         self._read = ReadCounts()
         self.published: list[Metric] = []
+        self.figures = Figures(".")
         self._counts = dict.fromkeys(("gets", "writes", "commits", "waits", "written", "mapped", "removed"), 0)
         self._closed = False
 

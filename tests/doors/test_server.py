@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -312,6 +313,20 @@ def test_the_ports_can_be_had_again_at_once(served):
     served.server.close()
     served.open(Doors(**ports))
     assert served.lines().ask(b"R a") == b"1"
+
+
+def test_a_door_that_fails_before_it_listens_is_named_also_where_it_is_the_first(tmp_path, monkeypatch):
+    def out_of_files(*given, **named):
+        raise OSError(errno.EMFILE, "none are left")
+
+    monkeypatch.setattr("eau2.doors.http.HttpDoor", out_of_files)
+    for crud_port in (None, 0):
+        doors = Doors(crud_port=crud_port, redis_port=None, udp_port=None, http_port=0)
+        with (
+            eau2.open(tmp_path / "data") as store,
+            pytest.raises(StoreUnusable, match=r"the http door cannot listen at .*Too many open files"),
+        ):
+            Server(store, doors)
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_a_write_of_another_right_after_ours_is_not_taken_for_ours(store, tmp_pa
         """The node, of which another process has the next write."""
 
         def __init__(self, here):
-            self.generation, self.get_many, self._here = here.generation, here.get_many, here
+            self.generation, self.get_many, self.tally, self._here = here.generation, here.get_many, here.tally, here
 
         def put(self, values):
             alone = self._here.put(values)

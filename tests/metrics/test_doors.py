@@ -3,10 +3,12 @@
 import pytest
 from tests.doors.conftest import HttpClient, RedisClient
 from tests.metrics.test_prometheus import read
+from tests.served.serving import serving
 from tests.until import until
 
 import eau2
 from eau2.datagram import Client as DatagramClient
+from eau2.doors import counts
 from eau2.doors.counts import TIMED_ONE_IN, DoorCounts
 from eau2.doors.server import Doors, Server
 from eau2.doors.tokens import Role, Tokens
@@ -22,14 +24,14 @@ def of_door(store, door):
 def test_one_request_in_several_is_timed_and_percentiles_are_of_the_latest(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("eau2.doors.counts.time.perf_counter", lambda: clock[0])
-    counts = DoorCounts()
-    assert counts.statistics().latency_p50_seconds is None
+    door = DoorCounts()
+    assert door.statistics().latency_p50_seconds is None
     for number in range(1, 1001):
-        began = counts.begin()
-        assert counts.time_at == counts.requests + TIMED_ONE_IN
+        began = door.begin()
+        assert door.time_at == door.requests + TIMED_ONE_IN
         clock[0] += 1.0 if number <= 500 else 0.001 * number
-        counts.end(began)
-    found = counts.statistics()
+        door.end(began)
+    found = door.statistics()
     # Of the last 512: 501 to 1000 ms, and twelve times 1 s.
     assert found.latency_p50_seconds == pytest.approx(0.757)
     assert found.latency_p99_seconds == pytest.approx(1.0)
@@ -65,6 +67,20 @@ def test_each_door_counts_its_requests_errors_and_clients(tmp_path):
 
 
 @pytest.mark.slow
+def test_who_watches_is_not_among_those_whose_requests_are_timed(tmp_path):
+    doors = Doors(crud_port=None, redis_port=None, udp_port=None, http_port=0, page=True)
+    with eau2.open(tmp_path / "data") as store, Server(store, doors) as server:
+        http = HttpClient(server.addresses["http"])
+        assert http.get("/monitor/who").status == 200
+        until(lambda: of_door(store, "http").get("requests") == 1)
+        assert "latency_p99_seconds" not in of_door(store, "http")
+        assert http.get("/keys").status == 200
+        until(lambda: of_door(store, "http")["requests"] == 2)
+        assert 0 < of_door(store, "http")["latency_p99_seconds"] < 60
+        http.connection.close()
+
+
+@pytest.mark.slow
 def test_what_is_asked_at_the_end_is_counted_too(tmp_path):
     with eau2.open(tmp_path / "data") as store:
         with Server(store, Doors(crud_port=None, udp_port=None)) as server:
@@ -73,6 +89,26 @@ def test_what_is_asked_at_the_end_is_counted_too(tmp_path):
             client.close()
         assert of_door(store, "redis")["requests"] == 1
         assert of_door(store, "redis")["connections"] == 0
+
+
+@pytest.mark.slow
+def test_a_store_elsewhere_that_may_only_be_read_is_asked_once_to_take_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "_PUBLISH_SECONDS", 0.02)
+    tokens = Tokens([("secret-of-a-reader", Role.READ)])
+    with (
+        serving(tmp_path / "data", tokens=tokens) as address,
+        eau2.open(address, token="secret-of-a-reader") as store,
+        Server(store, Doors(crud_port=None, udp_port=None)) as server,
+    ):
+        client = RedisClient(server.addresses["redis"])
+        until(lambda: not server._publishing._thread.is_alive())
+        assert client.ask("GET", "a") is None
+        client.close()
+        until(lambda: of_door(store, "flight").get("errors"))
+        server.close()  # nor at the end
+        requests = of_door(store, "flight")["requests"]
+        until(lambda: of_door(store, "flight")["requests"] > requests + 5)
+        assert of_door(store, "flight")["errors"] == 1
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from tests.until import SECONDS_MAX, until
 
 import eau2
 from eau2.errors import QueryError
+from eau2.ingest.writer import FrameWriter
 from eau2.query import queries as module
 
 # Its steps are small, after each of which the engine can look whether anybody waits.
@@ -49,6 +50,35 @@ def test_every_way_of_reading_an_answer_is_one_query(store, way):
     WAYS[way](store.sql("select fare, count(*) as n from trips group by fare"))
     assert [query.state for query in store.tables.queries.recent()] == ["done"]
     assert store.tables.queries.running() == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_in_a_directory_all_is_read_where_it_is(tmp_path, monkeypatch, way, nodes):
+    monkeypatch.setitem(FrameWriter.__init__.__kwdefaults__, "chunk_bytes", 50_000)
+    with eau2.open(tmp_path / "many", nodes=nodes) as store:
+        store.put("trips", pa.table({"id": range(20_000), "fare": [float(each % 7) for each in range(20_000)]}))
+        manifest = store.frame("trips").source.manifest
+        WAYS[way](store.sql("select id, fare from trips where id >= 0"))
+        WAYS[way](store.sql("select id, fare from trips where id >= 19999"))
+        last, first = store.tables.queries.recent()
+        assert (first.read_bytes, first.local_bytes, first.moved_bytes) == (manifest.size, manifest.size, 0)
+        assert (last.read_bytes, last.local_bytes, last.moved_bytes) == (*[manifest.chunk_sizes[-1]] * 2, 0)
+        assert [(table.title, table.chunks, table.chunks_read) for table in last.tables] == [
+            ("trips v1", len(manifest.chunk_sizes), 1)
+        ]
+
+
+def test_of_one_that_runs_or_came_to_no_end_nothing_is_said_to_be_read(store):
+    batches = store.sql("select * from trips").batches()
+    next(batches)
+    (running,) = store.tables.queries.running()
+    assert (running.read_bytes, running.local_bytes, running.moved_bytes, running.tables) == (None, None, None, ())
+    with pytest.raises(QueryError):
+        store.sql("select id / (id - 5) from trips").to_arrow()
+    failed, *_ = store.tables.queries.recent()
+    assert (failed.read_bytes, failed.local_bytes, failed.moved_bytes, failed.tables) == (None, None, None, ())
+    batches.close()
 
 
 def test_a_query_that_took_long_keeps_its_plan_and_what_it_read(store, monkeypatch):

@@ -435,6 +435,47 @@ def test_what_a_query_moved_is_in_the_list_of_queries(store, monkeypatch):
     assert counted.moved_bytes > 0
 
 
+def test_what_part_was_read_where_it_is_is_known_also_of_short_queries(store):
+    size = store.frame("t").source.manifest.size
+    frame = store.sql(GROUPS)
+    frame.to_arrow()
+    done, *_ = store.tables.queries.recent()
+    assert (done.read_bytes, done.local_bytes) == (size, size)
+    assert done.moved_bytes == store.statistics().bytes_moved
+    assert f"{size:,} bytes of chunks read, 100 % where they are\n" in str(frame.explain())
+    one = store.frame("t").source.manifest.chunk_sizes[0]
+    store.sql("select v from t where id = 4711").to_arrow()
+    done, *_ = store.tables.queries.recent()
+    assert (done.read_bytes, done.local_bytes) == (one, one)
+    few = store.frame("t").head(3)
+    before = store.statistics().bytes_moved
+    joined = store.frame("t").join(few.select("id"), on="id")
+    assert joined.rows == 3
+    done, *_ = store.tables.queries.recent()
+    (given,) = (table.bytes for table in done.tables if table.title == "rows without a key")
+    assert (done.read_bytes, done.local_bytes) == (size + given, size)
+    assert done.moved_bytes == store.statistics().bytes_moved - before + given
+
+
+def test_what_runs_at_the_driver_says_what_was_brought_there(cluster, store, monkeypatch):
+    monkeypatch.setitem(DistributedEngine.__init__.__kwdefaults__, "here_bytes_max", 1 << 40)
+    size = store.frame("t").source.manifest.size
+    with cluster.opener()() as near:
+        near.sql(GROUPS).to_arrow()
+        (done,) = near.tables.queries.recent()
+        assert (done.read_bytes, done.local_bytes, done.moved_bytes) == (size, size, 0)
+    monkeypatch.setattr(eau2.remote.server, "boot_id", lambda: "another machine")
+    with cluster.opener()() as far:
+        frame = far.sql(GROUPS)
+        frame.to_arrow()
+        (done,) = far.tables.queries.recent()
+        assert (done.read_bytes, done.local_bytes, done.moved_bytes) == (size, 0, size)
+        assert f"{size:,} bytes of chunks read, 0 % where they are, {size:,} bytes brought" in str(frame.explain())
+        far.sql(GROUPS).to_arrow()
+        again, _ = far.tables.queries.recent()
+        assert (again.read_bytes, again.local_bytes, again.moved_bytes) == (size, size, 0)
+
+
 @pytest.mark.usefixtures("ended_queries")
 @pytest.mark.slow
 def test_closing_the_store_ends_its_queries(cluster, store):

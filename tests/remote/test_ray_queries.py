@@ -64,6 +64,10 @@ def test_queries_run_on_the_nodes_and_what_moves_is_counted(ray_cluster, store):
     counts = store.statistics()
     assert {node.chunks_read for node in counts.nodes} == {3}
     assert (counts.rows_moved, counts.bytes_moved) == (300, 300 * 24)
+    (listed,) = store.tables.queries.recent()
+    size = store.frame("t").source.manifest.size
+    assert (listed.read_bytes, listed.local_bytes, listed.moved_bytes) == (size, size, 300 * 24)
+    assert counts.bytes_read == size
     assert "of which moved 300 rows, 7,200 bytes" in str(frame.explain())
     assert difference(store.sql(JOIN).to_arrow(), expected(JOIN, t=frame_of(ROWS))) == ""
     nothing_is_kept(ray_cluster.home)

@@ -48,9 +48,11 @@ def size_text(size: float) -> str:
 
 def seconds_text(seconds: float) -> str:
     """
-    >>> seconds_text(0.0123), seconds_text(1.5), seconds_text(100)
-    ('12 ms', '1.50 s', '100 s')
+    >>> seconds_text(0.000_085), seconds_text(0.0123), seconds_text(1.5), seconds_text(100)
+    ('85 µs', '12 ms', '1.50 s', '100 s')
     """
+    if seconds < 0.0005:  # which would be 0 ms
+        return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"
     return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -23,7 +23,8 @@ _WORST_FIRST = ("dead", "suspected", "returning", "joining", "leaving", "live", 
 _STYLES = {"live": "green", "dead": "bold red", "suspected": "bold yellow"}
 _COLUMNS = (
     ("operations", "ops/s"),
-    ("latency", "99 %"),
+    ("latency_p50", "p50"),
+    ("latency_p99", "p99"),
     ("load", "load"),
     ("memory", "memory"),
     ("stored", "stored"),
@@ -33,6 +34,7 @@ _COLUMNS = (
     ("missing", "missing"),
 )
 _SIZES = frozenset({"memory", "stored", "disk_free"})
+_TIMES = frozenset({"latency_p50", "latency_p99"})
 
 
 def top(
@@ -105,6 +107,6 @@ def _text(name: str, value: float | None) -> str:
         return ""
     if name in _SIZES:
         return size_text(value)
-    if name == "latency":
+    if name in _TIMES:
         return seconds_text(value)
     return f"{value:,.2f}" if name == "load" else f"{value:,.0f}"

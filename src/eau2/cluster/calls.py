@@ -149,27 +149,31 @@ class LocalClient(Client):
         if key in member.order.blocked or key in member.in_doubt:
             raise NotServing
         found = member.node.get(key)
+        member.node.figures.asked.count(1)
         member.admit(view.epoch)
         self._same_view(view)
         return found and without_epoch(found)
 
-    async def _get(self, view: View, keys: Sequence[str]) -> dict[str, Entry]:
+    async def _get(self, view: View, keys: Sequence[str], *, again: bool = False) -> dict[str, Entry]:
         """As for any client, at half the cost while nobody writes on these nodes."""
         parts = self._by_home(view, keys)
         before = self._generations(parts)
         if all(started == finished for started, finished in before):
-            found = await self._look(view, parts)
+            found = await self._look(view, parts, again=again)
             if self._generations(parts) == before:  # no commit meanwhile: all of it was there at once
                 return found
-        return await super()._get(view, keys)
+            again = True
+        return await super()._get(view, keys, again=again)
 
     def _generations(self, names: Iterable[str]) -> list[tuple[int, int]]:
         """Return how many commits of each node have started, and how many of them are done."""
         return [divmod(self._members.nodes[name].generation(), 1 << 64)[::-1] for name in names]
 
-    async def _look(self, view: View, parts: dict[str, list[str]], *, deleted: bool = False) -> dict[str, Entry]:
+    async def _look(
+        self, view: View, parts: dict[str, list[str]], *, deleted: bool = False, again: bool = False
+    ) -> dict[str, Entry]:
         self._members.batches.wait()
-        found = await super()._look(view, parts, deleted=deleted)
+        found = await super()._look(view, parts, deleted=deleted, again=again)
         self._same_view(view)
         return found
 

@@ -51,13 +51,13 @@ class Client:
         found = await self._asking(_doing("get", keys), lambda view: self._get(view, keys))
         return {key: found[key] for key in keys if (entry := found.get(key)) is not None and entry.kind != Kind.DELETED}
 
-    async def _get(self, view: View, keys: Sequence[str]) -> dict[str, Entry]:
+    async def _get(self, view: View, keys: Sequence[str], *, again: bool = False) -> dict[str, Entry]:
         parts = self._by_home(view, keys)
         if len(parts) == 1:
-            return await self._look(view, parts)
-        before = await self._look(view, parts, deleted=True)
+            return await self._look(view, parts, again=again)
+        before = await self._look(view, parts, deleted=True, again=again)
         for _ in range(_SNAPSHOTS_MAX):
-            after = await self._look(view, parts, deleted=True)
+            after = await self._look(view, parts, deleted=True, again=True)
             if {key: entry[0] for key, entry in before.items()} == {key: entry[0] for key, entry in after.items()}:
                 return after  # nothing changed between the two looks, so all of it was there at once between them
             before = after
@@ -65,14 +65,16 @@ class Client:
         try:
             for home in sorted(parts):
                 await self._runtime.peer(home).reserve(view.epoch, batch, ())
-            return await self._look(view, parts)
+            return await self._look(view, parts, again=True)
         finally:
             await self._let_go(view, batch, sorted(parts))
 
-    async def _look(self, view: View, parts: dict[str, list[str]], *, deleted: bool = False) -> dict[str, Entry]:
+    async def _look(
+        self, view: View, parts: dict[str, list[str]], *, deleted: bool = False, again: bool = False
+    ) -> dict[str, Entry]:
         homes = list(parts)
         answers = await self._runtime.together(
-            [self._runtime.peer(home).get(view.epoch, parts[home], deleted=deleted) for home in homes]
+            [self._runtime.peer(home).get(view.epoch, parts[home], deleted=deleted, again=again) for home in homes]
         )
         found: dict[str, Entry] = {}
         for home, answer in zip(homes, answers, strict=True):

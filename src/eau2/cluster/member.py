@@ -102,8 +102,7 @@ class Member:
 
     def _leave(self, view: View) -> None:
         for batch in list(self._latest.values()):
-            for record in batch.records:
-                self._unsettled[record.key, record.rank] = record
+            self._unsettled.update(((record.key, record.rank), record) for record in batch.records)
             self._late.update((request, (keys, outcomes)) for request, keys, outcomes in batch.done)
         if self.name not in view.live:
             self._unsettled.clear()  # the others went on without it: what they have is right
@@ -200,7 +199,9 @@ class Member:
             await self.settle()
         self.admit(epoch, decisions=decisions)
 
-    async def get(self, epoch: int, keys: Sequence[str], *, deleted: bool = False) -> list[Entry | None]:
+    async def get(
+        self, epoch: int, keys: Sequence[str], *, deleted: bool = False, again: bool = False
+    ) -> list[Entry | None]:
         decisions = bool(keys) and keys[0].startswith(DECISION)
         await self._ready(epoch, decisions=decisions)
         if self.order.blocked and not self.order.blocked.isdisjoint(keys):
@@ -212,6 +213,7 @@ class Member:
             found = {key: Entry(record.rank, record.kind, record.payload) for key, record in known.items()}
         else:
             found = self.node.get_many(keys)
+        self.node.figures.asked.count(0 if again or decisions else len(keys))
         self.admit(epoch, decisions=decisions)  # also after the look: nobody else has served these keys before it
         return [None if (each := found.get(key)) is None else without_epoch(each) for key in keys]
 
@@ -228,10 +230,8 @@ class Member:
         return ours[:limit]
 
     def _refuse_lost(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            error = self.lost(key)
-            if error is not None:
-                raise error
+        if (error := next(filter(None, map(self.lost, keys)), None)) is not None:
+            raise error
 
     async def write(self, epoch: int, request: Request, writes: Sequence[Write]) -> list[int | Eau2Error]:
         decisions = writes[0].key.startswith(DECISION)

@@ -73,6 +73,8 @@ class Order:
     def __init__(self, member: Member, name: str) -> None:
         self._member = member
         self._decisions = name == "decisions"
+        self._asked = member.node.figures.asked
+        self._asked.by_homes = True
         self.delivery = Delivery(member, f"{member.name}/{name}", self._admit)
         self._lock = member.runtime.lock(name)
         self._queue: deque[_Ticket] = deque()
@@ -184,6 +186,7 @@ class Order:
             found.ending = False
         if self._reserved is found:
             self._end(found, decided=decided)
+            self._asked.count(len(found.outcomes) if decided else 0)
             if self._member.leased:
                 with contextlib.suppress(Eau2Error):  # what is left is asked for once more, at the next epoch
                     self._member.node.erase([RESERVED + batch])
@@ -280,6 +283,8 @@ class Order:
         if changes.records:
             await self._commit(Flight(view.epoch, next(self._numbers), changes), done)
         member.remember(done)
+        if not self._decisions:  # these are ours, and no client's
+            self._asked.count(sum(len(keys) for _, keys, _ in done))
         for request, _, came_to in done:
             for ticket in fresh[request]:
                 ticket.succeed(came_to)

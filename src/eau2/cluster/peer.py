@@ -89,10 +89,13 @@ NO_BATCH = Batch(0, (), ())
 class Peer(Protocol):
     """A member of the cluster, as the others and the clients see it."""
 
-    async def get(self, epoch: int, keys: Sequence[str], *, deleted: bool = False) -> list[Entry | None]:
+    async def get(
+        self, epoch: int, keys: Sequence[str], *, deleted: bool = False, again: bool = False
+    ) -> list[Entry | None]:
         """Return what is under `keys`, of which the member is the first home: one snapshot. Versions without epoch.
 
-        `deleted`: for a key that was deleted, an entry of that kind with the version of its deletion.
+        `deleted`: for a key that was deleted, an entry of that kind with the version of its deletion. `again`: it is a
+        second look, which is not counted.
         """
 
     async def names(self, epoch: int, prefix: str, limit: int | None, *, frames: bool) -> list[str]:

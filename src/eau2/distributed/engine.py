@@ -10,6 +10,7 @@ from eau2.distributed.away import AwayEngine, origin_of
 from eau2.distributed.explanation import Explanation
 from eau2.distributed.fragment import NodeLost
 from eau2.errors import Corrupt, NodeUnavailable
+from eau2.query.reads import Reads, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 GATHER_BYTES_MAX = 16 << 20
 HERE_BYTES_MAX = 32 << 20
 AWAY_TIMES = 8
+AT_CALLER = "the query, whole"
 TRIES_MAX = 5  # on the nodes, each without those that were lost; and one when a chunk could not be read
 
 
@@ -73,7 +75,7 @@ class DistributedEngine(AwayEngine):
         with self._lock:
             self._run_as.pop(recipe, None)
         answer = self._sent(recipe)
-        yield from self._local.stream(self._near(recipe)) if answer is None else answer
+        yield from self._local.stream(self._here(recipe, recipe)) if answer is None else answer
 
     def first(self, recipe: Recipe, rows: int) -> Iterator[pa.RecordBatch]:
         """As `Engine.first`. What runs on the nodes brings no row more."""
@@ -81,17 +83,17 @@ class DistributedEngine(AwayEngine):
         with self._lock:
             self._run_as[recipe] = limited
         answer = self._sent(limited)
-        yield from self._local.first(self._near(recipe), rows) if answer is None else answer
+        yield from self._local.first(self._here(recipe, limited), rows) if answer is None else answer
 
     def moves(self, recipe: Recipe) -> str:
         """How `recipe` is cut, where its parts run, and what moves: as it ran the last time, else by guesses."""
         return str(self.explain(recipe))
 
-    def moved(self, recipe: Recipe) -> tuple[str, int]:
+    def moved(self, recipe: Recipe) -> str:
         """As `Answering.moved`."""
         with self._lock:
             ran = self._ran.get(self._run_as.get(recipe, recipe))
-        return ("", 0) if ran is None else (str(ran), ran.moved_bytes)
+        return "" if ran is None else str(ran)
 
     def explain(self, recipe: Recipe, *, run: bool = False) -> Explanation:
         """Return how `recipe` was cut when it ran last, or how it will be; `run` runs it first."""
@@ -103,7 +105,7 @@ class DistributedEngine(AwayEngine):
                 return self._ran[recipe]
         chunks = self._chunks(recipe)
         if not self._is_worth_sending(chunks):
-            return _here()
+            return Explanation((), AT_CALLER, (), 0, ran=False)
         with self._fleet.begin() as workers, self._query(recipe, chunks, workers) as query:
             return query.planned()
 
@@ -119,7 +121,9 @@ class DistributedEngine(AwayEngine):
             try:
                 with self._fleet.begin(without) as workers, self._query(recipe, chunks, workers) as query:
                     answer = query.answer()
-                    self._note(recipe, query.ran())
+                    ran = query.ran()
+                    note(Reads(ran.read, ran.moved_bytes + ran.brought_bytes))
+                    self._note(recipe, ran)
                     return answer
             except NodeLost as lost:
                 without.add(lost.node)
@@ -128,8 +132,15 @@ class DistributedEngine(AwayEngine):
                 for origin in map(origin_of, chunks):
                     if origin.node is not None:
                         origin.renew()
-        self._note(recipe, _here())
         return None
+
+    def _here(self, recipe: Recipe, asked: Recipe) -> Recipe:
+        """Return what is to run here for `recipe`, which was `asked`."""
+        near, reads = self._brought(recipe)
+        self._note(
+            asked, Explanation((), AT_CALLER, (), 0, ran=True, read=reads.tables, brought_bytes=reads.moved_bytes)
+        )
+        return near
 
     def _query(self, recipe: Recipe, chunks: Mapping[Source, Sequence[int]], workers: Workers) -> Query:
         from eau2.distributed.query import Query
@@ -156,7 +167,3 @@ class DistributedEngine(AwayEngine):
     def _note(self, recipe: Recipe, explanation: Explanation) -> None:
         with self._lock:
             self._ran[recipe] = explanation
-
-
-def _here() -> Explanation:
-    return Explanation((), "the query, whole", (), 0, ran=False)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eau2.query.reads import TableRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Explanation:
     partitions: int
     ran: bool
     uncut: str = ""  # why the rows of its tables are gathered; "" where the query was cut
+    read: tuple[TableRead, ...] = ()  # of each frame, where it ran
+    brought_bytes: int = 0  # of chunks that were not where they were read
 
     @property
     def moved_bytes(self) -> int:
@@ -39,6 +45,10 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [f"{len(self.nodes)} nodes, {self.partitions} partitions"] if self.nodes else []
+        if size := sum(table.bytes for table in self.read):
+            local = sum(table.local_bytes for table in self.read)
+            brought = f", {self.brought_bytes:,} bytes brought" if self.brought_bytes else ""
+            lines.append(f"{size:,} bytes of chunks read, {100 * local // size} % where they are{brought}")
         if self.uncut:
             lines.append(f"not cut: {self.uncut}")
         for number, step in enumerate(self.steps):

@@ -19,6 +19,7 @@ from eau2.distributed.stages import Estimated, Running, described
 from eau2.distributed.substrait import Dialect, reads, register
 from eau2.errors import QueryError
 from eau2.query.pruning import are_enough
+from eau2.query.reads import table_read
 from eau2.query.recipe import plan_node
 from eau2.query.sessions import consumed
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from eau2.distributed.parts import Output
     from eau2.distributed.substrait import Rel
     from eau2.query.engine import Engine
+    from eau2.query.reads import TableRead
     from eau2.query.recipe import Recipe
     from eau2.query.source import Source
 
@@ -91,13 +93,23 @@ class Query:
 
     # -- private ------------------------------------------------------------------------------------------------------
 
+    def _read(self) -> tuple[TableRead, ...]:
+        """Return what it reads: chunks where they are, but rows that no node has, which are given to one."""
+        return tuple(
+            table_read(source.origin, chunks, () if source.origin.places else chunks)
+            for source, chunks in self._chunks.items()
+            if isinstance(source, Absent)
+        )
+
     def _explanation(self, runs: Estimated, *, ran: bool) -> Explanation:
         steps = (
             Step(what, where.value, out.move, out.rows, out.bytes, out.moved_rows, out.moved_bytes)
             for what, where, out in runs.outputs
         )
         nodes = tuple(self._workers.nodes)
-        return Explanation(tuple(steps), self._at_caller, nodes, runs.partitions, ran, self._uncut)
+        read = self._read() if ran else ()
+        given = sum(each.bytes - each.local_bytes for each in read)
+        return Explanation(tuple(steps), self._at_caller, nodes, runs.partitions, ran, self._uncut, read, given)
 
     def _placed(self, runs: Estimated) -> tuple[Cut, Part]:
         tables: dict[str, tuple[Absent, Sequence[int]]] = {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eau2.errors import Eau2Error
+from eau2.errors import Eau2Error, ReadOnly
 from eau2.metrics.report import counter, gauge, metrics_of
 
 if TYPE_CHECKING:
@@ -82,12 +81,16 @@ class DoorCounts:
 
 
 class Publishing:
-    """Publishes what doors count in the reports of `store`, each second, in a thread that ends with `close`."""
+    """Publishes what doors count in the reports of `store`, each second, in a thread that ends with `close`.
+
+    A store that is served elsewhere to who may only read does not take it: that is tried once.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()  # guards the line below
         self._doors: dict[str, DoorCounts] = {}
+        self._refused = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._publish_for_ever, name="eau2-figures", daemon=True)
         self._thread.start()
@@ -108,8 +111,12 @@ class Publishing:
             counts.time_at = 0  # where little is asked, the next is timed
 
     def publish(self) -> None:
-        with contextlib.suppress(Eau2Error):  # the store is closed, or no node answers: the next second is soon
+        try:
             self._store.node.publish(list(self.metrics()))
+        except ReadOnly:  # each time would be a line in the audit log of the server that refuses it
+            self._refused = True
+        except Eau2Error:  # the store is closed, or no node answers: the next second is soon
+            return
 
     def close(self) -> None:
         """Publish for the last time, and end; not waited for longer than a moment."""
@@ -117,6 +124,7 @@ class Publishing:
         self._thread.join(_END_SECONDS)
 
     def _publish_for_ever(self) -> None:
-        while not self._ended.wait(_PUBLISH_SECONDS):
+        while not self._refused and not self._ended.wait(_PUBLISH_SECONDS):
             self.publish()
-        self.publish()
+        if not self._refused:
+            self.publish()

@@ -32,6 +32,7 @@ from eau2.doors.http_threads import Threads
 from eau2.doors.log import log
 from eau2.doors.refused_runs import RefusedRuns
 from eau2.errors import Eau2Error
+from eau2.monitor.routes import ROOT
 from eau2.monitor.routes import routes as page_routes
 from eau2.monitor.watch import Watch
 from eau2.query.waiting import Asker
@@ -289,12 +290,13 @@ class HttpConnection(H11Protocol):
         """Answer one request: what uvicorn calls the application."""
         started, counts = False, self._door.counts
         counts.requests += 1
-        began = counts.begin()
+        end_timing = self._begin_timing(scope)
 
         async def tell(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                end_timing()  # what follows takes as long as its client takes it
                 counts.errors += message["status"] >= 400
                 headers = MutableHeaders(scope=message)
                 headers["date"] = formatdate(usegmt=True)
@@ -323,7 +325,13 @@ class HttpConnection(H11Protocol):
         finally:
             self._asking = None
             asking.leave()
-            counts.end(began)
+
+    def _begin_timing(self, scope: Scope) -> Callable[[], None]:
+        """Return what is to be called when the answer begins. Who watches wants to see how soon others are answered."""
+        counts = self._door.counts
+        if scope["path"].startswith(ROOT):
+            return lambda: None
+        return partial(counts.end, counts.begin())
 
     def _admit(self, scope: Scope) -> Role:
         """Return what who asks may do; Refused unless that is enough. The path is from here on as it was sent, so that

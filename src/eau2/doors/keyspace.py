@@ -20,6 +20,7 @@ from eau2.errors import (
     StoreClosed,
     VersionConflict,
 )
+from eau2.store.statistics import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -50,6 +51,8 @@ class Keyspace:
     def __init__(self, store: Store, deadlines: Deadlines | None = None) -> None:
         self._store = store
         self._deadlines = deadlines or Deadlines()
+        here = store.node.here
+        self._answered = Tally() if here is None else here.tally()  # nodes elsewhere count what comes to them
         self._ready = threading.Condition()  # guards everything below
         self._jobs: deque[Job] = deque()
         self._left = 0  # jobs that were submitted and not done
@@ -144,6 +147,7 @@ class Keyspace:
     def _fetch(self, wave: Sequence[Task], found: Found) -> int:
         """Read what the commands of `wave` read; return its size."""
         keys = list(dict.fromkeys(key for task in wave for key in task.command.reads if key not in found.asked))
+        self._answered.keys += sum(len(task.command.reads) for task in wave) - len(keys)
         found.asked.update(keys)
         total = 0
         for start in range(0, len(keys), READ_TOGETHER_MAX):
@@ -184,6 +188,7 @@ class Keyspace:
         for task in tasks:
             view.run(task)
         writes = list(view.writes())
+        self._answered.keys += view.changes - len(writes)
         if not writes:
             return []
         try:

@@ -177,9 +177,9 @@ class Server:
         loop, doors = asyncio.get_running_loop(), self._doors
         datagrams: DatagramDoor | None = None
         try:
-            for name, port, made in self._spoken(shared):
-                door = name, port
-                listening.append(await loop.create_server(made, doors.host, port, ssl=self._tls, backlog=1024))
+            for name, port, make in self._spoken(shared):
+                door = name, port  # first: to make it may fail too
+                listening.append(await loop.create_server(make(), doors.host, port, ssl=self._tls, backlog=1024))
                 self._opened(name, listening[-1].sockets[0].getsockname())
             if doors.udp_port is not None:
                 door = "udp", doors.udp_port
@@ -235,29 +235,34 @@ class Server:
         self._flights = found
         return found
 
-    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[], asyncio.Protocol]]]:
-        """Yield each TCP door that is to be: its name, its port, and what makes its connections."""
+    def _spoken(self, shared: Shared) -> Iterator[tuple[str, int, Callable[[], Callable[[], asyncio.Protocol]]]]:
+        """Yield each TCP door that is to be: its name, its port, and what makes the door, which makes connections."""
         if self._doors.crud_port is not None:
-            counts = self._publishing.door("crud")
-            yield "crud", self._doors.crud_port, partial(Connection, shared, counts, LinesConversation)
+            yield "crud", self._doors.crud_port, lambda: self._crud(shared)
         if self._doors.redis_port is not None:
-            listings = Listings(self._deadlines)
-            allow_wipe = self._doors.allow_wipe
-            yield (
-                "redis",
-                self._doors.redis_port,
-                partial(
-                    Connection,
-                    shared,
-                    self._publishing.door("redis"),
-                    lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
-                ),
-            )
+            yield "redis", self._doors.redis_port, lambda: self._redis(shared)
         if self._doors.http_port is not None:
-            counts = self._publishing.door("http")
-            http = _http().HttpDoor(self._store, shared, counts, host=self._doors.host, page=self._doors.page)
-            shared.closed_too.append(http.close)
-            yield "http", self._doors.http_port, http.connection
+            yield "http", self._doors.http_port, lambda: self._http(shared)
+
+    def _crud(self, shared: Shared) -> Callable[[], asyncio.Protocol]:
+        return partial(Connection, shared, self._publishing.door("crud"), LinesConversation)
+
+    def _redis(self, shared: Shared) -> Callable[[], asyncio.Protocol]:
+        listings = Listings(self._deadlines)
+        allow_wipe = self._doors.allow_wipe
+        return partial(
+            Connection,
+            shared,
+            self._publishing.door("redis"),
+            lambda access: RedisConversation(access, listings, shared.facts, allow_wipe=allow_wipe),
+        )
+
+    def _http(self, shared: Shared) -> Callable[[], asyncio.Protocol]:
+        counts = self._publishing.door("http")
+        http = _http().HttpDoor(self._store, shared, counts, host=self._doors.host, page=self._doors.page)
+        shared.closed_too.append(http.close)
+        found: Callable[[], asyncio.Protocol] = http.connection
+        return found
 
     def _opened(self, door: str, address: tuple[str, int]) -> None:
         self.addresses[door] = address[0], address[1]

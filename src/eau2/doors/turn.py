@@ -50,6 +50,7 @@ class Turn:
 
     def __init__(self, store: Here, deadlines: Deadlines) -> None:
         self._store, self._deadlines = store, deadlines
+        self._answered = store.tally()
         self._replies: dict[bytes, bytes] = {}  # of what was found to be plain, NULL where nothing is
         self._bytes = 0
         self._generation: int | None = None  # for which the replies are right
@@ -61,9 +62,11 @@ class Turn:
             generation = self._store.generation()
             if generation is None or generation != self._generation:
                 return None
-            return _joined([*map(self._replies.__getitem__, gets)], absent)
+            reply = _joined([*map(self._replies.__getitem__, gets)], absent)
         except (KeyError, TooMuch, StoreClosed):
             return None
+        self._answered.keys += len(gets)
+        return reply
 
     def read(self, asked: Sequence[Plain]) -> list[bytes]:
         """Return the replies to the reads `asked`. Errors of the store; TooMuch."""
@@ -81,8 +84,8 @@ class Turn:
             except KeyError:
                 missed.append(len(answers))
                 answers.append(b"")
-        if missed:
-            self._fill(asked, answers, missed)
+        looked_up = self._fill(asked, answers, missed) if missed else 0
+        self._answered.keys += sum(len(plain.keys) for plain in asked) - looked_up
         return answers
 
     def put(self, asked: Sequence[Plain]) -> list[bytes]:
@@ -98,6 +101,7 @@ class Turn:
             raise TooMuch
         generation = self._store.generation()
         alone = self._store.put({key_of(key): value for key, value in pairs.items()})
+        self._answered.keys += sum(len(plain.keys) for plain in asked) - len(pairs)
         if alone and generation is not None and generation == self._generation:
             self._generation = generation + 1  # not a second look: another may have written since, after us
             for key in pairs if self._replies else ():
@@ -106,8 +110,9 @@ class Turn:
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _fill(self, asked: Sequence[Plain], answers: list[bytes], missed: Sequence[int]) -> None:
-        """Have the `answers` that were `missed`, for not all that is asked is kept. TooMuch."""
+    def _fill(self, asked: Sequence[Plain], answers: list[bytes], missed: Sequence[int]) -> int:
+        """Have the `answers` that were `missed`, for not all that is asked is kept; return how many keys were looked
+        up. TooMuch."""
         replies = self._replies
         keys = {
             get: key
@@ -124,6 +129,7 @@ class Turn:
             answers[index] = _joined(
                 [replies.get(get) or others.get(get, resp.NULL) for get in plain.asked], plain.absent
             )
+        return len(keys)
 
     def _fetch(self, keys: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Have the replies for `keys`, by what was asked; return those that are not kept."""

@@ -71,6 +71,7 @@ class KeysSeen:
         self._entries, self._failures = found.entries, found.failures
         self._store, self._deadlines = store, deadlines
         self.now = deadlines.now()
+        self.changes = 0  # of keys, by all commands: of two of one key only the last is written
         self._read: set[str] = set()  # keys on whose entry some command has built
         self._new: dict[str, _Value | None] = {}  # None: deleted
         self._before: dict[str, _Value | _Nothing | None] = {}  # of _new, what the command that runs has changed
@@ -87,6 +88,7 @@ class KeysSeen:
                 if key in self._failures:
                     raise self._failures[key]
             task.outcome = task.command.run(self)
+            self.changes += len(self._before)
         except Eau2Error as error:
             task.outcome = error
             for key, value in self._before.items():

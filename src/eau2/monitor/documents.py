@@ -24,9 +24,21 @@ Document = dict[str, Any]
 SPARK_POINTS = 60  # of the small charts, one a minute
 CHANGES_SENT = 20
 TEXT_MAX = 300  # characters of a query in a list
-OPERATIONS = ("gets", "writes", "tasks")
+OPERATIONS = "operations"
 STORED = ("chunk_bytes", "value_bytes")
-FIGURES = ("operations", "latency", "load", "memory", "stored", "disk_free", "chunks", "keys", "missing", "moved")
+LATENCIES = {"latency_p50": "_latency_p50_seconds", "latency_p99": "_latency_p99_seconds"}  # of any door: how it ends
+FIGURES = (
+    "operations",
+    *LATENCIES,
+    "load",
+    "memory",
+    "stored",
+    "disk_free",
+    "chunks",
+    "keys",
+    "missing",
+    "moved",
+)
 
 
 def overview(seen: Observation, history: History, queries: tuple[int, int, float]) -> Document:
@@ -48,6 +60,8 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
         )
     begun, running, seconds = queries
     totals = {**seen.totals, "operations": _sum(node["values"] and node["values"][0] for node in nodes)}
+    for name in LATENCIES:
+        totals[name] = _worst(node["values"] and node["values"][FIGURES.index(name)] for node in nodes)
     return {
         "time": seen.time,
         "took": seen.took_seconds,
@@ -67,18 +81,28 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
 
 
 def sparks(seen: Observation, history: History) -> Document:
-    """Return operations a second of each node over the hour, one a minute, and of all together every ten seconds."""
+    """Return operations a second of each node over the hour, one a minute, and of all together every ten seconds; and
+    how soon requests were answered at the slowest door, while there were any."""
     nodes: dict[str, list[float | None]] = {}
     total: list[float | None] = [None] * STEPS
+    latencies: dict[str, list[float | None]] = {name: [None] * STEPS for name in LATENCIES}
     for report in seen.reports:
-        series = _added([history.series(report.node, name) for name in OPERATIONS])
+        series = history.series(report.node, OPERATIONS)
         nodes[report.node] = [_rounded(value) for value in _coarser(series, STEPS // SPARK_POINTS)]
         total = _added([total, series])
+        for name, ending in LATENCIES.items():
+            doors = [each.name.removesuffix(ending) for each in report.metrics if each.name.endswith(ending)]
+            each = [_while_asked(history, report.node, door, ending) for door in doors]
+            latencies[name] = [_worst(values) for values in zip(latencies[name], *each, strict=True)]
     return {
         "end": seen.time,
         "step": STEP_SECONDS * STEPS // SPARK_POINTS,
         "nodes": nodes,
-        "total": {"step": STEP_SECONDS, "operations": [_rounded(value) for value in total]},
+        "total": {
+            "step": STEP_SECONDS,
+            "operations": [_rounded(value) for value in total],
+            **{name: [_rounded(value) for value in values] for name, values in latencies.items()},
+        },
     }
 
 
@@ -149,8 +173,8 @@ def _figures(report: Report, history: History) -> dict[str, float | None]:
     free, memory = value.get("memory_free_bytes"), value.get("memory_bytes")
     used = memory - free if memory is not None and free is not None else value.get("resident_bytes")
     return {
-        "operations": _rounded(_sum(history.latest(report.node, name) for name in OPERATIONS)),
-        "latency": _latency(report.metrics),
+        "operations": _rounded(history.latest(report.node, OPERATIONS)),
+        **{name: _latency(report.metrics, ending) for name, ending in LATENCIES.items()},
         "load": value.get("load"),
         "memory": used,
         "stored": _sum(value.get(name) for name in STORED),
@@ -162,9 +186,17 @@ def _figures(report: Report, history: History) -> dict[str, float | None]:
     }
 
 
-def _latency(metrics: Iterable[Metric]) -> float | None:
-    """Return the worst of what is said of the 99th percentile, in seconds."""
-    return max((metric.value for metric in metrics if metric.unit == "seconds" and "p99" in metric.name), default=None)
+def _latency(metrics: Iterable[Metric], ending: str) -> float | None:
+    """Return that of the slowest door, in seconds."""
+    return _worst(metric.value for metric in metrics if metric.name.endswith(ending))
+
+
+def _while_asked(history: History, node: str, door: str, ending: str) -> list[float | None]:
+    """Return a percentile of `door` over the hour, without the times in which it was as it had been, for nobody asked
+    anything."""
+    asked = history.series(node, f"{door}_requests")
+    found = history.series(node, f"{door}{ending}")
+    return [value if rate else None for value, rate in zip(found, asked, strict=True)]
 
 
 def _value(report: Report, name: str) -> float | None:
@@ -178,6 +210,10 @@ def _number(value: float) -> float | None:
 def _sum(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def _worst(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _rounded(value: float | None) -> float | None:

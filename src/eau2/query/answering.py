@@ -73,15 +73,12 @@ class Answering(Protocol):
     def readings(self, recipe: Recipe) -> list[Reading]:
         """Return how much `recipe` reads of each of its tables. Runs nothing."""
 
-    def read_here(self, recipe: Recipe) -> list[Reading]:
-        """Return as much of that as can be said without bringing a chunk here; [] where none is here."""
-
     def moves(self, recipe: Recipe) -> str:
         """Return which parts of `recipe` run where, and what moves between them; "" where nothing does."""
 
-    def moved(self, recipe: Recipe) -> tuple[str, int]:
-        """Return what `recipe` did when it ran last here: which parts ran where, and how many bytes went from one node
-        to another or to the caller. ("", 0) where that is not known, or nothing moves. Asks nobody."""
+    def moved(self, recipe: Recipe) -> str:
+        """Return what `recipe` did when it ran last here: which parts ran where, and what moved. "" where that is not
+        known, or nothing moves. Asks nobody."""
 
     def close(self) -> None:
         """Let go of what was made, and end what runs. May be called again."""

@@ -17,6 +17,7 @@ from eau2.metrics.report import counter
 from eau2.query.engine_errors import interruption, is_exhausted, typed
 from eau2.query.placing import Placed
 from eau2.query.queries import Queries
+from eau2.query.reads import Reads, note, table_read
 from eau2.query.recipe import Recipe, Replaced, plan_node
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
@@ -206,10 +207,10 @@ class Engine:
         del recipe
         return ""
 
-    def moved(self, recipe: Recipe) -> tuple[str, int]:
-        """Nothing moves in one process."""
+    def moved(self, recipe: Recipe) -> str:
+        """ "": nothing moves in one process."""
         del recipe
-        return "", 0
+        return ""
 
     def readings(self, recipe: Recipe) -> list[Reading]:
         """How much `recipe` reads of each of its tables."""
@@ -221,10 +222,6 @@ class Engine:
             nodes = tuple(shares) if source.places else ()
             found.append(Reading(source.title, len(source.buffers), read, size, rows, nodes))
         return found
-
-    def read_here(self, recipe: Recipe) -> list[Reading]:
-        """What reading `recipe` has read in this process, as far as that can be said without reading more."""
-        return self.readings(recipe)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -247,10 +244,14 @@ class Engine:
         sessions = self._ready()
         chosen = {} if whole else self._typed(lambda: self._prune(recipe))
         read = skipped = row_bytes = 0
+        tables = []
         for source in dict.fromkeys(source for _, source in recipe.reads):
             chunks = chosen.get(source)
+            away = source.away()  # before they are brought
             source.verify(chunks)
-            Placed(source).count_query(chunks)
+            placed = Placed(source)
+            placed.count_query(chunks)
+            tables.append(table_read(source, chunks, away | placed.elsewhere()))
             row_bytes += source.row_bytes
             read += len(source.buffers) if chunks is None else len(chunks)
             skipped += 0 if chunks is None else len(source.buffers) - len(chunks)
@@ -262,6 +263,7 @@ class Engine:
             frame = self.fixed(replace(recipe, planned=frame)).planned
             if not self._typed(lambda: self._are_enough(chosen, recipe, frame)):
                 return self._start(recipe, whole=True)
+        note(Reads(tuple(tables), sum(table.bytes - table.local_bytes for table in tables)))
         with self._lock:
             for index, more in enumerate((1, read, skipped)):
                 self._counts[index] += more

@@ -75,6 +75,12 @@ class Placed:
         """Have `node` read `chunk`."""
         self._moved[chunk] = node
 
+    def elsewhere(self) -> frozenset[int]:
+        """Return the chunks that are read on another node than they are mapped from: that one is dead."""
+        if self._nodes == self._origins:
+            return frozenset()
+        return frozenset(chunk for chunk, node in enumerate(self._nodes) if node != self._origins[chunk])
+
     def shares(self, chunks: Iterable[int] | None = None) -> list[Share]:
         """Return what each node reads of `chunks` (all by default), in the order of their first chunk."""
         manifest = self.source.manifest

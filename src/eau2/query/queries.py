@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.query.answering import Answering
-    from eau2.query.engine import Reading
+    from eau2.query.reads import TableRead
     from eau2.query.recipe import Recipe
 
 RECENT_MAX = 100  # of those that took PLAN_SECONDS, and of those that did not: many short ones push out no long one
@@ -31,16 +31,6 @@ TEXT_MAX = 10_000  # characters that are kept of a query, and of its plan
 PLAN_SECONDS = 0.05  # a query that took less ends without its plan having been written: that takes 1 ms
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class TableRead:
-    """How much a query read of one frame."""
-
-    title: str  # key and version
-    chunks: int
-    chunks_read: int  # those that could hold a row of the answer
-    bytes: int  # of the chunks read
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +44,13 @@ class QueryReport:
     began: float  # Unix time
     seconds: float  # so far, or in all; also those for which nobody took the next rows
     rows: int  # given out
-    moved_bytes: int  # from node to node, and to the caller; 0 while it runs
+    moved_bytes: int | None  # from node to node, and to the caller; None while it runs, or where that is not known
+    read_bytes: int | None  # of chunks, each once; see `reads.py`. None likewise
+    local_bytes: int | None  # of those, what was where it was read
     error: str  # why it failed, in one sentence
     plan: str  # of the engine; "" for one that was over in PLAN_SECONDS
     moves: str  # what ran on which nodes; "" where nothing moves
-    tables: tuple[TableRead, ...]  # () for one that was over in PLAN_SECONDS, or did not run in this process
+    tables: tuple[TableRead, ...]  # what it read of each frame; () likewise, and for one that came to no end
 
 
 class Queries:
@@ -178,12 +170,10 @@ class _Running:
 
     def report(self, state: str, error: str = "") -> QueryReport:
         seconds = time.perf_counter() - self._start
-        plan, moves, moved = "", "", 0
-        tables: tuple[TableRead, ...] = ()
+        plan = moves = ""
         if state != "running" and seconds >= PLAN_SECONDS:
-            plan = self.plan()
-            moves, moved = self._engine.moved(self._recipe)
-            tables = self._tables() if state == "done" else ()
+            plan, moves = self.plan(), self._engine.moved(self._recipe)
+        reads = self.asker.reads if state == "done" else None
         return QueryReport(
             number=self.number,
             text=self._recipe.text[:TEXT_MAX],
@@ -192,11 +182,13 @@ class _Running:
             began=self._began,
             seconds=seconds,
             rows=self.rows,
-            moved_bytes=moved,
+            moved_bytes=None if reads is None else reads.moved_bytes,
+            read_bytes=None if reads is None else reads.bytes,
+            local_bytes=None if reads is None else reads.local_bytes,
             error=error[:TEXT_MAX],
             plan=plan,
             moves=moves[:TEXT_MAX],
-            tables=tables,
+            tables=() if reads is None else reads.tables,
         )
 
     def plan(self) -> str:
@@ -204,13 +196,3 @@ class _Running:
             return self._engine.plan_text(self._recipe)[:TEXT_MAX]
         except Eau2Error as error:  # the store was closed: the answer is not the worse for it
             return error.message
-
-    def _tables(self) -> tuple[TableRead, ...]:
-        try:
-            return tuple(map(_table_read, self._engine.read_here(self._recipe)))
-        except Eau2Error:
-            return ()
-
-
-def _table_read(reading: Reading) -> TableRead:
-    return TableRead(reading.title, reading.chunks, reading.chunks_read, reading.bytes)

@@ -53,6 +53,13 @@ class Source:
         """The node that each chunk is mapped from: a live home, spread evenly. () when all are on the one node."""
         return self.mapped.places
 
+    def away(self) -> frozenset[int]:
+        """Return the chunks that have to be brought to be read in this process."""
+        is_here = getattr(self.mapped.buffers, "is_here", None)  # of chunks that are brought when they are touched
+        if is_here is None:
+            return frozenset()
+        return frozenset(chunk for chunk in range(len(self.mapped.buffers)) if not is_here(chunk))
+
     @property
     def schema(self) -> pa.Schema:
         return self.manifest.schema

@@ -15,6 +15,8 @@ from eau2.store.nodes import closed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from eau2.query.reads import Reads
+
 Answer = TypeVar("Answer")
 
 _LOOK_SECONDS = 60.0  # a bound on one wait; the loop around it waits on
@@ -113,6 +115,7 @@ class Asker:
         self._end: Callable[[Eau2Error], None] | None = None  # what its thread waits for
         self._left = False
         self._patient = patient
+        self.reads: Reads | None = None  # what the engine says that it has read; see `reads.py`
         self._outer: Asker | None = None  # of the thread that asks
 
     @property

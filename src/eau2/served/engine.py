@@ -66,13 +66,13 @@ class ServedEngine(AwayEngine):
     def stream(self, recipe: Recipe) -> Iterator[pa.RecordBatch]:
         """As `Engine.stream`: run at the server, and brought as it comes."""
         asked = self.asked(recipe)
-        yield from self._local.stream(self._near(recipe)) if asked is None else self._answer(asked, recipe)
+        yield from self._local.stream(self._brought(recipe)[0]) if asked is None else self._answer(asked, recipe)
 
     def count(self, recipe: Recipe) -> int:
         """Run `recipe` and return the number of its rows: only that is brought."""
         asked = self.asked(recipe)
         if asked is None:
-            return self._local.count(self._near(recipe))
+            return self._local.count(self._brought(recipe)[0])
         (batch,) = self._pieces(asked, count=True)
         return int(batch.column(0)[0].as_py())
 
@@ -80,7 +80,7 @@ class ServedEngine(AwayEngine):
         """As `Engine.first`. No row more is brought."""
         asked = self.asked(recipe)
         if asked is None:
-            yield from self._local.first(self._near(recipe), rows)
+            yield from self._local.first(self._brought(recipe)[0], rows)
         else:
             yield from self._answer(asked, recipe, limit=rows)
 

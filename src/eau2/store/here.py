@@ -10,12 +10,13 @@ from eau2.store.expiry import UNTIL
 from eau2.store.nodes import closed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eau2.store.changes import Outcome
     from eau2.store.generation import Generation, Waiting
     from eau2.store.nodes import Entry, Write
     from eau2.store.reading import Reader
+    from eau2.store.statistics import Tally
     from eau2.store.writing import Writer
 
 _END = f"""case when {IS_ELSEWHERE} then (select substr(payload, 1, 8) from large where id = entry.payload)
@@ -52,13 +53,18 @@ class Here(Protocol):
     def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
         """As `Node.write` of different keys without chunks, but all of them or, where one is refused, none."""
 
+    def tally(self) -> Tally:
+        """Return what a thread counts with that answers of what was read for others: these too are operations."""
+
     def expiring(self) -> list[tuple[str, int]]:
         """Return the keys of all values that have an end, and this. 1 us each."""
 
 
-def here(reader: Reader, writer: Writer | None, generation: Generation, waiting: Waiting) -> Here | None:
+def here(
+    reader: Reader, writer: Writer | None, generation: Generation, waiting: Waiting, tally: Callable[[], Tally]
+) -> Here | None:
     """Return what only a node of this process can do; None of one that only reads."""
-    return None if writer is None else _NodeHere(reader, writer, generation, waiting)
+    return None if writer is None else _NodeHere(reader, writer, generation, waiting, tally)
 
 
 class _Refused(Exception):
@@ -68,8 +74,11 @@ class _Refused(Exception):
 class _NodeHere:
     """Not the node itself: that would hold itself, and outlive the last who holds it."""
 
-    def __init__(self, reader: Reader, writer: Writer, generation: Generation, waiting: Waiting) -> None:
+    def __init__(
+        self, reader: Reader, writer: Writer, generation: Generation, waiting: Waiting, tally: Callable[[], Tally]
+    ) -> None:
         self._reader, self._writer, self._waiting = reader, writer, waiting
+        self.tally = tally
         self._counters = generation.counters
         self._seen = -1  # `started` when it was looked at last
         self._unflushed = 0  # the last that was put

@@ -81,7 +81,7 @@ class DirectoryNode:
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
         settle = _nothing if self._writer is None else self._writer.settle
         self._waiting = generation.Waiting(self._generation, settle)
-        self.here = here(self._reader, self._writer, self._generation, self._waiting)
+        self.here = here(self._reader, self._writer, self._generation, self._waiting, self.figures.asked.tally)
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
         self._forgotten.atexit = False  # closed whole then
         add_open(self)
@@ -229,8 +229,7 @@ class DirectoryNode:
                 self._files.discard([chunk])
             if shared is not None and shared.stamp != before:  # a link to the chunk's file
                 renewed[chunk.id] = self._files.mark(shared.stamp)
-        if renewed:
-            self._keep_marks(renewed)
+        self._keep_marks(renewed)
 
     def map_frame(self, manifest: Manifest, *, key: str = "") -> MappedFrame:
         return MappedFrame(self.map(manifest.chunk_ids, key=key))
@@ -247,8 +246,7 @@ class DirectoryNode:
             mappings[chunk_id], mark = self._mappings.open(chunk_id, row[0], row[2], key)
             if mark is not None:
                 renewed[chunk_id] = mark
-        if renewed:
-            self._keep_marks(renewed)
+        self._keep_marks(renewed)
         return [mapping.buffer() for chunk_id in chunk_ids if (mapping := mappings[chunk_id]) is not None]
 
     def verify(
@@ -279,12 +277,14 @@ class DirectoryNode:
         """As `Node.statistics`. Counts the rows, 10 ms for 100,000 keys, unless they may be those of `lately`."""
         self._check_open()
         sizes = self._sizing.lately(self.generation()) if lately else self._sizing.count()
-        writer = self._writer
+        writer, gets = self._writer, self._reader.gets
+        writes = 0 if writer is None else writer.writes
         return NodeStatistics(
             *sizes,
             value_bytes=bytes_with_log(self._database),
-            gets=self._reader.gets,
-            writes=0 if writer is None else writer.writes,
+            gets=gets,
+            writes=writes,
+            operations=self.figures.asked.all(gets + writes) + self._read.tasks,
             commits=0 if writer is None else writer.commits,
             waits=self._waiting.waits,
             chunks_written=self._files.written,
@@ -339,7 +339,7 @@ class DirectoryNode:
     def _keep_marks(self, marks: dict[str, str]) -> None:
         """Tell other processes which chunks were found whole. Not worth a wait, nor an error."""
         writer = self._writer
-        if writer is None:
+        if writer is None or not marks:
             return
 
         def change() -> None:
@@ -365,8 +365,8 @@ class DirectoryNode:
     def _sweep(self) -> None:
         """Remove what dead processes left.
 
-        What stands in the way (a full disk, a busy writer, damage) is not an error of the open or the write that we
-        are part of: the next sweep tries again, and `check` names what is damaged.
+        What stands in the way (a full disk, a busy writer, damage) is not an error of whom we are part of: the next
+        sweep tries again, and `check` names what is damaged.
         """
         self._swept = time.monotonic()
         with contextlib.suppress(Eau2Error):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eau2.store.here import Here
     from eau2.store.jobs import Jobs
     from eau2.store.membership import EpochChange, Member
+    from eau2.store.statistics import Figures
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
 
@@ -258,6 +259,10 @@ class Node(Protocol):
 
 class Replica(Node, Protocol):
     """A node that can have copies of what others have: what the members of a cluster are made of."""
+
+    @property
+    def figures(self) -> Figures:
+        """What it says of itself, and where its member counts."""
 
     def records(self, keys: Sequence[str]) -> dict[str, Record]:
         """Return what is known of those of `keys` that have a value or are remembered as deleted: one snapshot."""

@@ -82,8 +82,56 @@ class NodeStatistics:
     )
     copied: int = field(default=0, metadata=counter("Copies of keys and chunks that repair has made.", "copies"))
     copied_bytes: int = field(default=0, metadata=counter("Bytes of the copies that repair has made.", "bytes"))
+    operations: int = field(
+        default=0,
+        metadata=counter(
+            "Keys that the node was asked for or to write, each once however it was answered and however many copies "
+            "it has, and tasks.",
+            "operations",
+        ),
+    )
     name: str = ""  # of the node; "" for several together
     nodes: tuple[NodeStatistics, ...] = ()  # each node by itself, where these are the sums
+
+
+class Tally:
+    """Keys that were asked for and that the node did not look up by itself. For one thread, and it is only added to."""
+
+    __slots__ = ("keys",)
+
+    def __init__(self) -> None:
+        self.keys = 0
+
+
+class Asked:
+    """How many keys a node was asked for, or to write. Thread-safe.
+
+    A node that is alone was asked for what it does, and for what doors answer of what they have of it. Of several nodes
+    each does also what it was not asked for: copies, and second looks. There the home of a key counts.
+    """
+
+    def __init__(self) -> None:
+        self.by_homes = False  # of several nodes: what the node does besides is not counted
+        self._lock = threading.Lock()  # guards both below
+        self._tallies: list[Tally] = []
+        self._keys = 0
+
+    def tally(self) -> Tally:
+        """Return what one thread of a door counts with: to take a lock would cost it a tenth of an answer."""
+        found = Tally()
+        with self._lock:
+            self._tallies.append(found)
+        return found
+
+    def count(self, keys: int) -> None:
+        """The node was asked for so many keys, or to write them, as their home."""
+        with self._lock:
+            self._keys += keys
+
+    def all(self, done: int) -> int:
+        """Return how many there were, of a node that has `done` so many."""
+        with self._lock:
+            return (self._keys if self.by_homes else done) + sum(tally.keys for tally in self._tallies)
 
 
 class Sizes(NamedTuple):
@@ -140,6 +188,7 @@ class Figures:
         self._directory = directory
         self._published = Published(names_of(NodeStatistics) | names_of(ProcessStatistics))
         self._others: dict[str, Callable[[], object]] = {}
+        self.asked = Asked()
 
     def also(self, prefix: str, count: Callable[[], object]) -> None:
         """Have among the figures what `count` returns, a statistics object, with names that begin with `prefix`."""

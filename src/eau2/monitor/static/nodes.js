@@ -10,7 +10,8 @@ const WORDS = { live: "live", joining: "joining", suspected: "not responding", d
 const WORST_FIRST = ["dead", "suspected", "returning", "joining", "leaving", "live", "left"];
 const COLUMNS = [
   ["operations", "Operations", rate],
-  ["latency", "99 % within", seconds],
+  ["latency_p50", "Half within", seconds],
+  ["latency_p99", "99 % within", seconds],
   ["load", "Load", short],
   ["memory", "Memory", bytes],
   ["stored", "Stored", bytes],
@@ -49,6 +50,8 @@ export function nodesView(shared) {
     answer: fact("Answers in", "a look-up by this server"), server: fact(el("a", { href: "#/node/" }, "This server")),
   };
   const total = chart("Operations of all nodes", "operations", { perSecond: true, tall: true });
+  const late = chart("99 % of requests at the slowest door answered within", "seconds");
+  late.node.hidden = true;
   const repair = el("p", { class: "repair", role: "status" });
   const changed = el("ul", { class: "changes" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
   const rows = new Map(), body = el("tbody", {}), heads = new Map();
@@ -60,7 +63,8 @@ export function nodesView(shared) {
     ...COLUMNS.map(([name, title]) => sorter(name, title, true)));
   const node = el("div", {},
     el("h1", { class: "unseen" }, "Nodes"),
-    el("section", { class: "top", "aria-label": "All together" }, el("dl", { class: "facts" }, ...Object.values(facts).map((each) => each.node)), total.node),
+    el("section", { class: "top", "aria-label": "All together" }, el("dl", { class: "facts" }, ...Object.values(facts).map((each) => each.node)),
+      el("div", { class: "hour" }, total.node, late.node)),
     repair,
     el("section", { "aria-label": "Each node" },
       el("div", { class: "bar" }, el("h2", {}, "Each node"), el("label", { for: "filter" }, "Find"), filter, shown),
@@ -146,7 +150,8 @@ export function nodesView(shared) {
     facts.keys.set(count(totals.keys), `${count(totals.frames)} of them frames`);
     facts.copies.set(said.repair.missing ? `${count(said.repair.missing)} missing` : "all there", `${count(said.repair.copied)} repaired so far`);
     facts.copies.node.classList.toggle("bad", said.repair.missing > 0);
-    facts.answer.set(seconds(server.answer));
+    if (totals.latency_p99 == null) facts.answer.set(seconds(server.answer));
+    else facts.answer.set(`99 % in ${seconds(totals.latency_p99)}`, `half in ${seconds(totals.latency_p50)}, at the slowest door; a look-up by this server in ${seconds(server.answer)}`);
     facts.server.set(`load ${short(server.load)}`, `${bytes(server.memory)} of memory in use${server.disk_free == null ? "" : `, ${bytes(server.disk_free)} of disk free`}`);
     say(repair, said.repair.missing ? `Repair: ${said.repair.missing === 1 ? "1 copy" : `${count(said.repair.missing)} copies`} missing, ${bytes(said.repair.copied_bytes)} copied${said.repair.bytes_per_second == null ? "" : `, now ${bytes(said.repair.bytes_per_second)}/s`}.` : "");
     repair.hidden = !said.repair.missing;
@@ -165,6 +170,8 @@ export function nodesView(shared) {
     if (sparks.nodes) {
       for (const [name, found] of rows) found.small.draw(sparks.nodes[name] ?? []);
       total.draw(sparks.total.operations, sparks.total.step, sparks.end);
+      late.draw(sparks.total.latency_p99, sparks.total.step, sparks.end);
+      late.node.hidden = late.isFlat();
     }
     const isKnown = sparks.total?.operations.some((value) => value != null); // not before the server has looked twice
     timer = setTimeout(hour, (isKnown ? SPARKS_SECONDS : FIRST_SECONDS) * 1000);

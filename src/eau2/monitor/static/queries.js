@@ -17,6 +17,12 @@ function skipped(query) {
   return all ? `${count(read)} of ${count(all)}` : "–";
 }
 
+/** Return what part of the bytes read was read where it is, as "100 %" only where it was all. */
+function locally({ read_bytes: read, local_bytes: local }) {
+  if (!read) return "–";
+  return local === read ? "100 %" : `${Math.min(99.9, (100 * local) / read).toFixed(1)} %`;
+}
+
 function cancelButton(shared, number) {
   if (shared.role !== "admin") return null;
   const button = el("button", { type: "button", class: "cancel", "aria-label": `Cancel query ${number}`, on: { click: async () => {
@@ -39,7 +45,7 @@ export function queriesView(shared) {
     el("section", { "aria-label": "Recent" }, el("h2", {}, "The last that have run"),
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Recent queries" },
         el("table", { class: "recent cards" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Query"), el("th", { scope: "col" }, "State"),
-          ...["Began", "Took", "Rows", "Chunks read", "Moved"].map((name) => el("th", { scope: "col", class: "right" }, name)))), recent))));
+          ...["Began", "Took", "Rows", "Chunks read", "Read locally", "Moved"].map((name) => el("th", { scope: "col", class: "right" }, name)))), recent))));
 
   function one(query) {
     const facts = el("span", { class: "quiet" }), button = cancelButton(shared, query.number);
@@ -48,7 +54,7 @@ export function queriesView(shared) {
   }
 
   function row(query) {
-    const cells = [["Began", clock(query.began)], ["Took", seconds(query.seconds)], ["Rows", count(query.rows)], ["Chunks read", skipped(query)], ["Moved", bytes(query.moved_bytes)]];
+    const cells = [["Began", clock(query.began)], ["Took", seconds(query.seconds)], ["Rows", count(query.rows)], ["Chunks read", skipped(query)], ["Read locally", locally(query)], ["Moved", bytes(query.moved_bytes)]];
     return el("tr", { "data-state": query.state },
       el("th", { scope: "row" }, el("a", { class: "sql", href: `#/query/${query.number}` }, title(query)), query.error ? el("span", { class: "note bad" }, query.error) : null),
       el("td", { "data-title": "State" }, state(query)), ...cells.map(([name, text]) => el("td", { class: "right", "data-title": name }, text)));
@@ -92,13 +98,14 @@ export function queryView(shared, number) {
     const query = await ask(`queries/${number}`);
     over = query.state !== "running";
     const facts = [`began ${clock(query.began)}`, `${over ? "took" : "runs for"} ${seconds(query.seconds)}`, plural(query.rows, "row")];
-    if (over) facts.push(`${bytes(query.moved_bytes)} moved`);
+    if (query.read_bytes) facts.push(`${bytes(query.read_bytes)} read, ${locally(query)} of it where it is`);
+    if (query.moved_bytes != null) facts.push(`${bytes(query.moved_bytes)} moved`);
     box.replaceChildren(
       el("p", { class: "row" }, state(query), el("span", { class: "quiet" }, facts.join(" · ")), over ? null : cancelButton(shared, query.number)),
       ...(query.error ? [el("p", { class: "bad" }, query.error)] : []),
       el("h2", {}, "Text"), code(title(query), "Text"),
       ...(query.tables.length ? [el("h2", {}, "What it read"), el("ul", {}, ...query.tables.map((table) =>
-        el("li", {}, `${table.title}: ${count(table.chunks_read)} of ${plural(table.chunks, "chunk")}, ${bytes(table.bytes)}`)))] : []),
+        el("li", {}, `${table.title}: ${count(table.chunks_read)} of ${plural(table.chunks, "chunk")}, ${bytes(table.bytes)}${table.bytes ? `, ${locally({ read_bytes: table.bytes, local_bytes: table.local_bytes })} where they are` : ""}`)))] : []),
       ...(query.moves ? [el("h2", {}, "What ran where"), code(query.moves, "What ran where")] : []),
       el("h2", {}, "Plan"), query.plan ? code(query.plan, "Plan") : el("p", { class: "quiet" }, "It was over in less than 50 ms: its plan was not kept."));
   }
