@@ -129,9 +129,9 @@ class Hosts:
         run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")  # Ray looks which address leads out
         (self._folder / f"{host}.boot").write_text(f"{uuid.uuid4()}\n")
 
-    def home(self, host: str) -> Path:
-        """Return where `host` has what it knows of clusters."""
-        return self._folder / f"{host}-home"
+    def own(self, host: str) -> dict[str, str]:
+        """Return the variables with which `host` knows nothing of what the others are in, and leaves nothing."""
+        return {"EAU2_HOME": f"{self._folder}/{host}-home", "TMPDIR": str(self._folder)}
 
     def close(self) -> None:
         if self._switching is not None:
@@ -209,7 +209,7 @@ class Hosts:
         with out.open("wb") as file:
             return subprocess.Popen(
                 self.command(host, sys.executable, *words),
-                env=self.environment() | {"EAU2_HOME": str(self.home(host))},
+                env=self.environment() | self.own(host),
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
 
@@ -223,7 +223,7 @@ class Hosts:
         """Run `python *words` on `host`; return what came of it."""
         return subprocess.run(
             self.command(host, sys.executable, *words),
-            env=self.environment() | {"EAU2_HOME": str(self.home(host))},
+            env=self.environment() | self.own(host),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_seconds,
         )  # fmt: skip
 
