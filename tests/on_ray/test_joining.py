@@ -6,12 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 from tests.on_ray.hosts import Hosts, why_not
-from tests.until import until
+from tests.until import SECONDS_MAX, until
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(1800)]
@@ -104,6 +105,20 @@ def brought(hosts, machine, through):
     """Whether the history says who brought `machine` in, and through whom."""
     said = f"@{socket.gethostname()} through {through} at 2"
     return [why for why in whys(hosts) if why.startswith(machine) and "brought in by" in why and said in why]
+
+
+def test_a_join_that_is_interrupted_leaves_nothing_running(hosts, tmp_path):
+    out = tmp_path / "out"  # Ctrl-C ends a command within a second, and what it has started after that
+    join = hosts.start("host-3", "-m", "eau2.cli", "join", hosts.store, "--machine", "host-3", out=out)
+    try:
+        until(lambda: hosts.raylet("host-3") or join.poll() is not None)
+        join.send_signal(signal.SIGINT)
+        assert join.wait(SECONDS_MAX) == 130, out.read_text()
+    finally:
+        join.kill()
+        join.wait()
+    until(lambda: not hosts.processes("host-3"))
+    assert not list(Path(hosts.own("host-3")["EAU2_HOME"]).glob("clusters/*/cluster.json"))
 
 
 def test_machines_join_through_any_node_and_go_again(hosts, data, tmp_path):

@@ -95,10 +95,14 @@ def _brought(way: WayIn, name: str, host: str | None, timeout: float) -> "tuple[
 
         with RayCluster.of(text) as there:
             found = there.await_live(name, timeout_seconds=timeout)
-    except BaseException:
+    except Exception:
         if is_new:
             _disconnect()
             launch.abandon(joined)
+        raise
+    except BaseException:  # Ctrl-C: there are 0.7 s left
+        if is_new:
+            launch.abandon_later(joined)
         raise
     return joined, is_new, found
 

@@ -11,6 +11,8 @@ import fcntl
 import os
 import re
 import secrets
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -134,17 +136,31 @@ def join(
             own_directory(wanted.folder)
             wanted.write()
             return wanted.start([machine]), True
-        except BaseException:
+        except Exception:
             wanted.end()
             wanted.forget()
+            raise
+        except BaseException:
+            abandon_later(wanted)
             raise
 
 
 def abandon(joined: LocalCluster) -> None:
-    """End this machine's part of a cluster that it did not come to join."""
+    """End this machine's part of a cluster that it did not come to join. StoreBusy, ClusterUnavailable."""
     with _locked(joined.directory):
         joined.end()
         joined.forget()
+
+
+def abandon_later(joined: LocalCluster) -> None:
+    """Have another process do that, within seconds: this one was interrupted, and has none left."""
+    subprocess.Popen(
+        [sys.executable, "-m", "eau2.remote.launch", joined.name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _refuse_others(options: Mapping[str, tuple[object, object]], name: str) -> None:
@@ -227,3 +243,9 @@ def _is_taken(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+if __name__ == "__main__":
+    abandoned = find(sys.argv[1])
+    if abandoned is not None and abandoned.host:
+        abandon(abandoned)
