@@ -31,8 +31,8 @@ def section(name: str) -> str:
 
 def test_the_commands_are_those_of_the_page_in_its_order():
     assert re.findall(r"^### (\w+)", PAGE.read_text(), re.MULTILINE) == NAMES
-    listed = "put get delete keys wait load show sql run wordcount linus sor up down deploy nodes drain exec push"
-    listed += " serve crud certificate top check doctor bench version"
+    listed = "put get delete keys wait load show sql run wordcount linus sor up down deploy join leave"
+    listed += " nodes drain exec push serve crud certificate top check doctor bench version"
     assert " ".join(NAMES) == listed
 
 

@@ -54,6 +54,22 @@ def renew(coordinator, names):
         asyncio.run(coordinator.renew(name, f"first {name}", coordinator.current.epoch, whole=True))
 
 
+def test_who_brought_a_member_in_is_said_when_it_joins_and_once(clock, coordinator):
+    by = "brought in by ann@dev through a at 2026-11-22 21:00:00Z"
+    coordinator.brought("c", by)
+    asyncio.run(coordinator.renew("c", "first c", 0, whole=False))
+    assert whys(coordinator)[-1] == f"c was added: {by}"
+    assert coordinator.members()[-1].source == f"coordinator: c was added: {by}"
+    coordinator.brought("c", by)  # its process was started anew, by Ray, on the machine that was brought in
+    asyncio.run(coordinator.renew("c", "second c", 0, whole=False))
+    assert whys(coordinator)[-1] == "the process of c ended and was started anew"
+    pass_time(clock, coordinator, 2 * LEASE_SECONDS, renewing=["a", "b"])
+    again = by.replace("21:00", "22:00")
+    coordinator.brought("c", again)
+    asyncio.run(coordinator.renew("c", "third c", 0, whole=False))
+    assert whys(coordinator)[-1] == f"c came back: it renews its lease again, {again}"
+
+
 def test_who_is_silent_for_a_lease_is_dead(clock, coordinator):
     pass_time(clock, coordinator, LEASE_SECONDS, renewing=["a"])
     assert coordinator.current.live == ("a", "b")

@@ -441,6 +441,10 @@ class BytesContract:
         assert counts.writes >= 2
         assert counts.gets >= 1
 
+    def test_no_other_machine_joins_a_store_that_is_on_this_one_alone(self, store):
+        with pytest.raises(InvalidOption, match="no other machine can join"):
+            store.way_in()
+
     def test_members_are_live_and_the_epochs_say_how_that_came(self, store):
         until(lambda: all(one.state == "live" for one in store.members()))
         members = store.members()

@@ -62,10 +62,11 @@ def why_not() -> str:
 
 
 class Hosts:
-    """`count` of them; the first has the head. A context manager: at the end nothing is left of them, but what they
-    stored."""
+    """`count` of them; the first has the head, and `started` have a raylet, or all. A context manager: at the end
+    nothing is left of them, but what they stored."""
 
-    def __init__(self, count: int, checks: dict[str, str] = _HEALTH_CHECKS):
+    def __init__(self, count: int, checks: dict[str, str] = _HEALTH_CHECKS, *, started: int | None = None):
+        self._started = started
         self.names = [f"host-{number}" for number in range(count)]
         self._tag = f"eau2-{secrets.token_hex(3)}"
         self._folder = Path(tempfile.mkdtemp(prefix="eau2-", dir="/tmp"))  # of sockets, whose paths have 107 bytes
@@ -98,7 +99,7 @@ class Hosts:
             for host in self.names:
                 self._make(host)
             self.start_raylets(self.names[:1])
-            self.start_raylets(self.names[1:])
+            self.start_raylets(self.names[1 : self._started])
         except BaseException:
             self.close()
             raise
@@ -128,6 +129,10 @@ class Hosts:
         run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")  # Ray looks which address leads out
         (self._folder / f"{host}.boot").write_text(f"{uuid.uuid4()}\n")
 
+    def own(self, host: str) -> dict[str, str]:
+        """Return the variables with which `host` knows nothing of what the others are in, and leaves nothing."""
+        return {"EAU2_HOME": f"{self._folder}/{host}-home", "TMPDIR": str(self._folder)}
+
     def close(self) -> None:
         if self._switching is not None:
             self._switching.kill()
@@ -141,6 +146,10 @@ class Hosts:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- what runs there ----------------------------------------------------------------------------------------------
+
+    def kill(self, host: str) -> None:
+        """Have nothing run on `host`, as when its power is gone."""
+        until(lambda: not self._end(host))
 
     def processes(self, host: str) -> list[int]:
         return [int(pid) for pid in run("ip", "netns", "pids", self._namespace(host)).split()]
@@ -200,18 +209,23 @@ class Hosts:
         with out.open("wb") as file:
             return subprocess.Popen(
                 self.command(host, sys.executable, *words),
-                env=self.environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                env=self.environment() | self.own(host),
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
 
     def said(self, host: str, *words: object, timeout_seconds: float = 300.0) -> str:
         """Run `python *words` on `host`; return what it prints."""
-        done = subprocess.run(
-            self.command(host, sys.executable, *words),
-            env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=timeout_seconds,
-        )  # fmt: skip
+        done = self.done(host, *words, timeout_seconds=timeout_seconds)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def done(self, host: str, *words: object, timeout_seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """Run `python *words` on `host`; return what came of it."""
+        return subprocess.run(
+            self.command(host, sys.executable, *words),
+            env=self.environment() | self.own(host),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_seconds,
+        )  # fmt: skip
 
     def deployed(self, data: Path) -> bool:
         """Deploy eau2 over the directories in `data`, or wait until it is whole; return whether it is. It may not be in

@@ -105,3 +105,11 @@ def answers(ask):
         return ask()
     except NodeUnavailable:
         return None
+
+
+def test_a_machine_that_was_brought_in_is_seen_to_join_and_by_whom(cluster, store):
+    by = "brought in by ann@dev through node-1 at 2026-11-22 21:00:00Z"
+    cluster.options["brought"] = by
+    cluster.start("node-3")
+    wait_for(store, "node-3", "live")
+    assert f"node-3 was added: {by}" in [epoch.why for epoch in store.epochs()]

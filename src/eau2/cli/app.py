@@ -14,6 +14,7 @@ from eau2.cli.bench import bench
 from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
 from eau2.cli.interrupts import INTERRUPTED, interruptible
+from eau2.cli.joining import join, leave
 from eau2.cli.run import run
 from eau2.cli.top import top
 from eau2.query.engine_errors import interruption
@@ -25,7 +26,7 @@ COMMANDS = {
     "Values": (values.put, values.get, values.delete, values.keys, values.wait),
     "Frames": (frames.load, frames.show, frames.sql),
     "Programs": (run, programs.wordcount, programs.linus, programs.sor),
-    "A cluster": (cluster.up, cluster.down, cluster.deploy, nodes.nodes, cluster.drain),
+    "A cluster": (cluster.up, cluster.down, cluster.deploy, join, leave, nodes.nodes, cluster.drain),
     "Every node": (fleet.exec, fleet.push),
     "Doors": (doors.serve, doors.crud, certificate.certificate),
     "The store": (top, upkeep.check, upkeep.doctor, bench, upkeep.version),

@@ -157,7 +157,7 @@ def _run(
 ) -> None:
     names = fleet.names(_names(nodes))
     now = time.time()
-    run = Run(new_id(now), now, _user(), socket.gethostname(), work, len(names), deadline)
+    run = Run(new_id(now), now, user_name(), socket.gethostname(), work, len(names), deadline)
     fleet.admit(run)
     printer = _Shown(as_json=call.json)
     with ExitStack() as stack:
@@ -173,7 +173,8 @@ def _run(
         raise typer.Exit(_code(ended))
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # nobody of that number has a name here

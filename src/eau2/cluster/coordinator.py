@@ -65,6 +65,7 @@ class Coordinator:
         self._quiet_until = now  # before this, members of before may have leases that we do not know of
         self._ticked = now
         self._heard = {name: _Heard("", now) for name in view.present}
+        self._brought: dict[str, str] = {}  # who brought a member in that has not joined since
 
     @classmethod
     def recovered(
@@ -111,10 +112,15 @@ class Coordinator:
         seen = f"{_NAME}: not responding, no lease renewed for {silent:.1f} s"
         return Member(member.name, "suspected", self._clock() - silent, seen)
 
+    def brought(self, name: str, by: str) -> None:
+        """Have it said when `name` joins next that it was brought in `by` somebody; each word of that kind once."""
+        if by and not any(by in change.why for change in self.epochs.changes):
+            self._brought[name] = by
+
     def readmit(self, name: str, incarnation: str) -> View:
         """Have `name`, which has left, join with nothing, as a new member would; return the view."""
         self._heard[name] = _Heard(incarnation, self._runtime.now())
-        self._change(name, State.JOINING)
+        self._change(name, State.JOINING, self._joining(name))
         return self._view
 
     async def renew(self, name: str, incarnation: str, epoch: int, *, whole: bool) -> View:
@@ -126,13 +132,14 @@ class Coordinator:
             return self._view
         if heard is None or state == State.DEAD:
             self._heard[name] = _Heard(incarnation, now)
-            self._change(name, State.JOINING, "" if heard is None else "it renews its lease again")
+            self._change(name, State.JOINING, self._joining(name, "" if heard is None else "it renews its lease again"))
             return self._view
         anew = epoch == 0 if heard.incarnation == "" else heard.incarnation != incarnation
         if anew and state != State.IDLE:  # what it knew and did not write down is gone
             self._heard[name] = _Heard(incarnation, now)
             # A later epoch, also when it was joining.
-            self._enter(self._view.having(name, State.JOINING), f"the process of {name} ended and was started anew")
+            seen = self._joining(name, f"the process of {name} ended and was started anew")
+            self._enter(self._view.having(name, State.JOINING), seen)
             return self._view
         heard.incarnation = incarnation
         heard.at = now
@@ -188,6 +195,9 @@ class Coordinator:
             settled = all(self._heard[name].whole == view.epoch for name in view.live)
             if view.live and view.present == view.live and not view.awaits and settled:
                 self._enter(view.repaired())
+
+    def _joining(self, name: str, seen: str = "") -> str:
+        return ", ".join(filter(None, [seen, self._brought.pop(name, "")]))
 
     def _change(self, name: str, state: State, seen: str = "") -> None:
         if self._view.state(name) != state or name not in dict(self._view.members):

@@ -12,6 +12,7 @@ from eau2.cluster.founding import found_members, is_member
 from eau2.cluster.local import GRACE_SECONDS, LocalMembers
 from eau2.errors import Corrupt, InvalidOption, StoreUnusable
 from eau2.store.local import LocalNodes
+from eau2.store.membership import no_way_in
 from eau2.store.node import DirectoryNode
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from eau2.cluster.epochs import Epochs
     from eau2.store.database import Flush
-    from eau2.store.membership import EpochChange, Member
+    from eau2.store.membership import EpochChange, Member, WayIn
     from eau2.store.nodes import Node
 
 NODES_MAX = 1000
@@ -82,6 +83,9 @@ class ClusterNodes:
 
     def epochs(self) -> tuple[EpochChange, ...]:
         return self._epochs().changes
+
+    def way_in(self) -> WayIn:
+        raise no_way_in(f"the directory {self.path}")
 
     def _epochs(self) -> Epochs:
         self._cluster.live()  # StoreClosed

@@ -7,6 +7,7 @@ from dataclasses import asdict, astuple
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from eau2.doors.log import log
 from eau2.doors.tokens import Role
 from eau2.errors import Eau2Error, InvalidOption, KeyMissing, QueryError, ValueTooLarge, WrongKind
 from eau2.metrics.report import Metric
@@ -54,6 +55,7 @@ class Actions:
             "statistics": (Role.READ, self._statistics),
             "members": (Role.READ, self._members),
             "epochs": (Role.READ, self._epochs),
+            "way_in": (Role.ADMIN, self._way_in),
             "rebalance": (Role.WRITE, self._rebalance),
             "reports": (Role.READ, self._reports),
             "publish": (Role.WRITE, self._publish),
@@ -218,6 +220,11 @@ class Actions:
 
     def _epochs(self, header: Header, payload: memoryview) -> Iterator[Reply]:
         yield {"epochs": [asdict(each) for each in self._store.epochs()]}, b""
+
+    def _way_in(self, header: Header, payload: memoryview) -> Iterator[Reply]:
+        found = self._store.way_in()
+        log("way in told", door="flight", head=found.head)
+        yield {"way_in": asdict(found)}, b""
 
     def _rebalance(self, header: Header, payload: memoryview) -> Iterator[Reply]:
         yield {"copies": self._store.rebalance()}, b""

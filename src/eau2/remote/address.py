@@ -50,6 +50,7 @@ class Address:
     head: str  # HOST:PORT
     name: str
     environment: dict[str, str] = field(default_factory=dict)  # to connect with, besides what there is
+    host: str = ""  # the address of the raylet to connect by, where this machine joined with one
 
 
 def address_of(text: str) -> Address:
@@ -63,7 +64,7 @@ def address_of(text: str) -> Address:
     local = launch.find(name) if head is None else None
     given = head or os.environ.get("RAY_ADDRESS", "")
     if not given and local is not None and local.address:
-        return Address(local.address, name, local.environment())
+        return Address(local.address, name, local.environment(), local.host)
     given = given or _current()
     if ":" not in given:
         raise ClusterUnavailable(
@@ -71,7 +72,7 @@ def address_of(text: str) -> Address:
             hint="`eau2 up` starts one here; ray:HOST:PORT is one elsewhere",
         )
     mine = next((one for one in launch.all_of_them() if one.address == given), None)
-    return Address(given, name, mine.environment() if mine else {})
+    return Address(given, name, mine.environment(), mine.host) if mine else Address(given, name)
 
 
 def _current() -> str:
@@ -88,21 +89,30 @@ def look(address: Address) -> dict[str, dict[str, Any]]:
     Ray was imported at most; VersionsDiffer unless Python, Ray and eau2 are what they are here.
     """
     require_ray()
-    host, _, port = address.head.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except (OSError, UnicodeError) as error:  # that: it cannot be the name of a machine
-        reason = getattr(error, "strerror", "") or error
-        why = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {reason}"
-        raise ClusterUnavailable(
-            f"{address.head} {why}", hint="is Ray running there? `eau2 up` starts a cluster on this machine"
-        ) from error
+    reach(address.head)
     found = _looked(address)
     _require_same("Ray", version("ray"), found["ray_version"], address)
     _require_same("Python", platform.python_version(), found["python_version"], address)
     clusters: dict[str, dict[str, Any]] = found["clusters"]
     require_same_eau2(clusters, address)
     return clusters
+
+
+_START_HINT = "is Ray running there? `eau2 up` starts a cluster on this machine"
+
+
+def reach(head: str, *, who: str = "{}", hint: str = _START_HINT) -> str:
+    """Connect to HOST:PORT; return the address that this machine has on the way there. ClusterUnavailable, within
+    2 s. who: what it is called there."""
+    host, _, port = head.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connected:
+            found: str = connected.getsockname()[0]
+            return found
+    except (OSError, UnicodeError) as error:  # that: it cannot be the name of a machine
+        reason = getattr(error, "strerror", "") or error
+        why = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {reason}"
+        raise ClusterUnavailable(f"{who.format(head)} {why}", hint=hint) from error
 
 
 def require_same_eau2(clusters: dict[str, dict[str, Any]], address: Address) -> None:
@@ -164,10 +174,26 @@ def _require_token(path: str | None) -> None:
     raise ClusterUnavailable(f"there is no token at {path}: {why}", hint=_TOKEN_HINT)
 
 
-def _require_same(what: str, ours: str, theirs: str, address: Address) -> None:
+def own_token() -> str:
+    """Return the path of the token that this machine has for Ray. ClusterUnavailable when it has none."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    if os.environ.get("RAY_AUTH_MODE") != "token" or not path:
+        raise ClusterUnavailable(
+            "this machine has no token for Ray, and nothing is to listen without", hint=_TOKEN_HINT
+        )
+    _require_token(path)
+    return os.path.abspath(path)
+
+
+def are_alike(what: str, ours: str, theirs: str) -> bool:
+    """Return whether two versions of `what` can work together."""
     if what == "Python" and os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL") == "minor":
         ours, theirs = ours.rpartition(".")[0], theirs.rpartition(".")[0]
-    if ours != theirs:
+    return ours == theirs
+
+
+def _require_same(what: str, ours: str, theirs: str, address: Address) -> None:
+    if not are_alike(what, ours, theirs):
         raise VersionsDiffer(
             f"{what} is {ours} here, and {theirs} at {address.head}", hint="all machines need the same versions"
         )

@@ -140,8 +140,9 @@ class CoordinatorServer:
         """Make a view that is like the one there is, and later."""
         return self._ready().advance()
 
-    async def announce(self, name: str, incarnation: str, store: str) -> tuple[str, View]:
+    async def announce(self, name: str, incarnation: str, store: str, brought: str = "") -> tuple[str, View]:
         """Take node `name` as a member; return the store and the view. `store`: what it has is of; "": it has nothing.
+        `brought`: who brought its machine in, if anybody did.
 
         StoreUnusable when that is another store, or when it had something that counts. Unreachable before it is known
         what there is.
@@ -149,6 +150,7 @@ class CoordinatorServer:
         self._announced.add(name)
         self._reached[name] = self._runtime.now()
         coordinator = self._ready()
+        coordinator.brought(name, brought)
         view = coordinator.current
         if store not in ("", self._store):
             raise of_another_store(Identity(name, store), self._store)

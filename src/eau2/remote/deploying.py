@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.peer import NotServing, Unreachable
 from eau2.cluster.view import State
 from eau2.errors import ClusterUnavailable, Eau2Error, InvalidOption
-from eau2.remote.address import Address, address_of
+from eau2.remote.address import Address, address_of, reach
 from eau2.remote.asking import drain_node
 from eau2.remote.driver import RemoteNodes
+from eau2.remote.joining import checked_host, own_versions
 from eau2.remote.listing import NodeListing
-from eau2.remote.ray import RayTransport, connect, machines, start, stop, undeploy
+from eau2.remote.ray import RayTransport, connect, machines, start, stop, undeploy, whereabouts
 from eau2.remote.transport import COORDINATOR, WAITS_HINT
+from eau2.store.membership import WayIn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from eau2.cluster.view import View
     from eau2.remote.coordinator import ClusterStatus
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 WHOLE_SECONDS = 60.0
 _ASK_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
+STUCK_SECONDS = 15.0  # a machine that died is taken for live for so long, as is the process that has its directory
 _WAITING = "waiting for "
 
 
@@ -212,15 +215,56 @@ class RayCluster:
         """Have node `name` leave for good; return when it has. Raises as `drain_node`."""
         drain_node(self.transport, name, seconds=timeout_seconds)
 
+    def await_live(self, machine: str, *, timeout_seconds: float) -> NodeListing:
+        """Return the node of `machine`, which has joined, when it is live. ClusterUnavailable says what kept it from
+        that in all the time, or for STUCK_SECONDS when waiting will not help."""
+        deadline = time.monotonic() + timeout_seconds
+        told, since = "", 0.0
+        while True:
+            node, why, is_stuck = self._not_live(machine)
+            if node is not None and not why:
+                return node
+            now = time.monotonic()
+            if why != told:
+                told, since = why, now
+            if now > deadline or (is_stuck and now - since > STUCK_SECONDS):
+                raise ClusterUnavailable(
+                    f"{machine} did not become live in {self.address.name!r} within {timeout_seconds:g} s: {why}",
+                    hint="see to that, and join again; with --timeout, it is waited for longer",
+                )
+            time.sleep(_LOOK_SECONDS)
+
+    def _not_live(self, machine: str) -> tuple[NodeListing | None, str, bool]:
+        """Return the node of `machine`, why it is not live, "" when it is, and whether waiting is of little use."""
+        try:
+            count = self.machines().count(machine)
+            node = self.node_of(machine)
+        except ClusterUnavailable as error:
+            return None, error.message, False
+        if count != 1:
+            return None, f"{machine} is the label of {count} machines", count > 1
+        if node is None:
+            return None, "no node yet", False
+        if node.state == "live" and not node.trouble:
+            return node, "", False
+        return node, node.trouble or f"it is {node.state}", bool(node.trouble)
+
+    def node_of(self, machine: str) -> NodeListing | None:
+        """Return the node that `machine` has, or why it has none; None where nothing is known of it."""
+        return next((node for node in self.nodes() if node.machine == machine), None)
+
     # -- bringing it to rest ------------------------------------------------------------------------------------------
 
-    def rest(self) -> None:
+    def rest(self, machines: Sequence[str] = ()) -> None:
         """Have all processes of the cluster close their files, the coordinator first: it is to make nothing of it that
-        the nodes go. For when Ray is ended next; bounded, and does what can be done."""
+        the nodes go; or only the nodes of `machines`. For when Ray is ended next; bounded, and does what can be
+        done."""
         with contextlib.suppress(Eau2Error):
             placed: Mapping[str, Placed] = self._required("placed")
-            stop([COORDINATOR], self.address.name)
-            stop([node.name for node in placed.values() if node.name], self.address.name)
+            if not machines:
+                stop([COORDINATOR], self.address.name)
+            ours = [node for machine, node in placed.items() if machine in machines or not machines]
+            stop([node.name for node in ours if node.name], self.address.name)
 
 
 def _short_of_whole(view: View) -> str:
@@ -243,6 +287,15 @@ class RayNodes(RemoteNodes):
             self._cluster.close()
             raise
 
+    def way_in(self) -> WayIn:
+        """As `Store.way_in`: the head's address, as the machine of this process knows it."""
+        address, ours = self._cluster.address, own_versions()
+        hint = "nobody joins while the head is away: start it again, or another one, over the same data directories"
+        reach(address.head, who="the head, {},", hint=hint)
+        head, machine = whereabouts(address)
+        checked_host(head.rpartition(":")[0].strip("[]"), head)
+        return WayIn(head, address.name, machine, ours["Python"], ours["Ray"], ours["eau2"])
+
     def close(self) -> None:
         super().close()
         self._cluster.close()
@@ -250,4 +303,4 @@ class RayNodes(RemoteNodes):
 
 if __name__ == "__main__":
     with RayCluster.of(sys.argv[1]) as cluster:
-        cluster.rest()
+        cluster.rest(sys.argv[2:])

@@ -23,6 +23,7 @@ from eau2.remote.jobs import FarJobs
 from eau2.remote.place import Lent, RemotePlace
 from eau2.remote.transport import ThreadRuntime
 from eau2.remote.watch import Watch
+from eau2.store.membership import no_way_in
 from eau2.store.nodes import MappedFrame
 from eau2.store.open_nodes import add_open, remove_open
 from eau2.values.chunk import Chunk
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from eau2.metrics.gossip import Answer
     from eau2.metrics.report import Metric, Report
     from eau2.remote.transport import Transport
-    from eau2.store.membership import EpochChange, Member
+    from eau2.store.membership import EpochChange, Member, WayIn
     from eau2.store.nodes import NodeCheck, NodeStatistics, Staged
     from eau2.values.manifest import Manifest
 
@@ -84,6 +85,9 @@ class RemoteNodes:
     def epochs(self) -> tuple[EpochChange, ...]:
         found: tuple[EpochChange, ...] = self._whole.coordinators("epochs")
         return found
+
+    def way_in(self) -> WayIn:
+        raise no_way_in("a cluster over this transport")
 
     def whole(self) -> RemoteCluster:
         return self._whole

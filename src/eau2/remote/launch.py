@@ -11,6 +11,8 @@ import fcntl
 import os
 import re
 import secrets
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from eau2.store.database import Flush
+    from eau2.store.membership import WayIn
 
 NAME = "eau2"
 MACHINES_MAX = 64
@@ -86,15 +89,78 @@ def up(
 
 
 def down(name: str = NAME) -> int:
-    """End the cluster `name`; return how many processes it had. It can be started again. StoreBusy,
-    ClusterUnavailable."""
+    """End the cluster `name`, or this machine's part of it where it has joined one; return how many processes there
+    were. It can be started again, or joined. StoreBusy, ClusterUnavailable."""
     directory = _directory(name)
     with _locked(directory):
         known = LocalCluster.read(directory)
         if known is not None:
             known.rest()
+        if known is not None and not known.host:
             replace(known, address="").write()
+        elif known is not None:
+            known.forget()
         return (known or LocalCluster(directory, (), directory, 1)).end()
+
+
+def join(
+    way: WayIn, machine: str, *, host: str, token: str, data_directory: str, replicas: int, brought: str
+) -> tuple[LocalCluster, bool]:
+    """Have Ray run on this machine, called `machine`, as a part of the cluster that `way` leads into; return that part,
+    and whether it had to be started. About 3 s.
+
+    host: the address of this machine on the others' network. token: the path of Ray's token. brought: who brings it in.
+    InvalidOption when it is in another cluster of that name; StoreBusy; ClusterUnavailable, and nothing of it runs.
+    """
+    directory = _directory(way.cluster)
+    with _locked(directory):
+        known = LocalCluster.read(directory)
+        if known is not None and not known.host:
+            raise InvalidOption(
+                f"this machine has a cluster {way.cluster!r} of its own, in {known.data_directory}",
+                hint="set EAU2_HOME to another directory, which this one is to be known in",
+            )
+        if known is not None and known.runs:
+            if (known.address, known.machines) != (way.head, (machine,)):
+                raise InvalidOption(
+                    f"this machine is {known.machines[0]} in the cluster at {known.address}",
+                    hint="`eau2 leave`, or `eau2 down`, first",
+                )
+            return known, False
+        data = Path(data_directory).expanduser() if data_directory else _data(directory)
+        wanted = LocalCluster(
+            directory, (machine,), data / machine, replicas, address=way.head, host=host, token=token, brought=brought
+        )
+        wanted.end()  # what a `join` that was killed has left
+        try:
+            own_directory(wanted.folder)
+            wanted.write()
+            return wanted.start([machine]), True
+        except Exception:
+            wanted.end()
+            wanted.forget()
+            raise
+        except BaseException:
+            abandon_later(wanted)
+            raise
+
+
+def abandon(joined: LocalCluster) -> None:
+    """End this machine's part of a cluster that it did not come to join. StoreBusy, ClusterUnavailable."""
+    with _locked(joined.directory):
+        joined.end()
+        joined.forget()
+
+
+def abandon_later(joined: LocalCluster) -> None:
+    """Have another process do that, within seconds: this one was interrupted, and has none left."""
+    subprocess.Popen(
+        [sys.executable, "-m", "eau2.remote.launch", joined.name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _refuse_others(options: Mapping[str, tuple[object, object]], name: str) -> None:
@@ -110,6 +176,11 @@ def _wanted(
     data_directory: str | os.PathLike[str] | None,
     replicas: int | None,
 ) -> LocalCluster:
+    if known and known.host:
+        raise InvalidOption(
+            f"this machine is {known.machines[0]} in the cluster {directory.name!r} at {known.address}",
+            hint="`eau2 leave`, or `eau2 down`, first; or give another --name",
+        )
     had = len(known.machines) if known else 0
     count = machines if machines is not None else had or _MACHINES
     if not max(1, had) <= count <= MACHINES_MAX:
@@ -172,3 +243,9 @@ def _is_taken(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+if __name__ == "__main__":
+    abandoned = find(sys.argv[1])
+    if abandoned is not None and abandoned.host:
+        abandon(abandoned)

@@ -64,7 +64,9 @@ class NodeStatus:
 
 
 class Membership:
-    """The membership of `node`, in the directory `owned`, from construction to `stop`. Thread-safe."""
+    """The membership of `node`, in the directory `owned`, from construction to `stop`. Thread-safe.
+
+    brought: who brought its machine in, which is said when it joins."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Membership:
         *,
         lease_seconds: float = LEASE_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
+        brought: str = "",
     ) -> None:
         self.name = node.name
         self.member: Member | None = None
@@ -81,7 +84,7 @@ class Membership:
         self._owned, self._node = owned, node
         self._runtime = LoopRuntime(transport)
         self._lease_seconds, self._grace_seconds = lease_seconds, grace_seconds
-        self._incarnation = uuid.uuid4().hex
+        self._incarnation, self._brought = uuid.uuid4().hex, brought
         self._refused = ""
         self._beat = self._runtime.now()
         self._work: dict[str, asyncio.Future[Answer]] = {}  # by the name that who asked gave it
@@ -228,7 +231,7 @@ class Membership:
         coordinator: Any = self._runtime.coordinator()
         store = self._owned.identity.store if self.member is not None else ""
         try:
-            store, view = await coordinator.announce(self.name, self._incarnation, store)
+            store, view = await coordinator.announce(self.name, self._incarnation, store, self._brought)
             await asyncio.wrap_future(self._loop.submit(self.meet(store, view)))
         except Eau2Error as error:  # it may be mended meanwhile
             self._refused = str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import threading
 import time
 import traceback
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from eau2.cluster.peer import Unreachable
 from eau2.errors import Eau2Error
 from eau2.remote.membership import NodeStatus
+from eau2.remote.raylets import BROUGHT
 from eau2.remote.server import NodeServer
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class ServingNode(Process):
                     flush=deployment.flush,
                     memory_bytes=memory_bytes,
                     allow_exec=deployment.allow_exec,
+                    brought=os.environ.get(BROUGHT, ""),
                 )
             except Exception as error:
                 self._refused = str(error) if isinstance(error, Eau2Error) else traceback.format_exc()

@@ -52,7 +52,6 @@ _FREED_SECONDS = 0.05
 _NODE_ID = "ray.io/node-id"  # a label that each has
 _A_LITTLE = 0.0001  # of the resource that each machine has as its address
 ON_HEAD = {"resources": {"node:__internal_head__": _A_LITTLE}}  # without that machine nothing goes on anyhow
-_LOOPBACK = "127.0.0.1"
 _SPACE, _EPOCHS = b"eau2", b"eau2 epochs"  # of our entries at the head, by cluster: how it is deployed, its history
 _METADATA = (b"CLUSTER_METADATA", b"cluster")  # where Ray has its versions
 _GONE = (ray.exceptions.RayError, CancelledError)  # the process, or what is between, has ended
@@ -76,7 +75,7 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
     global _connected
     with _connecting:
         idle = _connected and not _used and ray.is_initialized() and address.head not in _connected
-        if idle and not _left(ANSWER_SECONDS):
+        if idle and not disconnected(ANSWER_SECONDS):
             raise ClusterUnavailable("the Ray cluster of before does not let go", hint="use another process")
         if ray.is_initialized():
             connected = ray.get_runtime_context().gcs_address
@@ -97,8 +96,9 @@ def connect(address: Address) -> dict[str, dict[str, Any]]:
         ray_constants.ENABLE_RAY_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
         worker.listen_error_messages = lambda *_: None  # it prints news of Ray's on standard output, which is ours
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+        near = {"_node_ip_address": address.host} if address.host else {}
         try:
-            in_time(address, lambda: ray.init(address.head, **quiet))
+            in_time(address, lambda: ray.init(address.head, **quiet, **near))
         finally:
             os.environ.pop(*_PATIENCE)  # not for a cluster that is started from here
         atexit.register(_leave)
@@ -121,8 +121,9 @@ def _forget() -> None:
     _before.clear()
 
 
-def _left(seconds: float) -> bool:
-    """Disconnect, unless that takes over so many seconds; return whether it is done."""
+def disconnected(seconds: float) -> bool:
+    """Disconnect, unless that takes over so many seconds; return whether it is done. A raylet that is ended under a
+    connection takes the process with it."""
     leaving = threading.Thread(target=ray.shutdown, name="eau2-leaving", daemon=True)
     leaving.start()
     leaving.join(seconds)
@@ -131,7 +132,7 @@ def _left(seconds: float) -> bool:
 
 def _leave() -> None:
     """Disconnect when this process ends. Ray itself would wait for a cluster that is gone, and then crash."""
-    if not _left(_LEAVE_SECONDS):
+    if not disconnected(_LEAVE_SECONDS):
         print("eau2: the Ray cluster does not answer; the process ends without taking leave of it", file=sys.stderr)
         sys.stdout.flush()
         os._exit(1)
@@ -298,6 +299,13 @@ def machines(address: Address) -> list[str]:
     return sorted(_machine(node) for node in in_time(address, ray.nodes) if node["Alive"])
 
 
+def whereabouts(address: Address) -> tuple[str, str]:
+    """Return the head as Ray calls it, and the machine of the raylet that this process is connected by."""
+    ours = ray.get_runtime_context().get_node_id()
+    found = [_machine(node) for node in in_time(address, ray.nodes) if node["NodeID"] == ours]
+    return ray.get_runtime_context().gcs_address, "".join(found)
+
+
 def start(address: Address, deployment: Deployment) -> None:
     """Have the coordinator of a cluster, and let others know of the cluster."""
 
@@ -370,24 +378,16 @@ def _clusters(address: str) -> dict[str, dict[str, Any]]:
 
 
 def _start_raylet(address: str, raylet: dict[str, Any]) -> str:
-    """Start a raylet on the loopback interface, with options of Ray's, and the head if there is no `address`. Return
-    that.
+    """Start a raylet with options of Ray's, and the head if there is no `address`. Return that.
 
     Not by `ray start`: of 127.0.0.1 it makes an address that the network sees, and it listens on all interfaces then.
     Without what ray[default] would bring if it is installed, which listens too.
     """
     utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
     options = RayParams(
-        node_ip_address=_LOOPBACK,
         gcs_address=address or None,
         gcs_server_port=None if address else 0,
-        min_worker_port=0,
-        max_worker_port=0,
-        dashboard_agent_listen_port=0,
         include_dashboard=False,
-        include_log_monitor=False,
-        no_monitor=True,
-        num_gpus=0,
         **raylet,
     )
     found: str = RayNode(options, head=not address, shutdown_at_exit=False, spawn_reaper=False).gcs_address

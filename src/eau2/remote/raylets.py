@@ -1,4 +1,5 @@
 """A Ray cluster on this machine: several raylets on its loopback interface, started and ended without touching others.
+Or this machine's part of one that others have, which it has joined: one raylet, on their network.
 
 <home>/clusters/<name>/   cluster.json: what is running; token: who has it may connect. For its owner only
 <temporary>/eau2-*/       Ray's sockets, logs and spilled objects, a folder a node; gone when the cluster is ended
@@ -36,6 +37,8 @@ LABEL = "eau2-machine"  # of a raylet: the same whenever it is started, as Ray's
 OBJECT_STORE_BYTES = 200 << 20  # of a raylet; what does not fit is spilled
 _STATE, _LOG = "cluster.json", "launch.log"
 _MARK = "EAU2_CLUSTER"
+BROUGHT = "EAU2_BROUGHT"  # the variable that says who brought a machine in
+_LOOPBACK = "127.0.0.1"
 _HEAD, _RAYLET = "gcs_server", "raylet"  # the programs
 _TEMPORARY_CHARACTERS_MAX = 20  # sockets lie 86 below it, and their paths have 107 at most
 _LOOK_SECONDS = 0.05
@@ -43,9 +46,14 @@ _STARTED_SECONDS_MAX = 60.0  # a raylet takes 3 s here
 _REST_SECONDS = 15.0
 _ENDED_SECONDS, _KILLED_SECONDS = 3.0, 10.0
 _LOG_CHARACTERS_MAX = 2000
+_NETWORK_HINT = "do this machine and the others reach each other, on all ports?"
 
 # Ray takes a killed machine for dead after 14 s and a frozen one after 63 s; so it is 3 s and 9 s.
 _HEALTH_CHECKS = {"initial_delay_ms": "0", "period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "3"}
+
+# No ports that are found in all clusters, and nothing that eau2 does not use.
+_OPTIONS: dict[str, object] = {"min_worker_port": 0, "max_worker_port": 0, "dashboard_agent_listen_port": 0}
+_OPTIONS |= {"include_log_monitor": False, "no_monitor": True, "num_gpus": 0}
 
 
 def _temporary() -> str:
@@ -65,6 +73,9 @@ class LocalCluster:
     temporary: str = field(default_factory=_temporary)  # where Ray's files are, below
     address: str = ""  # of the head; "" while it is being started
     allow_exec: bool = False
+    host: str = ""  # of a machine that joined others: its address on their network. The head is theirs
+    token: str = ""  # likewise: the path of Ray's token
+    brought: str = ""  # likewise: who brought it in
 
     @property
     def name(self) -> str:
@@ -72,7 +83,7 @@ class LocalCluster:
 
     @property
     def token_path(self) -> Path:
-        return self.directory / "token"
+        return Path(self.token) if self.token else self.directory / "token"
 
     @property
     def folder(self) -> Path:
@@ -99,8 +110,8 @@ class LocalCluster:
 
     @property
     def runs(self) -> bool:
-        """Whether the head runs, without which nothing does for long."""
-        return bool(self.processes(_HEAD))
+        """Whether the head runs, without which nothing does for long; where that is elsewhere, our raylet."""
+        return bool(self.processes(_RAYLET if self.host else _HEAD))
 
     def raylet(self, machine: str) -> int | None:
         """Return the process id of the raylet of `machine`, if it runs."""
@@ -109,12 +120,13 @@ class LocalCluster:
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which a process of this machine connects."""
-        return {
+        found = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or Ray makes 127.0.0.1 an address that the network sees
             "RAY_USAGE_STATS_ENABLED": "0",
         }
+        # Without this Ray makes 127.0.0.1 an address that the network sees.
+        return found if self.host else found | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
     # -- starting and ending ------------------------------------------------------------------------------------------
 
@@ -147,19 +159,22 @@ class LocalCluster:
             if launcher.returncode != 0:
                 raise ClusterUnavailable(
                     f"Ray did not start for {machine}: {text[-_LOG_CHARACTERS_MAX:] or 'it did not say why'}",
-                    hint=f"its logs are in {self.folder / machine}; `eau2 down` ends what is running",
+                    hint=_NETWORK_HINT
+                    if self.host
+                    else f"its logs are in {self.folder / machine}; `eau2 down` ends what is running",
                 )
         return [text.rpartition("\n")[2] for text in said]
 
     def _launch(self, machine: str) -> subprocess.Popen[bytes]:
         folder = self.folder / machine
         folder.mkdir(exist_ok=True)
-        raylet = {
+        raylet = _OPTIONS | {
+            "node_ip_address": self.host or _LOOPBACK,
             "node_name": machine,
             "temp_dir": str(folder),
             "labels": {LABEL: machine},
             "num_cpus": max(1, cores() // len(self.machines)),
-            "object_store_memory": OBJECT_STORE_BYTES,
+            "object_store_memory": None if self.host else OBJECT_STORE_BYTES,  # of its own machine Ray takes a share
         }
         with (folder / _LOG).open("wb") as log:
             return subprocess.Popen(
@@ -177,15 +192,17 @@ class LocalCluster:
         if "PYTHONPATH" in own:  # they are started elsewhere
             own["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, own["PYTHONPATH"].split(os.pathsep)))
         checks = {f"RAY_health_check_{name}": value for name, value in _HEALTH_CHECKS.items()}
-        return own | self.environment() | checks | {_MARK: str(self.directory)}
+        return own | self.environment() | checks | {_MARK: str(self.directory), BROUGHT: self.brought}
 
     def rest(self) -> None:
-        """Have the nodes close their files, if they can within some seconds: they open faster the next time."""
+        """Have the nodes close their files, if they can within some seconds: they open faster the next time. Of a
+        cluster that was joined only ours."""
         if self.address and self.runs:
+            ours = self.machines if self.host else ()
             environment = os.environ | self.environment() | {"RAY_ADDRESS": self.address}
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(
-                    [sys.executable, "-m", "eau2.remote.deploying", f"ray:{self.name}"],
+                    [sys.executable, "-m", "eau2.remote.deploying", f"ray:{self.name}", *ours],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -248,8 +265,15 @@ class LocalCluster:
             "temporary": self.temporary,
             "address": self.address,
             "allow_exec": self.allow_exec,
+            "host": self.host,
+            "token": self.token,
+            "brought": self.brought,
         }
         write_own(self.directory / _STATE, json.dumps(document))
+
+    def forget(self) -> None:
+        """Have no file of it, as if it had never been."""
+        (self.directory / _STATE).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, directory: Path) -> LocalCluster | None:

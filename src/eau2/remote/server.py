@@ -76,7 +76,8 @@ class NodeServer:
     before has what it had. `ask` answers others. Raises what `OwnedDirectory` and `DirectoryNode` do.
 
     memory_bytes: what all queries on this node together may hold before they spill, to its directory; half of the
-    machine, or of the container, by default. allow_exec: whether it runs commands for whoever asks.
+    machine, or of the container, by default. allow_exec: whether it runs commands for whoever asks. brought: who
+    brought its machine in.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class NodeServer:
         grace_seconds: float = GRACE_SECONDS,
         memory_bytes: int | None = None,
         allow_exec: bool = False,
+        brought: str = "",
     ) -> None:
         self.name = name
         self._stopped = False
@@ -103,7 +105,12 @@ class NodeServer:
             with contextlib.suppress(DiskFull):  # of that queries will say; all else goes on without room
                 self._spill.path()  # what a process that was killed has left goes now
             self._membership = Membership(
-                self._owned, self._node, transport, lease_seconds=lease_seconds, grace_seconds=grace_seconds
+                self._owned,
+                self._node,
+                transport,
+                lease_seconds=lease_seconds,
+                grace_seconds=grace_seconds,
+                brought=brought,
             )
             undo.pop_all()
         self._lending = Lending()

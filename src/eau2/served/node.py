@@ -27,7 +27,7 @@ from eau2.served.fleet import ServedFleet
 from eau2.served.held import HeldBuffers, Lease
 from eau2.served.watch import Watch
 from eau2.served.wire import PROTOCOL, WRITE_BYTES_MAX, made_again
-from eau2.store.membership import EpochChange, Member
+from eau2.store.membership import EpochChange, Member, WayIn
 from eau2.store.nodes import Entry, Fault, Kind, MappedFrame, NodeCheck, NodeStatistics, closed
 from eau2.store.open_nodes import add_open, remove_open
 
@@ -257,6 +257,10 @@ class ServedNodes:
     def epochs(self) -> tuple[EpochChange, ...]:
         found = self._node.said("epochs")["epochs"]
         return tuple(EpochChange(**{**each, "members": tuple(each["members"])}) for each in found)
+
+    def way_in(self) -> WayIn:
+        """As `Store.way_in`: of the server's store. It takes a token for everything."""
+        return WayIn(**self._node.said("way_in")["way_in"])
 
     def whole(self) -> ServedNode:
         return self._node

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable, is_disk_full
 from eau2.store.chunks import flush_file
-from eau2.store.membership import EpochChange, Member
+from eau2.store.membership import EpochChange, Member, WayIn, no_way_in
 from eau2.store.node import DirectoryNode
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ class LocalNodes:
         self._node.generation()  # StoreClosed
         made = (self.path / MARKER).stat().st_mtime
         return (EpochChange(1, made, (FIRST_NODE,), "the store was made with 1 node"),)
+
+    def way_in(self) -> WayIn:
+        raise no_way_in(f"the directory {self.path}")
 
     def whole(self) -> Node:
         return self._node

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eau2.metrics.report import Metric, Report
     from eau2.store.here import Here
     from eau2.store.jobs import Jobs
-    from eau2.store.membership import EpochChange, Member
+    from eau2.store.membership import EpochChange, Member, WayIn
     from eau2.store.statistics import Figures
     from eau2.values.chunk import Chunk
     from eau2.values.manifest import Manifest
@@ -318,6 +318,9 @@ class Nodes(Protocol):
 
     def epochs(self) -> tuple[EpochChange, ...]:
         """As `Store.epochs`."""
+
+    def way_in(self) -> WayIn:
+        """As `Store.way_in`."""
 
     def whole(self) -> Node:
         """Return all of them as one: what a store talks to."""

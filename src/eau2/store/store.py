@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eau2.frame.frame import Frame
     from eau2.ingest.report import LoadReport
     from eau2.metrics.report import Report
-    from eau2.store.membership import EpochChange, Member
+    from eau2.store.membership import EpochChange, Member, WayIn
     from eau2.store.nodes import Node, Nodes
     from eau2.store.tables import Tables
 
@@ -292,8 +292,7 @@ class Store:
 
     def rebalance(self) -> int:
         """Move the chunks of stored frames to where they would be put today, so that nodes that joined since have their
-        share; return how many copies of chunks were made. 0 on one node. Frames stay readable, and keep their version.
-        """
+        share; return how many copies were made. 0 on one node. Frames stay readable, and keep their version."""
         return self._node.rebalance()
 
     def statistics(self) -> NodeStatistics:
@@ -318,9 +317,12 @@ class Store:
         return self._nodes.membership()
 
     def epochs(self) -> tuple[EpochChange, ...]:
-        """Return the latest changes of who is a member, at most 300, the oldest first, each with why it came. As
-        `members`."""
+        """Return the latest changes of who is a member, at most 300, the oldest first, and why. As `members`."""
         return self._nodes.epochs()
+
+    def way_in(self) -> WayIn:
+        """Return how a machine joins: see `eau2 join`. InvalidOption where none can; ClusterUnavailable."""
+        return self._nodes.way_in()
 
     @property
     def name(self) -> str:
