@@ -1,7 +1,7 @@
 // All nodes, and one node with all its figures.
 
 import { chart, spark } from "./charts.js";
-import { amount, ask, bytes, clock, count, el, plural, rate, say, seconds, short } from "./tools.js";
+import { again, amount, ask, bytes, clock, count, el, plural, rate, say, seconds, short } from "./tools.js";
 
 const SPARKS_SECONDS = 20;
 const FIRST_SECONDS = 2;
@@ -50,11 +50,11 @@ export function nodesView(shared) {
   };
   const total = chart("Operations of all nodes", "operations", { perSecond: true, tall: true });
   const repair = el("p", { class: "repair", role: "status" });
-  const changed = el("ul", { class: "changes" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
+  const changed = el("ul", { class: "changes", tabindex: 0, "aria-label": "Changes, the latest first" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
   const rows = new Map(), body = el("tbody", {}), heads = new Map();
   const filter = el("input", { type: "search", id: "filter", placeholder: "name or state", on: { input: () => arrange(true) } });
   const shown = el("p", { class: "quiet", role: "status" });
-  let order = ["state", 1], last = null, sparks = null, timer = 0, arranged = "";
+  let order = ["state", 1], last = null, sparks = null, arranged = "";
 
   const head = el("tr", {}, sorter("state", "Node"), el("th", { scope: "col", class: "chart-head" }, "Last hour"),
     ...COLUMNS.map(([name, title]) => sorter(name, title, true)));
@@ -92,7 +92,7 @@ export function nodesView(shared) {
     found.said = each;
     found.mark.set(each.state);
     found.line.dataset.state = each.state;
-    say(found.note, each.state === "live" ? (each.age > 10 ? `said ${seconds(each.age)} ago` : "") : since(each.since));
+    say(found.note, each.state === "live" ? (each.age > 10 ? `said ${seconds(each.age)} ago` : "") : `${each.state === "dead" ? "not responding " : ""}${since(each.since)}`);
     found.note.title = each.source;
     COLUMNS.forEach(([name, , text], at) => {
       const index = columns.indexOf(name), value = each.values?.[index];
@@ -144,7 +144,7 @@ export function nodesView(shared) {
     facts.nodes.node.classList.toggle("bad", live < said.nodes.length);
     facts.stored.set(bytes((totals.chunk_bytes ?? 0) + (totals.value_bytes ?? 0)), `${plural(totals.chunks, "chunk")}`);
     facts.keys.set(count(totals.keys), `${count(totals.frames)} of them frames`);
-    facts.copies.set(said.repair.missing ? `${count(said.repair.missing)} missing` : "all there", `${count(said.repair.copied)} repaired so far`);
+    facts.copies.set(said.repair.missing ? `${count(said.repair.missing)} missing` : said.repair.counting ? "being counted" : "all there", `${count(said.repair.copied)} repaired so far`);
     facts.copies.node.classList.toggle("bad", said.repair.missing > 0);
     facts.answer.set(seconds(server.answer));
     facts.server.set(`load ${short(server.load)}`, `${bytes(server.memory)} of memory in use${server.disk_free == null ? "" : `, ${bytes(server.disk_free)} of disk free`}`);
@@ -160,18 +160,17 @@ export function nodesView(shared) {
   }
 
   async function hour() {
-    clearTimeout(timer);
     sparks = await ask("sparks");
     if (sparks.nodes) {
       for (const [name, found] of rows) found.small.draw(sparks.nodes[name] ?? []);
       total.draw(sparks.total.operations, sparks.total.step, sparks.end);
     }
-    const isKnown = sparks.total?.operations.some((value) => value != null); // not before the server has looked twice
-    timer = setTimeout(hour, (isKnown ? SPARKS_SECONDS : FIRST_SECONDS) * 1000);
   }
-  hour();
-  if (!shared.overview) ask("overview").then((said) => last ?? overview(said));
-  return { title: "Nodes", node, overview, close: () => clearTimeout(timer) };
+  function isKnown() {
+    return sparks.total?.operations.some((value) => value != null); // not before the server has looked twice
+  }
+  const close = again(hour, () => (isKnown() ? SPARKS_SECONDS : FIRST_SECONDS), () => {}); // what fails is said above
+  return { title: "Nodes", node, overview, close };
 }
 
 // -- one node -------------------------------------------------------------------------------------------------------
@@ -179,9 +178,9 @@ export function nodesView(shared) {
 export function nodeView(_, name) {
   const mark = badge(), note = el("p", { class: "quiet" }), grid = el("div", { class: "charts" }), charts = new Map();
   const zero = el("ul", { class: "zero" }), still = el("section", { hidden: true, "aria-label": "Nothing in the last hour" }, el("h2", {}, "Nothing in the last hour"), zero);
-  let timer = 0;
+  const failed = el("p", { class: "bad", role: "status" });
   const node = el("div", {}, el("p", { class: "path" }, el("a", { href: "#/" }, "Nodes"), " / "),
-    el("h1", {}, name || "This server", " ", mark.node), note, grid, still);
+    el("h1", {}, name || "This server", " ", mark.node), note, failed, grid, still);
 
   async function look() {
     const said = await ask(`node?name=${encodeURIComponent(name)}`);
@@ -205,8 +204,7 @@ export function nodeView(_, name) {
     const flat = [...charts.values()].filter((found) => found.isFlat());
     if (zero.childElementCount !== flat.length) zero.replaceChildren(...flat.map((found) => found.line));
     still.hidden = flat.length === 0;
-    timer = setTimeout(look, NODE_SECONDS * 1000);
   }
-  look();
-  return { title: name || "This server", node, close: () => clearTimeout(timer) };
+  const close = again(look, () => NODE_SECONDS, (text) => say(failed, text));
+  return { title: name || "This server", node, close };
 }
