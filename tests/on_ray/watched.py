@@ -123,6 +123,16 @@ class Tab(Browser):
         return others - {"about:blank"}
 
 
+def end(process: subprocess.Popen[Any]) -> None:
+    """Have a process end: what it waits for may take long, as a query of a cluster that is gone."""
+    process.terminate()
+    try:
+        process.wait(SECONDS_MAX / 4)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(SECONDS_MAX)
+
+
 def read_on(stream: IO[str]) -> None:
     """Read what a server says, so that it never waits to be heard."""
     with contextlib.suppress(ValueError):  # it was closed
@@ -142,8 +152,7 @@ def watching(home: Path) -> Iterator[Watched]:
         command = [sys.executable, "-m", "tests.on_ray.traffic", "ray:"]
         out = stack.enter_context((home / "traffic.txt").open("w"))
         load = stack.enter_context(subprocess.Popen(command, stdout=out, stderr=out))
-        stack.callback(load.wait, SECONDS_MAX)
-        stack.callback(load.terminate)
+        stack.callback(end, load)
         until(lambda: load.poll() is not None or "ready\n" in (home / "traffic.txt").read_text())
         server, said = stack.enter_context(serving("ray:", "--page", "--token-file", str(tokens)))
         threading.Thread(target=read_on, args=(server.stderr,), daemon=True).start()
