@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -46,8 +47,9 @@ class Browser:
         pages = until(lambda: [each for each in self._targets() if each["type"] == "page"])
         attached = self.tell("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)
         self._session = attached["sessionId"]
-        self.tell("Network.enable")
-        self.tell("Page.enable")
+        self.faults: list[str] = []  # errors that the page has, or that the browser has with it
+        for domain in ("Network", "Page", "Runtime", "Log"):
+            self.tell(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
         return self
@@ -70,8 +72,7 @@ class Browser:
         os.write(self._out, json.dumps(said).encode() + b"\0")
         while True:
             message = self._next()
-            if message.get("method") == "Network.requestWillBeSent":
-                self.asked.add(message["params"]["request"]["url"])
+            self._note(message.get("method"), message.get("params", {}))
             if message.get("id") == self._number:
                 assert "error" not in message, message
                 return message["result"]
@@ -81,6 +82,29 @@ class Browser:
         answer = self.tell("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def _note(self, method: str | None, given: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            self.asked.add(given["request"]["url"])
+        elif method == "Runtime.exceptionThrown":
+            self.faults.append(str(given["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and given["type"] in ("error", "warning", "assert"):
+            self.faults.append(str(given["args"]))
+        elif method == "Log.entryAdded" and given["entry"]["level"] == "error":
+            self.faults.append(f"{given['entry']['text']} {given['entry'].get('url', '')}")
+
+    def look_like(
+        self, width: int, height: int, *, dark: bool = False, phone: bool = False, scale: float = 1.0
+    ) -> None:
+        """Be a window of so many pixels, by day or by night."""
+        sizes = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}
+        self.tell("Emulation.setDeviceMetricsOverride", **sizes)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.tell("Emulation.setEmulatedMedia", features=[scheme])
+
+    def picture(self) -> bytes:
+        """Return what is seen in the window, as PNG."""
+        return base64.b64decode(self.tell("Page.captureScreenshot", format="png")["data"])
 
     def text(self) -> str:
         return str(self.run("document.body?.innerText ?? ''"))

@@ -1,5 +1,7 @@
 """An hour of figures: gauges as they are, counters as what they grow a second, gaps as gaps, in bounded memory."""
 
+from dataclasses import replace
+
 from eau2.metrics.report import COUNTER, GAUGE, Metric, Report
 from eau2.monitor import history as module
 from eau2.monitor.history import STEP_SECONDS, STEPS, History
@@ -32,6 +34,21 @@ def test_a_counter_that_began_again_has_not_gone_backwards():
     for second, count in ((0, 1000.0), (10, 20.0)):
         history.note(START + second, [report(get_count=count)])
     assert history.latest("node-1", "get_count") == 2.0
+
+
+def test_what_a_node_has_not_said_anew_is_no_standstill_and_what_it_said_long_ago_is_not_how_it_is():
+    history = History()
+
+    def note(second, count, age):
+        history.note(START + second, [replace(report(get_count=count), age_seconds=age)])
+        return history.latest("node-1", "get_count")
+
+    assert note(2, 100.0, 0.5) is None
+    assert note(4, 130.0, 1.0) == 20.0  # in the 1.5 seconds between the two that it said
+    assert note(5, 130.0, 2.0) == 20.0
+    assert note(6, 160.0, 1.5) == 20.0
+    assert note(8, 160.0, 1.5) == 0.0
+    assert note(30, 160.0, 23.5) is None
 
 
 def test_what_was_not_looked_at_for_long_is_a_gap_and_an_hour_is_all_that_is_kept():

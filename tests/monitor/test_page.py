@@ -173,6 +173,12 @@ def test_a_frame_has_its_columns_first_rows_and_chunks(watched, nodes):
     (chunk,) = chunks["chunks"]
     assert (chunk["rows"], chunk["columns"]) == (3000, [[0, "0", "2999"], [0, "v0", "v2"]])
     assert len(chunk["homes"]) == min(2, nodes)
+    if nodes > 1:
+        watched.store.node._members.fail(lost := chunk["homes"][0])
+        (chunk,) = client.get("/monitor/chunks?key=trips").json["chunks"]
+        assert len(chunk["homes"]) == 2
+        assert {chunk["place"], *chunk["homes"]} <= set(watched.store.nodes) - {lost}
+        assert {node["name"] for node in client.get("/monitor/frame?key=trips").json["nodes"]} == set(chunk["homes"])
     watched.store.put("bytes", b"x")
     assert client.get("/monitor/frame?key=bytes").status == 409
     assert client.get("/monitor/frame?key=none").status == 404

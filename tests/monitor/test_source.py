@@ -8,7 +8,7 @@ import eau2
 from eau2.metrics.report import COUNTER, GAUGE, Metric, Report
 from eau2.monitor.documents import FIGURES, overview, sparks
 from eau2.monitor.history import STEP_SECONDS, History
-from eau2.monitor.source import observed
+from eau2.monitor.sight import Sight
 
 
 @pytest.fixture
@@ -19,10 +19,11 @@ def store(tmp_path):
 
 
 def test_a_node_that_goes_comes_last_and_why_it_went_is_told(store):
-    first = observed(store)
+    sight = Sight(store)
+    first = sight.look()
     assert [(member.name, member.state) for member in first.members] == [(name, "live") for name in store.nodes]
     store.node._members.fail(lost := store.nodes[0])
-    gone = observed(store)
+    gone = sight.look()
     assert (gone.members[-1].name, gone.members[-1].state) == (lost, "dead")
     assert len(gone.changes) == len(first.changes) + 1
     said = overview(gone, History(), (0, 0, 0.0))
@@ -31,7 +32,7 @@ def test_a_node_that_goes_comes_last_and_why_it_went_is_told(store):
 
 
 def test_totals_count_a_key_once_and_reports_each_copy(store):
-    seen = observed(store)
+    seen = Sight(store).look()
     per_node = [{metric.name: metric.value for metric in report.metrics} for report in seen.reports]
     assert sum(figures["keys"] for figures in per_node) == 2
     assert (seen.totals["keys"], seen.totals["chunks"]) == (1, 1)
@@ -47,7 +48,7 @@ def of_door(name, requests, p50, p99):
 
 
 def test_latencies_are_of_the_slowest_door_with_their_hour_while_somebody_asks(store):
-    seen, history = observed(store), History()
+    seen, history = Sight(store).look(), History()
     first, *others = seen.reports
     for step, requests in enumerate((0, 100, 200, 200, 200, 300)):
         doors = (*of_door("redis", requests, 0.001, 0.002 + step), *of_door("http", 0, 0.5, 99.0))

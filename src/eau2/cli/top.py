@@ -15,7 +15,7 @@ from eau2.cli.screen import counted, grid, screen, seconds_text, size_text
 from eau2.errors import InvalidOption
 from eau2.monitor.documents import Document, encoded, overview
 from eau2.monitor.history import History
-from eau2.monitor.source import observed
+from eau2.monitor.sight import Sight
 
 INTERVAL_SECONDS_MIN = 0.2
 _LINES_AROUND = 6  # of a screen, above and below the rows of the table
@@ -50,10 +50,10 @@ def top(
         raise InvalidOption(f"--interval is at least {INTERVAL_SECONDS_MIN:g} seconds, not {interval:g}")
     console = screen()
     with call.reading() as store:
-        history = History()
+        history, sight = History(), Sight(store)
 
         def look() -> Document:
-            seen = observed(store)
+            seen = sight.look()
             history.note(seen.time, (*seen.reports, seen.server))
             found: Document = json.loads(encoded(overview(seen, history, store.tables.queries.totals())))
             return found
@@ -77,8 +77,8 @@ def top(
 def _shown(document: Document, store: str, console: Console, *, rows_max: int | None) -> RenderableType:
     nodes = sorted(document["nodes"], key=lambda node: _WORST_FIRST.index(node["state"]))
     live, totals, repair = sum(node["state"] == "live" for node in nodes), document["totals"], document["repair"]
-    size = size_text(totals["chunk_bytes"] + totals["value_bytes"])
-    sums = f"{live} of {counted(len(nodes), 'node')} live, {counted(int(totals['keys']), 'key')}, {size}"
+    size = size_text(totals.get("chunk_bytes", 0) + totals.get("value_bytes", 0))
+    sums = f"{live} of {counted(len(nodes), 'node')} live, {counted(int(totals.get('keys', 0)), 'key')}, {size}"
     missing = int(repair["missing"])
     copies = "all copies there" if not missing else f"{missing:,} copies missing, {int(repair['copied']):,} repaired"
     head = Text(f"{store}: {sums}, {copies}", style="" if not missing and live == len(nodes) else "bold")

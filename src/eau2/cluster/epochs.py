@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EPOCHS_MAX = 300
 NAMES_MAX = 20_000  # in all epochs together: it is written whole with each, and there may be a thousand members
 FOUNDED = "the store was made"
+WHOLE = "everything has all its copies"
 
 _WORDS = {
     State.LIVE: "live",
@@ -100,7 +101,7 @@ def what_changed(before: View | None, after: View, seen: str = "") -> str:
         was = dict(before.members)
         said = [_change(name, was.get(name), state) for name, state in after.members if was.get(name) != state]
         if after.base != before.base or (before.fell and not after.fell):
-            said.append("everything has all its copies")
+            said.append(WHOLE)
     if not said:
         return seen or "the members are the same"
     return ", ".join(said) + (f": {seen}" if seen else "")

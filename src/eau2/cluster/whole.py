@@ -160,6 +160,9 @@ class Whole(ABC):
             raise InvalidOption(f"{first!r} is no live node", hint=f"these are: {', '.join(self.names())}")
         return view.assigned(key, index, first)
 
+    def chunk_homes(self, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
+        return self.view.chunk_homes(chunk_id, assigned)
+
     def live(self) -> tuple[str, ...]:
         self._check_open()
         return self.view.live

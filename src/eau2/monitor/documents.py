@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from eau2.cluster.epochs import FOUNDED, WHOLE
 from eau2.errors import InvalidOption
 from eau2.metrics.report import COUNTER
 from eau2.monitor.history import STEP_SECONDS, STEPS
@@ -23,6 +24,7 @@ Document = dict[str, Any]
 
 SPARK_POINTS = 60  # of the small charts, one a minute
 CHANGES_SENT = 20
+COUNTING_SECONDS = 6.0  # after a change of members until nodes say what copies are missing
 TEXT_MAX = 300  # characters of a query in a list
 OPERATIONS = "operations"
 STORED = ("chunk_bytes", "value_bytes")
@@ -65,6 +67,7 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
     return {
         "time": seen.time,
         "took": seen.took_seconds,
+        "troubles": seen.troubles,
         "figures": FIGURES,
         "nodes": nodes,
         "changes": [{"time": change.time, "why": change.why} for change in seen.changes[-CHANGES_SENT:]],
@@ -72,6 +75,7 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
         "server": _figures(seen.server, history) | {"answer": _value(seen.server, "answer_seconds")},
         "repair": {
             "missing": seen.totals.get("copies_missing", 0),
+            "counting": _is_counting(seen),
             "copied": seen.totals.get("copied", 0),
             "copied_bytes": seen.totals.get("copied_bytes", 0),
             "bytes_per_second": _sum(history.latest(name, "copied_bytes") for name in reports),
@@ -159,6 +163,14 @@ def number_asked(text: str, name: str, least: int, most: int) -> int:
 
 
 # -- private ----------------------------------------------------------------------------------------------------------
+
+
+def _is_counting(seen: Observation) -> bool:
+    """Whether who is a member has changed just now: what the others miss is known when they have looked."""
+    last = seen.changes[-1] if seen.changes else None
+    if last is None or last.why.startswith(FOUNDED) or WHOLE in last.why:
+        return False
+    return seen.time - last.time < COUNTING_SECONDS
 
 
 def _brief(query: QueryReport) -> Document:

@@ -9,11 +9,14 @@ from eau2.frame.display import cell, python_values, type_text
 from eau2.monitor.keys import copies_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from eau2.frame.frame import Frame
     from eau2.query.source import Source
     from eau2.store.store import Store
+    from eau2.values.manifest import Manifest
 
 PREVIEW_ROWS = 20
 COLUMNS_MAX = 60
@@ -35,7 +38,7 @@ def frame_page(store: Store, key: str) -> dict[str, Any]:
         "chunks": len(manifest.chunk_ids),
         "columns": [{"name": field.name, "type": type_text(field.type)} for field in frame.schema],
         "preview": [_cells(column) for column in rows.columns[:COLUMNS_MAX]],
-        "nodes": _nodes(source, store.nodes),
+        "nodes": _nodes(source, _homes(store, manifest), store.nodes),
         "copies": copies_of(store, key),
     }
 
@@ -48,6 +51,7 @@ def chunk_page(store: Store, key: str, first: int) -> dict[str, Any]:
     some = range(first, min(count, first + CHUNKS_MAX))
     table = manifest.table.slice(first, len(some))
     ranges = [_ranges(table, index) for index in range(min(len(manifest.schema), COLUMNS_MAX))]
+    homes = _homes(store, manifest, some)
     chunks = []
     for at, index in enumerate(some):
         chunks.append(
@@ -56,7 +60,7 @@ def chunk_page(store: Store, key: str, first: int) -> dict[str, Any]:
                 "id": manifest.chunk_ids[index],
                 "rows": manifest.chunk_rows[index],
                 "bytes": manifest.chunk_sizes[index],
-                "homes": manifest.chunk_homes[index],
+                "homes": homes[at],
                 "place": source.places[index] if source.places else "",
                 "columns": [[column[at] for column in known] for known in ranges],
             }
@@ -73,18 +77,24 @@ def _source(frame: Frame) -> Source:
     return source
 
 
-def _nodes(source: Source, live: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return how much of the frame is assigned to each node, and how much is read there now."""
-    manifest = source.manifest
-    homes: Counter[str] = Counter(name for names in manifest.chunk_homes for name in names)
-    if not homes and len(live) == 1:
-        homes[live[0]] = len(manifest.chunk_ids)
-    places: Counter[str] = Counter(source.places or (live * len(manifest.chunk_ids) if len(live) == 1 else ()))
-    names = list(dict.fromkeys((*live, *homes, *places)))
+def _homes(store: Store, manifest: Manifest, some: Sequence[int] | None = None) -> list[tuple[str, ...]]:
+    """Return the live homes of chunks, by default of all; of a served store those they were assigned to."""
+    chunks = range(len(manifest.chunk_ids)) if some is None else some
+    assigned, ids = manifest.chunk_homes, manifest.chunk_ids
+    return [store.node.chunk_homes(ids[index], assigned[index]) or assigned[index] for index in chunks]
+
+
+def _nodes(source: Source, homes: Sequence[tuple[str, ...]], live: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return of how many chunks each node is a live home, and how many were mapped there when they were opened."""
+    held: Counter[str] = Counter(name for names in homes for name in names)
+    places: Counter[str] = Counter(source.places or (live * len(homes) if len(live) == 1 else ()))
+    if not held and len(live) == 1:
+        held[live[0]] = len(homes)
+    names = list(dict.fromkeys((*live, *held, *places)))
     return [
-        {"name": name, "assigned": homes[name], "read": places[name], "live": name in live}
+        {"name": name, "held": held[name], "read": places[name], "live": name in live}
         for name in names
-        if homes[name] or places[name]
+        if held[name] or places[name]
     ]
 
 

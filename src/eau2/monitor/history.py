@@ -17,6 +17,8 @@ STEP_SECONDS = 10
 STEPS = 360
 SERIES_MAX = 20_000  # of 1.4 kB each
 BRIDGED_STEPS = 6  # between two looks that may be so far apart and still be one line: looks that cost much are fewer
+SILENT_SECONDS = 10.0  # after which what a node said is not taken for how it is
+APART_SECONDS = 0.2  # what nodes said is of another moment, however well its age is known
 _NOTHING = math.nan
 
 Name = tuple[str, str]  # node, figure
@@ -30,18 +32,22 @@ class History:
         self._noted: dict[Name, int] = {}  # the step of the last value of each
         self._counts: dict[Name, tuple[float, float]] = {}  # of counters: time and count of the last look
         self._latest: dict[Name, float] = {}
+        self._before: dict[Name, float] = {}  # at the last look
         self._now = 0  # the step of the last look
 
     def note(self, time: float, reports: Iterable[Report]) -> None:
         """Add what nodes say at `time` (Unix). A later value of the same ten seconds replaces an earlier one."""
         self._now = int(time // STEP_SECONDS)
-        self._latest.clear()
+        self._before, self._latest = self._latest, {}
         seen: set[Name] = set()
         for report in reports:
+            if report.age_seconds > SILENT_SECONDS:
+                continue  # it is not as it was: a gap
             for metric in report.metrics:
                 name = report.node, metric.name
                 seen.add(name)
-                value = self._rate(name, time, metric.value) if metric.kind == COUNTER else metric.value
+                at = time - report.age_seconds
+                value = self._rate(name, at, metric.value) if metric.kind == COUNTER else metric.value
                 if value is not None:
                     self._latest[name] = value
                     self._put(name, value)
@@ -71,6 +77,8 @@ class History:
 
     def _rate(self, name: Name, time: float, count: float) -> float | None:
         before = self._counts.get(name)
+        if before is not None and time < before[0] + APART_SECONDS and count == before[1]:
+            return self._before.get(name)  # it has said nothing since
         self._counts[name] = time, count
         if before is None or time <= before[0]:
             return None

@@ -1,7 +1,4 @@
-"""Where the page has its figures from: what nodes say of themselves, and who they are.
-
-`observed` is the only place that knows; it is called once every few seconds, in a thread of its own.
-"""
+"""Where the page has its figures from: what nodes say of themselves, and who they are. `Sight` asks for it."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eau2.metrics.process import process_statistics
-from eau2.metrics.report import GAUGE, Metric, Report, metrics_of
+from eau2.metrics.report import GAUGE, Metric, metrics_of
 
 if TYPE_CHECKING:
+    from eau2.metrics.report import Report
     from eau2.store.membership import EpochChange, Member
     from eau2.store.store import Store
 
@@ -30,20 +27,21 @@ class Observation:
     reports: tuple[Report, ...]
     totals: dict[str, float]  # of all nodes: keys, frames and chunks are counted once each, not each copy
     server: Report  # of the process that serves the page, and of its machine
+    troubles: tuple[str, ...] = ()  # what is not as of now, since when and why
 
 
-def observed(store: Store) -> Observation:
-    """Return what `store` says now. 1 ms and more by keys and nodes; raises what `Store.statistics` does."""
-    began, now = time.perf_counter(), time.time()
-    totals = {metric.name: metric.value for metric in metrics_of(store.statistics())}
-    members = sorted(store.members(), key=lambda member: member.state != "live")
-    reports = store.reports()
-    server = Report("", 0.0, (*metrics_of(process_statistics(store.name)), _probed(store)))
-    took = time.perf_counter() - began
-    return Observation(now, took, tuple(members), store.epochs(), reports, totals, server)
+def who(store: Store) -> tuple[tuple[Member, ...], tuple[EpochChange, ...]]:
+    """Return who is a member, those that are not live last, and why that has changed."""
+    return tuple(sorted(store.members(), key=lambda member: member.state != "live")), store.epochs()
 
 
-def _probed(store: Store) -> Metric:
+def in_all(store: Store) -> dict[str, float]:
+    """Return the sums of all nodes. 1 ms and more by keys; raises what `Store.statistics` does."""
+    return {metric.name: metric.value for metric in metrics_of(store.statistics())}
+
+
+def answered(store: Store) -> Metric:
+    """Return how soon the store answers."""
     began = time.perf_counter()
     store.exists(_ABSENT_KEY)
     seconds = time.perf_counter() - began

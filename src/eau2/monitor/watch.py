@@ -10,7 +10,7 @@ from eau2.errors import Eau2Error
 from eau2.monitor.documents import encoded, overview
 from eau2.monitor.history import History
 from eau2.monitor.runs import Begun
-from eau2.monitor.source import observed
+from eau2.monitor.sight import Sight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eau2.store.store import Store
 
 LOOK_SECONDS = 2.0  # between two looks
+GLANCE_SECONDS = 0.5  # between two at the states of members: one does not respond for a second, and is dead
 SHARE = 0.01  # of a processor is spent on looking, at most: looks that cost much are fewer
 LOOK_SECONDS_MAX = 60.0
 IDLE_SECONDS = 900.0  # nobody has asked for so long: nobody watches
@@ -37,6 +38,7 @@ class Watch:
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.store = store
+        self._sight = Sight(store)  # of the thread
         self.begun = Begun()
         self._clock = clock
         self._changed = threading.Condition()  # guards everything below
@@ -104,40 +106,64 @@ class Watch:
         while True:
             began = time.thread_time()
             self._look()
-            pause = max(LOOK_SECONDS, (time.thread_time() - began) / SHARE)
+            pause = max(LOOK_SECONDS, (time.thread_time() - began + self._sight.cost_seconds) / SHARE)
             if self._number == 1:
                 pause = LOOK_SECONDS  # how fast counters grow is known from the second look on
-            with self._changed:
-                listeners = tuple(self._listeners)
-            for tell in listeners:
-                tell()
+            listeners = self._tell()
             with self._changed:
                 if listeners:
                     self._asked = self._clock()
                 if self._clock() - self._asked > IDLE_SECONDS:
                     self._closed_or_idle()
                     return
-                self._changed.wait_for(lambda: self._closed, min(LOOK_SECONDS_MAX, pause))
-                if self._closed:
+            if not self._rest(min(LOOK_SECONDS_MAX, pause)):
+                return
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait for the next look, with an eye on the states of members while somebody listens. False when closed."""
+        ends, cost = self._clock() + seconds, 0.0
+        while (left := ends - self._clock()) > 0:
+            with self._changed:
+                listens = bool(self._listeners)
+                pause = min(left, max(GLANCE_SECONDS, cost / SHARE)) if listens else left
+                if self._changed.wait_for(lambda: self._closed, pause):
                     self._closed_or_idle()
-                    return
+                    return False
+            if listens and left > pause:
+                if self._sight.changed():
+                    self._show(self._sight.now())
+                    self._tell()
+                cost = self._sight.cost_seconds
+        return True
+
+    def _tell(self) -> bool:
+        with self._changed:
+            listeners = tuple(self._listeners)
+        for tell in listeners:
+            tell()
+        return bool(listeners)
 
     def _closed_or_idle(self) -> None:
         self._thread = None
         self._changed.notify_all()
 
     def _look(self) -> None:
-        error: Eau2Error | None = None
         try:
-            seen = observed(self.store)
+            seen = self._sight.look()
         except Eau2Error as failure:  # it is said on the page, and looked at again
-            error = failure
+            with self._changed:
+                self._error = failure
+                self._number += 1
+                self._changed.notify_all()
+            return
+        self._show(seen, is_new=True)
+
+    def _show(self, seen: Observation, *, is_new: bool = False) -> None:
         running = self.queries.totals()
         with self._changed:
-            self._error = error
-            self._number += 1
-            if error is None:
-                self._seen = seen
+            self._seen, self._error = seen, None
+            if is_new:  # else its figures are those of before
+                self._number += 1
                 self._history.note(seen.time, (*seen.reports, seen.server))
-                self._document = encoded(overview(seen, self._history, running))
+            self._document = encoded(overview(seen, self._history, running))
             self._changed.notify_all()

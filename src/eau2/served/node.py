@@ -151,6 +151,10 @@ class ServedNode:
     def assigned(self, key: str, index: int, first: str = "") -> tuple[str, ...]:
         raise InvalidOption(_NEVER)
 
+    def chunk_homes(self, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
+        """(): the server's nodes are its own matter."""
+        return ()
+
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
         raise InvalidOption(_NEVER)
 

@@ -2,8 +2,7 @@
 
 <directory>/entries.db  -wal  -shm     database.py
 <directory>/chunks/ab/ab12....arrow    chunks.py
-<directory>/staging/<holder>/          holder.py
-<directory>/generation                 generation.py
+<directory>/staging/<holder>/  generation    holder.py, generation.py
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from eau2.store.chunks import ChunkFiles, NoSuchChunk
 from eau2.store.here import here
 from eau2.store.holder import others_live
 from eau2.store.mapping import Mappings
-from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed
+from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed, no_homes
 from eau2.store.open_nodes import add_open, remove_open
 from eau2.store.reading import Reader
 from eau2.store.spare import Spare
@@ -61,6 +60,7 @@ class DirectoryNode:
     """
 
     jobs = fleet = None
+    chunk_homes = no_homes
 
     def __init__(self, directory: str | os.PathLike[str], *, flush: Flush = "process", name: str = "node-0") -> None:
         if flush not in ("process", "power"):

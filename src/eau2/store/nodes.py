@@ -205,6 +205,10 @@ class Node(Protocol):
         """Return the homes of chunk `index` of a frame that is put under `key` now: round the ring from node `first`,
         by default from the key's home. InvalidOption when `first` is no live node."""
 
+    def chunk_homes(self, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
+        """Return the live homes of a chunk that its manifest assigns to `assigned`; () where there is one node, or
+        nobody here knows."""
+
     def live(self) -> tuple[str, ...]:
         """Return the live nodes; () where there is one node."""
 
@@ -352,6 +356,11 @@ def amid_another(lock: RLock) -> StoreBusy | None:
         "this thread is amid a read or a write, which a signal's handler or a finalizer has interrupted",
         hint="note there what is to be done, and do it after",
     )
+
+
+def no_homes(node: Node, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
+    """`Node.chunk_homes` of one that is alone."""
+    return ()
 
 
 def closed(*, forked: bool = False) -> StoreClosed:

@@ -1,19 +1,35 @@
 // One frame: columns, first rows, and its chunks with where they are.
 
-import { ask, bytes, count, el, plural } from "./tools.js";
+import { again, ask, bytes, count, el, plural, say } from "./tools.js";
 
 export function frameView(_, key) {
-  const node = el("div", {}, path(key), el("h1", {}, key));
-  show().catch((error) => node.append(el("p", { class: "bad" }, `${error.message}${error.hint ? `: ${error.hint}` : ""}`)));
+  const box = el("div", {}), node = el("div", {}, path(key), el("h1", {}, key), box);
+  const failed = el("p", { class: "bad", role: "status" });
+  let live = null, close = look();
+  node.append(failed);
+
+  function look() {
+    return again(show, () => null, (text) => say(failed, text));
+  }
+
+  /** Who has the chunks is asked again when others are live than before. */
+  function overview(said) {
+    const now = said.nodes.filter((each) => each.state === "live").map((each) => each.name).sort().join("\n");
+    if (live != null && now !== live) {
+      close();
+      close = look();
+    }
+    live = now;
+  }
 
   async function show() {
-    const said = await ask(`frame?key=${encodeURIComponent(key)}`);
-    node.append(
+    const said = await ask(`frame?key=${encodeURIComponent(key)}`), shown = await chunks(said);
+    box.replaceChildren(
       el("p", { class: "quiet" }, [plural(said.rows, "row"), plural(said.columns.length, "column"), plural(said.chunks, "chunk"), bytes(said.bytes),
         said.copies && (said.copies === 1 ? "1 copy" : `${count(said.copies)} copies`), `version ${count(said.version)}`].filter(Boolean).join(" · ")),
-      section("First rows", preview(said)), ...(await chunks(said)));
+      section("First rows", preview(said)), ...shown);
   }
-  return { title: key, node };
+  return { title: key, node, overview, close: () => close() };
 
   function preview(said) {
     const shown = said.columns.slice(0, said.preview.length), count = said.preview[0]?.length ?? 0;
@@ -54,7 +70,7 @@ export function frameView(_, key) {
     }
     await load();
     const titles = ["Chunk", "Rows", "Size", "Least", "Greatest", "Missing"].map((title, at) => el("th", { scope: "col", class: at ? "right" : "" }, title));
-    const table = el("table", { class: "chunks" }, el("thead", {}, el("tr", {}, ...titles, el("th", { scope: "col" }, "Assigned to"), el("th", { scope: "col" }, "Read from"))), body);
+    const table = el("table", { class: "chunks" }, el("thead", {}, el("tr", {}, ...titles, el("th", { scope: "col" }, "Kept on"), el("th", { scope: "col" }, "Read from"))), body);
     return [section("Where its chunks are", [map]),
       section("Each chunk", [el("div", { class: "bar" }, el("label", { for: "column" }, "Least and greatest of"), choose), scroll(table, "Chunks"), more])];
   }
@@ -70,7 +86,7 @@ function chunkMap(chunks, nodes, total) {
       const kind = chunk.place === node.name ? "read" : chunk.homes.includes(node.name) ? "copy" : "none";
       return el("i", { class: kind, title: kind === "none" ? null : `chunk ${chunk.index}, ${kind === "read" ? "read here" : "a copy"}` });
     }))),
-    el("td", { class: "right" }, `${count(node.read)} read, ${count(node.assigned)} assigned`)));
+    el("td", { class: "right" }, `${count(node.read)} read, ${count(node.held)} kept`)));
   return el("div", {}, scroll(el("table", { class: "map" }, el("tbody", {}, ...lines)), "Chunks and nodes"),
     el("p", { class: "quiet key-of-map", "aria-hidden": "true" }, el("i", { class: "read" }), " read from here now ", el("i", { class: "copy" }), " a copy",
       chunks.length < total ? ` · the first ${count(chunks.length)} of ${count(total)} chunks` : ""));

@@ -1,6 +1,6 @@
 // The keys as a tree. What is under a prefix is asked for when it is opened, a page at a time.
 
-import { ask, bytes, count, el, plural } from "./tools.js";
+import { again, ask, bytes, count, el, plural, say } from "./tools.js";
 
 const PAGE = 100;
 
@@ -85,6 +85,6 @@ export function keysView(_, prefix) {
     return line;
   }
 
-  page(prefix, "", 0, null, []);
-  return { title: "Keys", node };
+  const close = again(() => page(prefix, "", 0, null, []), () => null, (text) => text && say(sum, `${text}. It is asked again.`));
+  return { title: "Keys", node, close };
 }

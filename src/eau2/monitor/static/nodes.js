@@ -1,7 +1,7 @@
 // All nodes, and one node with all its figures.
 
 import { chart, spark } from "./charts.js";
-import { amount, ask, bytes, clock, count, el, plural, rate, say, seconds, short } from "./tools.js";
+import { again, amount, ask, bytes, clock, count, el, plural, rate, say, seconds, short } from "./tools.js";
 
 const SPARKS_SECONDS = 20;
 const FIRST_SECONDS = 2;
@@ -53,11 +53,11 @@ export function nodesView(shared) {
   const late = chart("99 % of requests at the slowest door answered within", "seconds");
   late.node.hidden = true;
   const repair = el("p", { class: "repair", role: "status" });
-  const changed = el("ul", { class: "changes" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
+  const changed = el("ul", { class: "changes", tabindex: 0, "aria-label": "Changes, the latest first" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
   const rows = new Map(), body = el("tbody", {}), heads = new Map();
   const filter = el("input", { type: "search", id: "filter", placeholder: "name or state", on: { input: () => arrange(true) } });
   const shown = el("p", { class: "quiet", role: "status" });
-  let order = ["state", 1], last = null, sparks = null, timer = 0, arranged = "";
+  let order = ["state", 1], last = null, sparks = null, arranged = "";
 
   const head = el("tr", {}, sorter("state", "Node"), el("th", { scope: "col", class: "chart-head" }, "Last hour"),
     ...COLUMNS.map(([name, title]) => sorter(name, title, true)));
@@ -96,7 +96,7 @@ export function nodesView(shared) {
     found.said = each;
     found.mark.set(each.state);
     found.line.dataset.state = each.state;
-    say(found.note, each.state === "live" ? (each.age > 10 ? `said ${seconds(each.age)} ago` : "") : since(each.since));
+    say(found.note, each.state === "live" ? (each.age > 10 ? `said ${seconds(each.age)} ago` : "") : `${each.state === "dead" ? "not responding " : ""}${since(each.since)}`);
     found.note.title = each.source;
     COLUMNS.forEach(([name, , text], at) => {
       const index = columns.indexOf(name), value = each.values?.[index];
@@ -148,7 +148,7 @@ export function nodesView(shared) {
     facts.nodes.node.classList.toggle("bad", live < said.nodes.length);
     facts.stored.set(bytes((totals.chunk_bytes ?? 0) + (totals.value_bytes ?? 0)), `${plural(totals.chunks, "chunk")}`);
     facts.keys.set(count(totals.keys), `${count(totals.frames)} of them frames`);
-    facts.copies.set(said.repair.missing ? `${count(said.repair.missing)} missing` : "all there", `${count(said.repair.copied)} repaired so far`);
+    facts.copies.set(said.repair.missing ? `${count(said.repair.missing)} missing` : said.repair.counting ? "being counted" : "all there", `${count(said.repair.copied)} repaired so far`);
     facts.copies.node.classList.toggle("bad", said.repair.missing > 0);
     if (totals.latency_p99 == null) facts.answer.set(seconds(server.answer));
     else facts.answer.set(`99 % in ${seconds(totals.latency_p99)}`, `half in ${seconds(totals.latency_p50)}, at the slowest door; a look-up by this server in ${seconds(server.answer)}`);
@@ -165,7 +165,6 @@ export function nodesView(shared) {
   }
 
   async function hour() {
-    clearTimeout(timer);
     sparks = await ask("sparks");
     if (sparks.nodes) {
       for (const [name, found] of rows) found.small.draw(sparks.nodes[name] ?? []);
@@ -173,12 +172,12 @@ export function nodesView(shared) {
       late.draw(sparks.total.latency_p99, sparks.total.step, sparks.end);
       late.node.hidden = late.isFlat();
     }
-    const isKnown = sparks.total?.operations.some((value) => value != null); // not before the server has looked twice
-    timer = setTimeout(hour, (isKnown ? SPARKS_SECONDS : FIRST_SECONDS) * 1000);
   }
-  hour();
-  if (!shared.overview) ask("overview").then((said) => last ?? overview(said));
-  return { title: "Nodes", node, overview, close: () => clearTimeout(timer) };
+  function isKnown() {
+    return sparks.total?.operations.some((value) => value != null); // not before the server has looked twice
+  }
+  const close = again(hour, () => (isKnown() ? SPARKS_SECONDS : FIRST_SECONDS), () => {}); // what fails is said above
+  return { title: "Nodes", node, overview, close };
 }
 
 // -- one node -------------------------------------------------------------------------------------------------------
@@ -186,9 +185,9 @@ export function nodesView(shared) {
 export function nodeView(_, name) {
   const mark = badge(), note = el("p", { class: "quiet" }), grid = el("div", { class: "charts" }), charts = new Map();
   const zero = el("ul", { class: "zero" }), still = el("section", { hidden: true, "aria-label": "Nothing in the last hour" }, el("h2", {}, "Nothing in the last hour"), zero);
-  let timer = 0;
+  const failed = el("p", { class: "bad", role: "status" });
   const node = el("div", {}, el("p", { class: "path" }, el("a", { href: "#/" }, "Nodes"), " / "),
-    el("h1", {}, name || "This server", " ", mark.node), note, grid, still);
+    el("h1", {}, name || "This server", " ", mark.node), note, failed, grid, still);
 
   async function look() {
     const said = await ask(`node?name=${encodeURIComponent(name)}`);
@@ -212,8 +211,7 @@ export function nodeView(_, name) {
     const flat = [...charts.values()].filter((found) => found.isFlat());
     if (zero.childElementCount !== flat.length) zero.replaceChildren(...flat.map((found) => found.line));
     still.hidden = flat.length === 0;
-    timer = setTimeout(look, NODE_SECONDS * 1000);
   }
-  look();
-  return { title: name || "This server", node, close: () => clearTimeout(timer) };
+  const close = again(look, () => NODE_SECONDS, (text) => say(failed, text));
+  return { title: name || "This server", node, close };
 }

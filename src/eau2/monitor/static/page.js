@@ -6,7 +6,7 @@ import { nodeView, nodesView } from "./nodes.js";
 import { queriesView, queryView } from "./queries.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
-import { Failure, ask, el, listen, say, seconds } from "./tools.js";
+import { Failure, ask, clock, el, listen, say, seconds } from "./tools.js";
 
 const AGAIN_SECONDS = 2;
 const SILENT_SECONDS = 20; // the server says something every 15 at least, unless looking takes it long
@@ -60,8 +60,9 @@ function fail(error) {
   trouble(error instanceof Failure ? `${error.message}${error.hint ? `: ${error.hint}` : ""}` : `This page has failed: ${error}`);
 }
 
-function trouble(text) {
+function trouble(text, kind = "") {
   const box = document.getElementById("trouble");
+  box.dataset.kind = kind;
   say(box, text);
   box.hidden = !text;
 }
@@ -71,10 +72,11 @@ function trouble(text) {
 function heard(name, said) {
   heardAt = performance.now();
   if (said.error) {
-    trouble(`The store cannot be looked at: ${said.error}`);
+    const last = state.overview && `What is shown is of ${clock(state.overview.time)}. `;
+    trouble(`${last ?? ""}The store cannot be looked at: ${said.error}`);
     return;
   }
-  if (name === "overview" && !state.overview?.error) trouble("");
+  if (name === "overview") trouble(said.troubles.length ? `Not everything is of now: ${said.troubles.join("; ")}.` : "", "old");
   state[name] = said;
   if (name === "overview") {
     const running = said.queries.running, box = document.getElementById("running");

@@ -36,14 +36,14 @@ function cancelButton(shared, number) {
 }
 
 export function queriesView(shared) {
-  const running = el("ul", { class: "running" }), recent = el("tbody", {}), none = el("p", { class: "quiet" }, "No query runs.");
-  const live = new Map();
+  const running = el("ul", { class: "running" }), recent = el("tbody", {}), none = el("p", { class: "empty" }, "No query runs in this server.");
+  const live = new Map(), never = el("p", { class: "empty" }, "None yet. Those that programs run by themselves are theirs.");
   let newest = "";
   const node = el("div", {},
     el("h1", {}, "Queries"),
     el("section", { "aria-label": "Running" }, el("h2", {}, "Running now"), none, running),
     el("section", { "aria-label": "Recent" }, el("h2", {}, "The last that have run"),
-      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Recent queries" },
+      never, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Recent queries" },
         el("table", { class: "recent cards" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Query"), el("th", { scope: "col" }, "State"),
           ...["Began", "Took", "Rows", "Chunks read", "Read locally", "Moved"].map((name) => el("th", { scope: "col", class: "right" }, name)))), recent))));
 
@@ -76,6 +76,8 @@ export function queriesView(shared) {
       say(live.get(query.number).facts, `for ${seconds(query.seconds)}, ${plural(query.rows, "row")} given out, began ${clock(query.began)}`);
     }
     none.hidden = numbers.size > 0;
+    never.hidden = said.recent.length > 0;
+    never.nextSibling.hidden = said.recent.length === 0;
     const now = said.recent.map((query) => query.number).join();
     if (now !== newest) recent.replaceChildren(...said.recent.map(row));
     newest = now;

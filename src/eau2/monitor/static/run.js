@@ -54,13 +54,12 @@ export function runView(shared, id) {
       el("th", { scope: "row" }, el("a", { href: `#/node/${encodeURIComponent(one.node)}` }, one.node)),
       el("td", { "data-title": "What came of it" }, badge(one)), el("td", { "data-title": "Took" }, one.state ? seconds(one.seconds) : "–"), el("td", { "data-title": "Why" }, el("span", { class: "wraps" }, one.why || "–")))));
     if (said.why || said.kind === "push") return;
+    const known = shown.size;
     for (const one of said.nodes) {
-      if (!shown.has(one.node)) {
-        shown.set(one.node, output(id, one.node, shown.size < OPEN_MAX));
-        outputs.append(shown.get(one.node).node);
-      }
+      if (!shown.has(one.node)) shown.set(one.node, output(id, one.node, shown.size < OPEN_MAX));
       shown.get(one.node).set(one);
     }
+    if (shown.size > known) outputs.append(...said.nodes.map((one) => shown.get(one.node).node)); // in the order of the table
   }
 
   look();

@@ -1,6 +1,7 @@
 // Elements, numbers as people read them, and asking the server. What users wrote only ever becomes text, never markup.
 
 const TOKEN = "eau2-token";
+const AGAIN_SECONDS = 3;
 
 /** Make an element: attributes by name, `on` for listeners, children as nodes or text. */
 export function el(tag, attributes = {}, ...children) {
@@ -82,6 +83,29 @@ export class Failure extends Error {
     this.status = status;
     this.hint = hint;
   }
+}
+
+/** Do `act` every `pause()` seconds, and again soon after it has failed, until the function that this returns is called. What fails is `told`, and "" when it does not any more. */
+export function again(act, pause, told) {
+  let timer = 0, over = false;
+  async function round() {
+    let wait = AGAIN_SECONDS;
+    try {
+      await act();
+      wait = pause();
+      told("");
+    } catch (error) {
+      if (error instanceof Failure && error.status < 500) wait = null; // it would fail again
+      told(`${error.message}${error.hint ? `: ${error.hint}` : ""}`);
+    } finally {
+      if (!over && wait != null) timer = setTimeout(round, wait * 1000);
+    }
+  }
+  round();
+  return () => {
+    over = true;
+    clearTimeout(timer);
+  };
 }
 
 let entering = null; // the promise of a token, while the form is shown
