@@ -199,6 +199,9 @@ class MemoryNode:
             raise InvalidOption(f"{first!r} is no live node")
         return (self.name,)
 
+    def chunk_homes(self, chunk_id: str, assigned: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
     def live(self) -> tuple[str, ...]:
         return ()
 
