@@ -6,9 +6,11 @@ import pytest
 
 import eau2
 from eau2.metrics.report import COUNTER, GAUGE, Metric, Report
+from eau2.monitor import sight
 from eau2.monitor.documents import FIGURES, overview, sparks
 from eau2.monitor.history import STEP_SECONDS, History
 from eau2.monitor.sight import Sight
+from eau2.monitor.source import in_all
 
 
 @pytest.fixture
@@ -63,3 +65,16 @@ def test_latencies_are_of_the_slowest_door_with_their_hour_while_somebody_asks(s
     total = sparks(seen, history)["total"]
     assert total["latency_p50"][-6:] == pytest.approx([None, 0.001, 0.001, None, None, 0.001])
     assert total["latency_p99"][-6:] == pytest.approx([None, 1.002, 2.002, None, None, 5.002])
+
+
+def test_a_store_that_rests_is_not_counted_again_for_who_watches(store, monkeypatch):
+    counted = []
+    monkeypatch.setattr(sight, "in_all", lambda store: counted.append(store) or in_all(store))
+    watching = Sight(store)
+    for _ in range(5):
+        before = watching.look().totals["keys"]
+    assert 1 <= len(counted) <= 2
+    store.put("one more", b"x")
+    seen = [watching.look().totals["keys"] for _ in range(4)]
+    assert seen[-1] == before + 1
+    assert len(counted) <= 4

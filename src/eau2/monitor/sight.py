@@ -29,6 +29,8 @@ PATIENCE_SECONDS = 0.8  # for one part, of which nothing new is shown then
 LATE_SECONDS = 6.0  # what is not older is not late: counting many keys takes its time
 FIRST_SECONDS = 8.0  # for what is needed, when there is nothing of before
 FIRST_SUMS_SECONDS = 3.0  # for what can be done without
+# Of nodes; while none of them changes, sums do not: nodes that rest are not asked to count all they have.
+_COUNTED = frozenset({"keys", "frames", "chunks", "chunk_bytes", "value_bytes", "writes", "copies_missing", "copied"})
 
 
 class _Part(Generic[Found]):
@@ -104,6 +106,7 @@ class Sight:
         self._totals = _Part("sums", partial(in_all, store))
         self._answer = _Part("a look-up", partial(answered, store))
         self._states: object = None
+        self._summed: object = None  # what nodes had counted when sums were asked for
         self.cost_seconds = 0.0  # of a processor, of the last look
 
     def changed(self) -> bool:
@@ -123,9 +126,13 @@ class Sight:
         the store does when it says nothing at all."""
         needed: list[_Part[Any]] = [self._who, self._reports]
         parts = [*needed, self._totals, self._answer]
+        counted = self._counted()
+        changed = counted is None or counted != self._summed or self._totals.error is not None
+        self._summed = counted
         began = time.perf_counter()
         for part in parts:
-            part.begin()
+            if changed or part is not self._totals:
+                part.begin()
         self.cost_seconds = 0.0
         for part in parts:
             first = FIRST_SECONDS if part in needed else FIRST_SUMS_SECONDS
@@ -143,6 +150,16 @@ class Sight:
         return self._seen(time.time(), time.perf_counter() - began)
 
     # -- private ------------------------------------------------------------------------------------------------------
+
+    def _counted(self) -> object:
+        """Return what nodes count, as they said last; None when nothing is known."""
+        if not self._reports.found or not self._totals.at:
+            return None
+        live = [member.name for member in self._who.found[0] if member.state == "live"] if self._who.found else []
+        return live, [
+            (report.node, [metric.value for metric in report.metrics if metric.name in _COUNTED])
+            for report in self._reports.found
+        ]
 
     def _note(self) -> None:
         members = self._who.found[0] if self._who.found else ()
