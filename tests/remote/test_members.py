@@ -29,7 +29,7 @@ def state(store, name):
 
 
 def wait_for(store, name, word):
-    return until(lambda: found if (found := state(store, name)).state == word else None)
+    return until(lambda: next((each for each in store.members() if (each.name, each.state) == (name, word)), None))
 
 
 def test_who_is_silent_is_suspected_then_dead_and_returns(cluster, store):

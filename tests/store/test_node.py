@@ -13,7 +13,7 @@ import apsw
 import pytest
 from tests.until import SECONDS_MAX, until
 
-from eau2.errors import DiskFull, InvalidOption, KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
+from eau2.errors import Corrupt, DiskFull, InvalidOption, KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
 from eau2.store import changes, generation
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import RANK_BITS, Expect, Kind, Record, Write
@@ -644,3 +644,19 @@ def test_a_signals_handler_may_close_amid_a_read(node):
                 node.get("a")
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_damage_is_told_of_while_others_are_remembered(node, monkeypatch):
+    keys = [f"k{index}" for index in range(10)]
+    node.write([Write(key, Kind.BYTES, b"old") for key in keys])
+    for _ in range(3):
+        node.get_many(keys[:5])
+    assert len(node._reader._remembered) == 5
+
+    def damaged(*_):
+        raise apsw.CorruptError("of a test")
+
+    monkeypatch.setattr(node._reader, "_read_many", damaged)
+    with pytest.raises(Corrupt, match="of a test"):
+        node.get_many(keys)
+    assert node.get_many(keys[:5]).keys() == set(keys[:5])

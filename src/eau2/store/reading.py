@@ -94,18 +94,23 @@ class Reader:
         """Return what is under those of `keys` that have a value, in their order, all of one moment."""
         if not keys:
             return {}
-        with self._alone():
-            self.gets += len(keys)
-            started = self._counters[0]
-            known = self._remembered if started == self._remembered_at else {}
-            asked = [key for key in keys if key not in known]
-            if not asked:
-                return {key: known[key] for key in keys}
-            read = self._read_many(asked)
-            if known and started != self._counters[0]:  # a write came between: what is known is of another moment
-                return self._read_many(keys)
-            if self._kept == started:
-                self._remember(started, {key: entry for key, entry in read.items() if len(entry[2]) <= SMALL_MAX})
+        try:
+            with self._alone():
+                self.gets += len(keys)
+                started = self._counters[0]
+                known = self._remembered if started == self._remembered_at else {}
+                asked = [key for key in keys if key not in known]
+                if not asked:
+                    return {key: known[key] for key in keys}
+                read = self._read_many(asked)
+                if known and started != self._counters[0]:  # a write came between: what is known is of another moment
+                    return self._read_many(keys)
+                if self._kept == started:
+                    self._remember(started, {key: entry for key, entry in read.items() if len(entry[2]) <= SMALL_MAX})
+        except DAMAGE as error:
+            for key in keys:
+                self.get(key)  # one of them says which it is
+            raise self._meaning(error) from error
         if len(asked) == len(keys):
             return read
         return {key: entry for key in keys if (entry := known.get(key) or read.get(key)) is not None}
@@ -189,18 +194,13 @@ class Reader:
 
     def _read_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         run = self._begin()
-        damage: Exception | None = None
         try:
             rows = run(_GET_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-        except DAMAGE as error:
+        except DAMAGE:
             self._end()
-            damage = error
+            raise
         finally:
             self._end_unless_kept()
-        if damage is not None:
-            for key in keys:
-                self.get(key)  # one of them says which it is
-            raise self._meaning(damage) from damage
         found = {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[2] is not None}
         if len(found) < len(keys):
             for key, row in zip(keys, rows, strict=True):
