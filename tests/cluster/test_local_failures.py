@@ -22,6 +22,7 @@ from eau2.frame.tables import FrameTables
 from eau2.query.engine import Engine
 from eau2.store.nodes import RANK_BITS, Kind, Record, Write
 from eau2.store.store import Store
+from eau2.values.key import held_key
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADS, KEYS_EACH = 3, 8
@@ -188,6 +189,29 @@ def test_a_node_dies_and_its_copies_are_made_again_on_others(opened):
     assert len(store.get_many([f"k{number}" for number in range(300)])) == 300
     assert [store.frame(f"f{number}").rows for number in range(6)] == [1000 - number for number in range(6)]
     assert store.check().faults == ()
+
+
+def test_who_was_a_home_for_a_while_lets_go_of_a_frame_that_is_still_there(opened):
+    store = opened(4, 2)
+    keys = [f"frame {number}" for number in range(8)]
+    store.put_many({key: {"n": [1]} for key in keys})
+    nodes = store._nodes
+
+    def holders():
+        kept = [row[0] for name in nodes.members() for row in nodes.at(name).listing("", 100) if row[2] == Kind.HOLD]
+        return [sum(held_key(hold) == key for hold in kept) for key in keys]
+
+    until(lambda: nodes.local.is_tidy)
+    assert holders() == [2] * 8
+    nodes.fail("node-1")
+    until(lambda: nodes.is_whole)
+    assert holders() == [2] * 8, "what node-1 has is on others too"
+    nodes.restore("node-1")
+    until(lambda: nodes.local.is_tidy)
+    assert holders() == [2] * 8
+    for number, key in enumerate(keys):
+        store.delete(key) if number % 2 else store.put(key, {"n": [2]})
+    assert left_on(nodes) == []
 
 
 @pytest.mark.slow

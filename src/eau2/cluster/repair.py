@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from eau2.cluster.delivery import chunk_nodes
 from eau2.cluster.keys import DECISION, reservations_on
 from eau2.cluster.peer import NotServing, Request, Unreachable, WrongEpoch, every_record
 from eau2.cluster.view import State
@@ -264,8 +265,8 @@ class Repair:
             for node, hold in work.holds:
                 if view.is_lost(held_key(hold)):  # who knows the frame is to come back
                     continue
-                frame = frames.get(held_key(hold))
-                if frame is None or frame.kind != Kind.SPREAD or hold != hold_key(frame.key, frame.rank):
+                # Who was a home for a while only would keep its hold for good: nobody tells it when the frame goes.
+                if node not in _keepers(view, hold, frames.get(held_key(hold))):
                     await member.at(node).release(view.epoch, [hold])
                     self.progress.dropped += 1
 
@@ -290,3 +291,10 @@ class Repair:
         self.progress.bytes += size
         if size:
             await self._member.runtime.sleep(size / self._rate)
+
+
+def _keepers(view: View, hold: str, frame: Record | None) -> set[str]:
+    """Return the nodes that are to have `hold`, whose key holds `frame` now; who joins may become one of them."""
+    if frame is None or frame.kind != Kind.SPREAD or hold != hold_key(frame.key, frame.rank):
+        return set()
+    return chunk_nodes(view, frame) | (set(view.present) - set(view.live))
