@@ -14,7 +14,7 @@ import pytest
 from tests.until import SECONDS_MAX, until
 
 from eau2.errors import Corrupt, DiskFull, InvalidOption, KeyExists, KeyMissing, StoreBusy, StoreClosed, VersionConflict
-from eau2.store import changes, generation
+from eau2.store import changes, generation, reading
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import RANK_BITS, Expect, Kind, Record, Write
 
@@ -48,6 +48,15 @@ def test_a_kept_snapshot_is_ended_when_nobody_reads_so_that_the_log_can_be_reset
     assert not idle.is_alive()
     assert not node._reader._connection.in_transaction
     assert node.get("a").payload == b"x"
+
+
+def test_closing_does_not_wait_until_the_idle_thread_looks_again(directory, monkeypatch):
+    monkeypatch.setattr(reading, "_IDLE_SECONDS", SECONDS_MAX)
+    node = DirectoryNode(directory)
+    put(node, "a", b"x")
+    idle = until(lambda: node.get("a") and node._reader._idle)
+    node.close()
+    assert not idle.is_alive()  # it is waited for, a second at most
 
 
 def test_a_kept_snapshot_does_not_let_the_log_grow_while_another_process_writes(node, other, directory):

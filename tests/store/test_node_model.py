@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import invariant, rule
+from tests.store.two_nodes import TwoNodes
 
 from eau2.errors import KeyExists, KeyMissing, VersionConflict
 from eau2.store.node import DirectoryNode
@@ -20,18 +19,12 @@ def put(node, key, payload, expect=Expect.ANYTHING):
     return node.write([Write(key, Kind.BYTES, payload, expect=expect)])[0]
 
 
-class AsADict(RuleBasedStateMachine):
+class AsADict(TwoNodes):
     """Two connections to one directory against a dict and the last version of each key."""
 
     keys = st.sampled_from(["a", "b", "a/b", "é"])
     payloads = st.binary(max_size=20) | st.integers(3000, 9000).map(bytes)
     which = st.integers(0, 1)
-
-    @initialize()
-    def open(self):
-        self.place = tempfile.TemporaryDirectory()
-        self.nodes = [DirectoryNode(self.place.name + "/n") for _ in range(2)]
-        self.model, self.last = {}, {}
 
     def _expected(self, key, expect):
         there = key in self.model
@@ -90,13 +83,6 @@ class AsADict(RuleBasedStateMachine):
                 assert (None if entry is None else (entry.version, entry.payload)) == (
                     (self.last[key], self.model[key]) if key in self.model else None
                 )
-
-    def teardown(self):
-        if hasattr(self, "nodes"):
-            assert self.nodes[0].check().faults == ()
-            for node in self.nodes:
-                node.close()
-            self.place.cleanup()
 
 
 TestAsADict = AsADict.TestCase

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -58,6 +57,8 @@ class Reader:
         self._remembered_at = _NONE
         self._remembered_bytes = 0
         self._idle: threading.Thread | None = None
+        self._idling = threading.Lock()  # held until all is closed; no Event: a signal's handler may close amid a close
+        self._idling.acquire()
         self._closed = False
         self.gets = 0
 
@@ -99,9 +100,12 @@ class Reader:
                 self.gets += len(keys)
                 started = self._counters[0]
                 known = self._remembered if started == self._remembered_at else {}
+                if known:
+                    try:
+                        return dict(zip(keys, map(known.__getitem__, keys), strict=True))
+                    except KeyError:
+                        pass  # not all are
                 asked = [key for key in keys if key not in known]
-                if not asked:
-                    return {key: known[key] for key in keys}
                 read = self._read_many(asked)
                 if known and started != self._counters[0]:  # a write came between: what is known is of another moment
                     return self._read_many(keys)
@@ -168,6 +172,7 @@ class Reader:
             self._counters = _NO_COUNTERS
             self._remembered, self._remembered_at = {}, _NONE
             self._connection.close()
+            self._idling.release()
             idle = self._idle
         if idle is not None and not amid:  # else it waits for the lock, and sees then that it is over
             idle.join(1.0)
@@ -281,7 +286,7 @@ class Reader:
     def _end_when_idle(self) -> None:
         looks = 0
         while True:
-            time.sleep(_IDLE_SECONDS)
+            self._idling.acquire(timeout=_IDLE_SECONDS)  # a closed reader has it wait no longer
             with self._lock:
                 if not self._used and self._kept != _NONE:
                     self._end()

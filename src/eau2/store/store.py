@@ -12,6 +12,7 @@ from eau2.metrics.report import checked_metric
 from eau2.store.arguments import check_keys, checked_path, checked_prefix, checked_seconds, checked_values, several
 from eau2.store.lookup import look_up, look_up_many
 from eau2.store.nodes import Expect, Kind, NodeCheck, NodeStatistics, Write, refusal
+from eau2.store.puts import Puts
 from eau2.values.key import check_key
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ class _Required:
 
 
 _REQUIRED = _Required()
-
-_new_write = tuple.__new__  # what Write() calls in the end
-_BYTES, _ANYTHING = Kind.BYTES, Expect.ANYTHING  # looked up once: an enumeration's members cost 0.1 us
 
 
 class Store:
@@ -182,20 +180,21 @@ class Store:
     def put_many(self, values: Mapping[str, object]) -> dict[str, int]:
         """Put all of `values` at once: every reader sees all of them or none. Return each key's new version.
 
-        About 8 us for bytes under keys in random order, 4 in their order. Raises as `put`, and then none was put.
+        For bytes about 6 us a key, 2 in their order, where this process has put it before; else 8 and 4.
+        Raises as `put`, and then none was put.
         """
-        check_keys(checked_values(values))
+        given = dict(checked_values(values))
+        check_keys(given)
+        if (puts := Puts.of(given, VALUE_BYTES_MAX)) is not None:  # as below, at a tenth of the cost
+            return dict(zip(given, self._apply(puts), strict=True))
         writes: list[Write] = []
         try:
-            for key, value in values.items():
-                if type(value) is bytes and len(value) <= VALUE_BYTES_MAX:  # as `_change` does, at half the cost
-                    writes.append(_new_write(Write, (key, _BYTES, value, (), _ANYTHING)))
-                else:
-                    writes.append(self._change(key, value, Expect.ANYTHING, None))
+            for key, value in given.items():
+                writes.append(self._change(key, value, Expect.ANYTHING, None))
         except BaseException:
             self._node.discard([staged for write in writes for staged in write.chunks])
             raise
-        return dict(zip(values, self._apply(writes), strict=True))
+        return dict(zip(given, self._apply(writes), strict=True))
 
     @overload
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes | Frame]: ...
@@ -373,14 +372,15 @@ class Store:
         payload, chunks = self._tables.stage(self._node, key, value, schema, home or "")
         return Write(key, Kind.FRAME, payload, chunks, expect)
 
-    def _apply(self, writes: list[Write]) -> list[int]:
-        versions: list[int] = []
-        for outcome in self._node.write(writes) if writes else ():
-            if isinstance(outcome, KeyMissing):
-                raise self._missing(writes[len(versions)].key)
-            if isinstance(outcome, Eau2Error):
-                raise outcome
-            versions.append(outcome)
+    def _apply(self, writes: Sequence[Write]) -> list[int]:
+        outcomes = self._node.write(writes) if writes else []
+        versions = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        if len(versions) < len(outcomes):
+            for write, outcome in zip(writes, outcomes, strict=True):
+                if isinstance(outcome, KeyMissing):
+                    raise self._missing(write.key)
+                if isinstance(outcome, Eau2Error):
+                    raise outcome
         return versions
 
     def _missing(self, key: str) -> KeyMissing:

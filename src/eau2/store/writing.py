@@ -22,6 +22,7 @@ from eau2.store.chunks import NoSuchChunk
 from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, Room, connect, meaning
 from eau2.store.flushing import Flushing
 from eau2.store.nodes import Kind, amid_another, closed
+from eau2.store.puts import moves_files, payload_bytes
 from eau2.values.key import MARK
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ class _Request:
         self.done = False
         self.undoes = undoes
         # It moves files: its failure must not meet, nor be met by, the writes of others.
-        self.alone = alone or (bool(writes[0].chunks) if len(writes) == 1 else any(write.chunks for write in writes))
+        self.alone = alone or moves_files(writes)
 
     @property
     def bytes(self) -> int:
         """How large the payloads are."""
-        return len(self.writes[0].payload) if len(self.writes) == 1 else sum(len(one.payload) for one in self.writes)
+        return payload_bytes(self.writes)
 
     @property
     def makes_room(self) -> bool:
@@ -342,6 +343,7 @@ class Writer:
         run = self._run
         try:
             run("begin immediate")
+            self.changes.begin(self._generation.counters[0])
             result = change()
             self._room.require_copies(self._connection)
             self._started = self._generation.start()
@@ -362,6 +364,7 @@ class Writer:
                 self._generation.finish(self._started)
             if failed:
                 self._started = 0
+        self.changes.committed(self._started)
         self.commits += 1
         return result
 
