@@ -39,6 +39,7 @@ class Simulated:
     seed: int
     now: float = 0.0
     sent: Counter = field(default_factory=Counter)  # bytes, by node
+    messages: int = 0
     seconds: float = 0.0  # of processor time, in the gossip alone
 
     def __post_init__(self) -> None:
@@ -61,8 +62,8 @@ class Simulated:
     def _ask(self, name: str, other: str) -> None:
         asking, asked = self.gossips[name], self.gossips[other]
         began = time.process_time()
-        digest = self._carried(name, asking.digest())
-        answer = None if digest is None else self._carried(other, asked.answer(digest, self.now))
+        question = self._carried(name, asking.question(self.now))
+        answer = None if question is None else self._carried(other, asked.asked(question, self.now))
         if answer is not None:
             asking.hear(answer.news, self.now)
             lacking = self._carried(name, asking.lacking(answer.wanted, self.now)) if asking.wants(answer) else None
@@ -74,6 +75,7 @@ class Simulated:
         """Return `message` as it arrives, None where it is lost."""
         data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
         self.sent[sender] += len(data)
+        self.messages += 1
         return None if self.chance.random() < self.loss else pickle.loads(data)
 
     def known(self) -> list[Mapping[str, int]]:

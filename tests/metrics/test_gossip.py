@@ -30,7 +30,7 @@ def a_round(gossips, now, chance, *, members=None, loses=0.0):
                 continue  # it is dead
             asking, asked = gossips[name], gossips[other]
             if chance.random() >= loses:
-                answer = asked.answer(asking.digest(), now)
+                answer = asked.asked(asking.question(now), now)
                 if chance.random() >= loses:
                     asking.hear(answer.news, now)
                     if chance.random() >= loses:
@@ -196,6 +196,41 @@ def test_partners_are_others_each_once_and_of_one_seed_the_same(seed, count):
     assert len(set(chosen)) == len(chosen) == min(PARTNERS, len(set(NAMES[:count]) - {"node-3"}))
     assert "node-3" not in chosen
     assert chosen == Gossip("node-3", chance=random.Random(seed)).partners(NAMES[:count])
+
+
+@pytest.mark.parametrize(("count", "asked_by", "asks"), [(4, 0, 2), (4, 1, 1), (4, 2, 0), (4, 3, 0), (12, 3, 1)])
+def test_who_was_asked_since_the_last_round_asks_so_many_fewer_and_others(count, asked_by, asks):
+    gossip = Gossip("node-0")
+    askers = NAMES[1 : 1 + asked_by]
+    for name in askers:
+        gossip.asked(Gossip(name).question(0.0), 0.0)
+    chosen = gossip.partners(NAMES[:count])
+    assert len(chosen) == asks
+    assert not {"node-0", *askers} & set(chosen)
+    assert len(gossip.partners(NAMES[:count])) == PARTNERS  # nobody has asked it since
+
+
+def test_of_few_nodes_who_asks_brings_all_that_is_new_and_need_not_be_asked_for_it():
+    few, other = {name: Gossip(name) for name in NAMES[:4]}, Gossip("node-9")
+    for value, gossip in enumerate(few.values()):
+        gossip.say(figures(value), 0.0)
+        exchange(few["node-0"], gossip, 0.0)
+        exchange(other, gossip, 0.0)
+    for value, gossip in enumerate(few.values()):
+        gossip.say(figures(10 + value), 1.0)
+        exchange(few["node-0"], gossip, 1.0)
+    answer = other.asked(few["node-0"].question(1.5), 1.5)
+    assert not few["node-0"].wants(answer)
+    assert known(other, 1.5) == {name: (10.0 + value, 0.5) for value, name in enumerate(few)}
+    assert few["node-0"].question(60.0).brought == ()  # by then all have it
+
+
+def test_of_many_nodes_who_asks_brings_only_what_it_says_itself():
+    gossip = Gossip("node-0")
+    gossip.say(figures(1), 0.0)
+    for name in NAMES[1:]:
+        gossip.say(figures(1), 0.0, node=name)
+    assert [said.node for said in gossip.question(0.0).brought] == ["node-0"]
 
 
 def test_reports_come_in_natural_order_of_names():

@@ -1,9 +1,12 @@
 """What a cluster says of its nodes, while they die and return and the coordinator is started anew."""
 
+import time
+
 import pytest
 from tests.remote.clusters import LEASE_SECONDS, Cluster, is_settled, unavailable
 from tests.until import until
 
+from eau2.cluster.repair import Repair
 from eau2.errors import NodeUnavailable
 from eau2.remote.transport import COORDINATOR
 
@@ -46,6 +49,22 @@ def test_who_is_silent_is_suspected_then_dead_and_returns(cluster, store):
     assert dead.source.removeprefix("coordinator: ") in whys
     assert "node-1 came back: it renews its lease again" in whys
     assert "node-1 is up to date, and live" in whys
+
+
+def test_a_cluster_in_which_nothing_is_missing_is_not_gone_through_again_until_surplus_may_go(tmp_path, monkeypatch):
+    looks, step = [], Repair.step
+
+    async def counted(repair):
+        looks.append(time.monotonic())
+        return await step(repair)
+
+    monkeypatch.setattr(Repair, "step", counted)
+    with Cluster(tmp_path, NAMES, grace_seconds=4.0) as cluster, cluster.opener()() as store:
+        until(lambda: is_settled(store, 3))
+        store.put_many({f"key-{number}": b"1" for number in range(100)})
+        until(lambda: time.monotonic() - looks[-1] > 1.5)  # in between they are half a second apart
+        found_whole = len(looks)
+        until(lambda: len(looks) >= found_whole + len(NAMES))  # what is surplus by then goes
 
 
 def test_who_is_new_joins_and_says_so(cluster, store):

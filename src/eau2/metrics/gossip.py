@@ -4,9 +4,12 @@ Pure: the clock and chance are arguments, and messages are values that somebody 
 which holds the newest report of each node. In each round it asks a few others at random:
 
     asking                          asked
-    digest()          ------------> answer(digest): what the asking node lacks, and what the asked one lacks
+    question()        ------------> asked(question): what the asking node lacks, and what the asked one lacks
     hear(news)        <------------
-    news(wanted)      ------------> hear(news)
+    lacking(wanted)   ------------> hear(news)
+
+The first two tell both of both, so who was asked lately asks so many fewer: to carry a call costs a hundred times what
+is done here. For the same reason a question brings what is most likely lacking, and the third is seldom needed.
 
 A digest has a number for each node: how new its report is. So what both have does not travel, and what one has and the
 other lacks does, whichever of them asked. What is heard of twice, late, or in another order changes nothing.
@@ -37,6 +40,8 @@ ROUND_SECONDS = 1.0
 PARTNERS = 2  # that each node asks in a round
 FORGET_SECONDS = 300.0
 NODES_MAX = 4096  # of which one node keeps reports
+_FEW_NODES = 8  # of up to so many a question brings all that is new, some kB; else what is of who asks
+_NEW_SECONDS = 3.0  # what was said longer ago has got around
 _NODES_PER_SECOND = 100  # that say something new, of all nodes together: what each hears in a second is bounded
 
 Meaning = tuple[tuple[str, str, str, str], ...]  # of each figure of a report: its name, unit, sentence and kind
@@ -64,6 +69,14 @@ class News(NamedTuple):
 
     reports: tuple[Said, ...]
     meanings: Mapping[str, Meaning]
+
+
+class Question(NamedTuple):
+    """What a node asks another in a round."""
+
+    node: str  # that asks
+    digest: Digest
+    brought: tuple[Said, ...]  # what the other may lack
 
 
 class Answer(NamedTuple):
@@ -95,6 +108,7 @@ class Gossip:
         self._number = started
         self._heard: dict[str, _Heard] = {}
         self._meanings: dict[str, Meaning] = {}
+        self._asked_by: set[str] = set()  # since this node chose its partners last
 
     def __repr__(self) -> str:
         return f"<Gossip of {self.name}: {len(self._heard)} nodes>"
@@ -120,9 +134,26 @@ class Gossip:
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def partners(self, members: Iterable[str]) -> list[str]:
-        """Return whom of `members` this node asks in this round."""
+        """Return whom of `members` this node asks in this round: with those who have asked it since the last they are
+        PARTNERS, or all; where there are many, at least one, or what is said would take a round more to get around."""
+        asked_by, self._asked_by = self._asked_by, set()
         others = [name for name in members if name != self.name]
-        return self._chance.sample(others, min(PARTNERS, len(others)))
+        least = int(len(others) >= _FEW_NODES)
+        others = [name for name in others if name not in asked_by]
+        return self._chance.sample(others, min(max(least, PARTNERS - len(asked_by)), len(others)))
+
+    def question(self, now: float) -> Question:
+        """Return what a partner is asked."""
+        few = len(self._heard) <= _FEW_NODES
+        new = [name for name, heard in self._heard.items() if now - heard.said <= _NEW_SECONDS]
+        brought = [self._said(name, now) for name in new if few or name == self.name]
+        return Question(self.name, self.digest(), tuple(brought))
+
+    def asked(self, question: Question, now: float) -> Answer:
+        """Hear what `question` brings; return what who asked lacks, and what is lacking here."""
+        self._asked_by.add(question.node)
+        self.hear(News(question.brought, {}), now)
+        return self.answer(question.digest, now)
 
     def digest(self) -> Digest:
         """Return what is known here."""
@@ -190,22 +221,24 @@ class Gossip:
         )
         return Report(name, max(0.0, now - heard.said), metrics)
 
+    def _said(self, name: str, now: float) -> Said:
+        heard = self._heard[name]
+        return Said(name, heard.number, max(0.0, now - heard.said), heard.meaning, heard.values)
+
     def _told_of(self, names: Iterable[str], than: Digest, now: float) -> News:
         reports = []
         numbers = than.numbers
         for name in names:
             heard = self._heard.get(name)
-            if heard is None or heard.number <= numbers.get(name, -1):
-                continue
-            age = max(0.0, now - heard.said)
-            reports.append(Said(name, heard.number, age, heard.meaning, heard.values))
+            if heard is not None and heard.number > numbers.get(name, -1):
+                reports.append(self._said(name, now))
         lacked = {said.meaning for said in reports} - than.meanings
         return News(tuple(reports), {name: self._meanings[name] for name in lacked})
 
 
 def exchange(asking: Gossip, asked: Gossip, now: float) -> None:
     """Have both know what either does: what the calls of one round come to where they cannot fail."""
-    answer = asked.answer(asking.digest(), now)
+    answer = asked.asked(asking.question(now), now)
     asking.hear(answer.news, now)
     if asking.wants(answer):
         asked.hear(asking.lacking(answer.wanted, now), now)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
-_REACH_SECONDS = 1.0  # between two calls of each node
+_REACH_SECONDS = 2.0  # between two calls of each node: a call costs a millisecond here, and two there
+_REACH_AGAIN_SECONDS = 1.0  # where one has not answered
 _UNREACHED_SECONDS = 10.0
 _STOP_SECONDS = 0.5
 _ASKED = frozenset(["renew", "suspect", "view", "announce", "found", "advance", "drain", "status", "members", "epochs"])
@@ -226,9 +227,11 @@ class CoordinatorServer:
     async def _reaching(self) -> None:
         """See who can be asked."""
         while True:
-            for name in await self._meet(self._announced, "", None):
+            asked = set(self._announced)
+            answers = await self._meet(asked, "", None)
+            for name in answers:
                 self._reached[name] = self._runtime.now()
-            await asyncio.sleep(_REACH_SECONDS)
+            await asyncio.sleep(_REACH_SECONDS if asked and asked == answers.keys() else _REACH_AGAIN_SECONDS)
 
     async def _keeping(self) -> None:
         """Have why the epochs came outlive this process."""

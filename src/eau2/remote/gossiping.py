@@ -19,7 +19,7 @@ from eau2.remote.transport import LoopRuntime
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from eau2.metrics.gossip import Answer, Digest, News
+    from eau2.metrics.gossip import Answer, Digest, News, Question
     from eau2.metrics.report import Metric
     from eau2.remote.transport import Transport
 
@@ -77,15 +77,19 @@ class Gossiping:
 
     async def _ask(self, name: str) -> None:
         peer: Any = self._runtime.peer(name)
-        answer: Answer = await peer.gossip(self._gossip.digest())
+        answer: Answer = await peer.asked(self._gossip.question(self._runtime.now()))
         self._gossip.hear(answer.news, self._runtime.now())
         if self._gossip.wants(answer):
             await peer.hear_news(self._gossip.lacking(answer.wanted, self._runtime.now()))
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
+    async def asked(self, question: Question) -> Answer:
+        """As `Gossip.asked`."""
+        return self._gossip.asked(question, self._runtime.now())
+
     async def gossip(self, digest: Digest) -> Answer:
-        """As `Gossip.answer`."""
+        """As `Gossip.answer`: for drivers, which say nothing."""
         return self._gossip.answer(digest, self._runtime.now())
 
     async def hear_news(self, news: News) -> None:
