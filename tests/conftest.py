@@ -1,8 +1,11 @@
+import contextlib
 import gc
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -62,6 +65,20 @@ def nothing_left(tmp_path_factory, request):
     before = Left(str(tmp_path_factory.getbasetemp()), shares_engine=shares_engine, uses_ray=uses_ray)
     yield
     assert before.wait() == []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Where several processes share all tests, each imports a part of the files before it looks into all: the first to
+    import a file rewrites its assertions for all, which takes longer than all else here when nothing is cached yet."""
+    shared = getattr(session.config, "workerinput", None)
+    if shared is None or [Path(path).name for path in session.config.args] != session.config.getini("testpaths"):
+        return
+    paths = sorted(Path(__file__).parent.rglob("test_*.py"))
+    number = int(shared["workerid"].removeprefix("gw"))
+    for path in paths[number :: shared["workercount"]]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # is said when the file is collected
+            importlib.import_module(".".join(path.relative_to(session.config.rootpath).with_suffix("").parts))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -24,11 +24,23 @@ def store(tmp_path):
 def test_in_a_pipe_the_nodes_are_shown_once(eau2, store):
     ran = eau2("--store", store, "top", "--interval", "0.2")
     assert ran.code == 0
-    head, _, titles, *rows = ran.text.splitlines()
+    head, _, titles, *rows, whose = ran.text.splitlines()
     assert head.startswith("data: 3 of 3 nodes live, 1 key, ")
     assert head.endswith(", all copies there")
     assert titles.split()[:2] == ["node", "state"]
+    assert whose.startswith("ops/s are those of this command")
     assert [row.split()[:2] for row in rows] == [[f"node-{number}", "live"] for number in range(3)]
+
+
+def test_a_narrow_terminal_has_fewer_columns_and_none_that_is_squeezed(eau2, store, monkeypatch):
+    for width in (30, 46, 70, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = eau2("--store", store, "top", "--interval", "0.2").text.splitlines()
+        first = next(number for number, line in enumerate(lines) if line.startswith("node "))
+        titles, *rows = lines[first : first + 4]
+        assert all(len(line) <= width for line in (titles, *rows))
+        assert [row.split()[:2] for row in rows] == [[f"node-{number}", "live"] for number in range(3)]
+        assert ("missing" in titles, "keys" in titles, "disk free" in titles) == (True, width > 30, width == 200), width
 
 
 def test_the_document_is_that_of_the_page(eau2, store):

@@ -279,7 +279,7 @@ class MemoryNode:
     def reports(self) -> tuple[Report, ...]:
         return (Report(self.name, 0.0, (*metrics_of(self.statistics()), *self.published)),)
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         self.published += metrics
 
     def statistics(self) -> NodeStatistics:

@@ -100,7 +100,8 @@ def test_a_token_says_what_its_client_may_do(unserved, said):
     assert (wrong.status, "invalid_token" in wrong.headers["WWW-Authenticate"]) == (401, True)
     assert client.get("/keys", authorization=f"Basic {READ}").status == 401
     refused = [each for each in said() if each["event"] == "token refused"]
-    assert [each["audit"] for each in refused] == [True]
+    host, port = client.connection.sock.getsockname()
+    assert [(each["audit"], each["client"]) for each in refused] == [(True, f"{host}:{port}")]
     assert READ not in json.dumps(said())
     reading, writing = {"authorization": f"Bearer {READ}"}, {"authorization": f"bearer {WRITE}"}
     assert client.get("/keys", **reading).json == {"keys": [], "next": None}

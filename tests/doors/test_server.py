@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import shutil
 import socket
@@ -13,9 +15,11 @@ import time
 
 import pytest
 from tests.doors.certified import tls_context
+from tests.doors.conftest import RedisError
 from tests.until import SECONDS_MAX, until
 
 import eau2
+from eau2.datagram import Client as DatagramClient
 from eau2.doors import connection, server
 from eau2.doors.addresses import Networks, is_loopback
 from eau2.doors.server import Doors, Server
@@ -172,6 +176,20 @@ def test_more_connections_than_the_limit_are_told_so(unserved):
 
 
 # -- who may ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_line_says_host_and_port_of_who_asked(unserved, caplog):
+    caplog.set_level(logging.INFO, "eau2.doors")
+    unserved.open(Doors(allow_shutdown=True), tokens=Tokens([(READ, Role.READ)]))
+    lines, redis = unserved.lines(), unserved.redis()
+    assert b"not known" in lines.ask(b"AUTH somebody else")
+    assert isinstance(redis.ask("AUTH", "somebody else"), RedisError)
+    with DatagramClient(*unserved.server.addresses["udp"]) as datagrams:
+        datagrams.shut_down()
+        found = [json.loads(record.message) for record in caplog.records]
+        clients = [each["client"] for each in found if each.get("audit")]
+        own = [lines.socket, redis.socket, datagrams._socket]
+        assert clients == [":".join(map(str, each.getsockname())) for each in own]
 
 
 def test_a_token_says_what_its_client_may_do(unserved):

@@ -409,10 +409,53 @@ def test_plain_puts_are_what_the_commands_say(requests):
         assert [*zip(*found, strict=True)] == [words[1:] for words in requests]
 
 
+def _same_length(size):
+    return some.lists(some.binary(min_size=size, max_size=size), min_size=4, max_size=9)
+
+
+@given(
+    some.integers(0, 3).flatmap(_same_length),
+    some.lists(some.tuples(some.integers(0, 400), some.integers(0, 255)), max_size=3),
+    some.sampled_from([b"SET", b"set"]),
+)
+def test_puts_that_are_alike_are_what_the_commands_say_whatever_is_changed_in_them(words, changes, name):
+    # Of one length each, any bytes, line ends and heads of others among them.
+    pairs = [*zip(words[::2], words[1::2], strict=False)]
+    data = bytearray(b"".join(encoded(name, *pair) for pair in pairs))
+    for at, byte in changes:
+        data[at % len(data)] = byte
+    commands = Commands()
+    meant = commands.feed(bytes(data))
+    found = resp.plain(bytes(data))
+    if found is not None:
+        assert not commands.broken
+        assert not commands.amid
+        puts = [[b"SET", *pair] for pair in zip(*found, strict=True)]
+        assert [[each[0].upper(), *each[1:]] for each in meant] == puts
+    if not changes and len(pairs) > 1 and b"\n" not in words[0] + words[1]:
+        assert found is not None
+
+
+def test_many_puts_that_are_alike_are_plain():
+    pairs = [(b"%08d" % number, b"%0100d" % -number) for number in range(resp.ALIKE_MAX + 1)]
+    for count in (2, 16, resp.ALIKE_MAX, resp.ALIKE_MAX + 1):
+        data = b"".join(encoded(b"SET", *pair) for pair in pairs[:count])
+        assert [*zip(*resp.plain(data), strict=True)] == pairs[:count]
+        assert resp.plain(data[:-1]) is None
+        assert resp.plain(data + b"*3\r\n") is None
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"*2\r\n$3\r\nGET\r\n$2\r\na\r\n",
+        b"*3\r\n$3\r\nSET\r\n$01\r\na\r\n$1\r\nb\r\n" * 2,
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$01\r\nb\r\n" * 2,
+        b"*3\r\n$3\r\nSET\r\n$3\r\n\r\na\r\n$1\r\nb\r\n" * 2,
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n*3\r\n$3\r\nSET\r\n$2\r\na\r\n$1\r\nb\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$2\r\nb\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb..",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n*4\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n",
         b"*2\r\n$4\r\nGET\r\n$1\r\na\r\n",
         b"*3\r\n$3\r\nGET\r\n$1\r\na\r\n",
         b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nDEL\r\n$1\r\na\r\n",

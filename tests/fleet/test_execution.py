@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,78 @@ def test_it_ends_when_nobody_waits_for_it_and_goes_on_when_somebody_comes(execut
     until(one.has_ended.is_set)
     assert one.journal.outcome(one.run.id).state == "cancelled"
     assert first.said == second.said == []
+
+
+NODE = """if True:
+    import os, sys
+    from eau2.fleet.process import CommandProcess
+    command, orphan_seconds, deadline = sys.argv[1:]
+    ended = CommandProcess(float(orphan_seconds)).run(
+        ("sh", "-c", command), os.environ, lambda _, data: os.write(1, data), float(deadline)
+    )
+    print(*ended, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def node():
+    """Have a process of its own run a command; return it, and the ids that the command writes first."""
+    with ExitStack() as stack:
+
+        def run(command, orphan_seconds, deadline_seconds):
+            arguments = [sys.executable, "-c", NODE, command, str(orphan_seconds), str(deadline_seconds)]
+            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process, [int(pid) for pid in process.stdout.readline().split()]
+
+        yield run
+
+
+def guards(pid):
+    """The processes that mind the command `pid`."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"/fleet/guard.py") for word in words) and b"%d" % pid in words:
+                found.append(int(name))
+    return found
+
+
+@pytest.mark.parametrize(("orphan_seconds", "deadline_seconds"), [(0.5, 600.0), (600.0, 2.0)])
+def test_of_a_node_that_is_killed_it_is_ended_soon_or_at_its_deadline_with_all_its_processes(
+    node, orphan_seconds, deadline_seconds
+):
+    begun = time.monotonic()
+    process, pids = node("trap '' TERM; sleep 600 & echo $$ $!; wait; wait", orphan_seconds, deadline_seconds)
+    until(lambda: guards(pids[0]))
+    process.kill()
+    process.wait()
+    killed = time.monotonic()
+    until(lambda: not any(map(lives, pids)))
+    assert time.monotonic() >= min(killed + orphan_seconds, begun + deadline_seconds)
+    until(lambda: not guards(pids[0]))
+
+
+def test_of_a_node_that_is_killed_what_ends_in_time_leaves_what_it_has_in_the_background(node, tmp_path):
+    process, (pid, background) = node(f"sleep 600 & echo $$ $!; sleep 1; touch {tmp_path}/made", 30.0, 600.0)
+    until(lambda: guards(pid))
+    process.kill()
+    until((tmp_path / "made").exists)
+    until(lambda: not lives(pid))
+    until(lambda: not guards(pid))
+    assert lives(background)
+    os.kill(background, signal.SIGKILL)
+
+
+def test_what_minds_it_is_gone_when_it_has_ended(node):
+    process, (pid,) = node("echo $$; sleep 0.5; exit 3", 30.0, 600.0)
+    assert process.stdout.readline() == b"ended 3\n"
+    assert guards(pid) == []
+    process.stdin.close()
+    assert process.wait() == 0
 
 
 def test_what_it_has_left_in_the_background_is_not_waited_for(execute):

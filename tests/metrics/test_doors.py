@@ -37,6 +37,25 @@ def test_one_request_in_several_is_timed_and_percentiles_are_of_the_latest(monke
     assert found.latency_p99_seconds == pytest.approx(1.0)
 
 
+def test_what_has_not_changed_is_published_again_only_after_some_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "_PUBLISH_SECONDS", 1000.0)  # by the thread
+    published = []
+    with eau2.open(tmp_path / "data") as store:
+        monkeypatch.setattr(store.node, "publish", lambda metrics, source: published.append(metrics))
+        publishing = counts.Publishing(store)
+        door = publishing.door("redis")
+        publishing.publish()
+        publishing.publish()
+        assert len(published) == 1
+        door.requests += 1
+        publishing.publish()
+        assert [[one.value for one in each if one.name == "door_redis_requests"] for each in published] == [[0], [1]]
+        monkeypatch.setattr(counts, "_SAME_SECONDS", 0.0)
+        publishing.publish()  # a node that was started anew meanwhile has lost it
+        assert published[2] == published[1]
+        publishing.close()
+
+
 @pytest.mark.slow
 def test_each_door_counts_its_requests_errors_and_clients(tmp_path):
     doors = Doors(crud_port=0, redis_port=0, udp_port=0, http_port=0)
@@ -89,6 +108,26 @@ def test_what_is_asked_at_the_end_is_counted_too(tmp_path):
             client.close()
         assert of_door(store, "redis")["requests"] == 1
         assert of_door(store, "redis")["connections"] == 0
+
+
+@pytest.mark.slow
+def test_two_servers_of_one_store_are_counted_together(tmp_path):
+    doors = Doors(crud_port=None, udp_port=None)
+    with eau2.open(tmp_path / "data") as store, Server(store, doors) as one:
+        client = RedisClient(one.addresses["redis"])
+        for _ in range(3):
+            client.ask("PING")
+        with Server(store, Doors(crud_port=None, redis_port=0, udp_port=None)) as other:
+            second = RedisClient(other.addresses["redis"])
+            for _ in range(4):
+                second.ask("PING")
+            expected = {"requests": 7.0, "connections": 2.0}
+            until(lambda: expected.items() <= of_door(store, "redis").items())
+            second.close()
+        until(lambda: of_door(store, "redis")["connections"] == 1)
+        client.ask("PING")
+        until(lambda: of_door(store, "redis")["requests"] == 8)
+        client.close()
 
 
 @pytest.mark.slow

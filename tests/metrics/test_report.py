@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eau2.errors import InvalidOption, InvalidValue
 from eau2.metrics.process import ProcessStatistics, process_statistics
-from eau2.metrics.published import PUBLISHED_MAX, Published
+from eau2.metrics.published import PUBLISHED_MAX, SILENT_SECONDS, SOURCES_MAX, Published
 from eau2.metrics.report import Metric, checked_metric, counter, gauge, metrics_of
 from eau2.store.nodes import NodeStatistics
 
@@ -103,6 +103,57 @@ def test_names_of_the_node_itself_are_taken_and_the_number_of_others_is_bounded(
     published.publish([Metric("rows_0", 2, "", "", "gauge")])  # one that there is has its place
     assert len(published.all()) == PUBLISHED_MAX
     assert published.all()[0].value == 2
+
+
+def door(requests, connections, p99):
+    return [
+        Metric("door_http_requests", requests, "requests", "", "counter"),
+        Metric("door_http_connections", connections, "connections", "", "gauge"),
+        Metric("door_http_latency_p99_seconds", p99, "seconds", "", "gauge"),
+    ]
+
+
+def test_servers_of_one_node_are_counted_together_and_one_that_has_ended_no_more():
+    clock = [0.0]
+    published = Published(frozenset(), lambda: clock[0])
+
+    def told():
+        return [metric.value for metric in published.all()]
+
+    published.publish(door(1000, 3, 0.5), source="a")
+    published.publish(door(10, 2, 0.1), source="b")
+    assert told() == [1010, 5, 0.5]
+    clock[0] = SILENT_SECONDS
+    published.publish(door(30, 1, 0.2), source="b")
+    assert told() == [1030, 4, 0.5]
+    clock[0] += 1  # `a` has ended: what it had counted is no count that begins again
+    assert told() == [1030, 1, 0.2]
+    published.publish(door(40, 1, 0.2), source="b")
+    assert told() == [1040, 1, 0.2]
+    published.publish(door(1001, 2, 0.1), source="a")  # it was only frozen
+    assert told() == [1041, 3, 0.2]
+    clock[0] += SILENT_SECONDS + 1
+    assert told() == []
+    published.publish(door(5, 1, 0.1), source="c")
+    assert told() == [5, 1, 0.1]
+    published.publish([Metric("rows", 7, "", "", "gauge")])
+    clock[0] += SILENT_SECONDS + 1
+    assert told() == [7]  # of a user, who says so once
+
+
+def test_servers_that_come_and_go_are_forgotten_and_their_number_is_bounded():
+    clock = [0.0]
+    published = Published(frozenset(), lambda: clock[0])
+    for number in range(1000):
+        published.publish(door(1, 1, 0.1), source="lasting")
+        published.publish(door(1, 1, 0.1), source=f"{number}")
+        clock[0] += SILENT_SECONDS / 2
+    assert len(published._sources) <= SOURCES_MAX
+    with pytest.raises(InvalidOption, match="servers would publish"):
+        for number in range(SOURCES_MAX + 1):
+            published.publish(door(1, 1, 0.1), source=f"at once {number}")
+    with pytest.raises(InvalidOption, match="at most 40 characters"):
+        published.publish([], source="x" * 41)
 
 
 def test_the_process_says_what_the_system_knows_of_it(tmp_path):

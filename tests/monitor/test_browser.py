@@ -63,6 +63,32 @@ def test_a_browser_shows_all_of_it_and_asks_this_server_only(watched, browser):
     assert {"events", "who", "sparks", "keys", "frame", "chunks", "runs"} <= paths
 
 
+def test_names_that_look_like_others_and_frames_without_rows_or_names_are_shown_as_they_are(guarded, browser):
+    store, reader = guarded.store, f"sessionStorage.setItem('eau2-token', {READ!r})"
+    store.put("\u202elive", b"x")
+    store.put("odd/\u202eemarf", {"\u202eeman": ["a\x00b", "two\nlines"], "": [1, 2]})
+    store.put("שלום", b"right to left by itself")
+    store.put("none", {"number": []})
+    browser.tell("Page.navigate", url=f"{address(guarded)}#/keys")
+    until(lambda: browser.run("document.getElementById('door')?.open"))  # before, it would be kept for no page
+    browser.run(reader)
+    browser.tell("Page.reload")
+    until(lambda: "\\u202elive" in browser.text())
+    assert "שלום" in browser.text()
+    assert "\u202e" not in browser.text()
+    browser.run("location.hash = '#/frame/' + encodeURIComponent('odd/\u202eemarf')")
+    until(lambda: "The chunk is on node-0" in browser.text())
+    text = browser.text()
+    assert all(shown in text for shown in ("odd/\\u202eemarf", "\\u202eeman", "a\\u0000b", "two\nlines", "(no name)"))
+    assert browser.run("document.title") == "odd/\\u202eemarf · eau2"
+    browser.run("location.hash = '#/frame/none'")
+    until(lambda: "0 chunks" in browser.text())
+    assert "Where its chunks are" not in browser.text()
+    browser.run("location.hash = '#/frame/%zz'")
+    until(lambda: "no value under '%zz'" in browser.text())
+    assert not any("URIError" in fault for fault in browser.faults)
+
+
 def test_a_token_is_entered_and_only_an_admin_ends_a_query(guarded, browser):
     raised = []
 

@@ -36,6 +36,33 @@ def test_a_counter_that_began_again_has_not_gone_backwards():
     assert history.latest("node-1", "get_count") == 2.0
 
 
+def copied(node, count):
+    return Report(node, 0.0, (Metric("copied", count, "copies", "", COUNTER),))
+
+
+def test_what_was_repaired_does_not_fall_when_a_node_is_started_anew_or_goes(monkeypatch):
+    history = History()
+    sums = []
+    for second, reports in enumerate(
+        (
+            [copied("node-1", 10.0), copied("node-2", 5.0)],  # of before this was looked at too
+            [copied("node-1", 12.0), copied("node-2", 5.0)],
+            [copied("node-2", 6.0)],
+            [copied("node-1", 0.0), copied("node-2", 6.0)],
+            [copied("node-1", 3.0)],
+        )
+    ):
+        history.note(START + 2 * second, reports)
+        sums.append(history.summed("copied"))
+    assert sums == [15.0, 17.0, 18.0, 18.0, 21.0]
+    assert history.summed("copied_bytes") == 0.0
+    monkeypatch.setattr(module, "SUMMED_MAX", 100)
+    for number in range(300):
+        history.note(START + 2 * number, [copied(f"other-{number}", 1.0)])
+    assert len(history._counted) == 100
+    assert history.summed("copied") == 321.0
+
+
 def test_what_a_node_has_not_said_anew_is_no_standstill_and_what_it_said_long_ago_is_not_how_it_is():
     history = History()
 

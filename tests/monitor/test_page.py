@@ -280,7 +280,7 @@ def test_a_page_of_another_site_cancels_nothing(watched):
 def test_the_watch_begins_when_somebody_asks_and_ends_when_nobody_has_for_long(watched, monkeypatch):
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(watching, "SHARE", 1.0)
-    monkeypatch.setattr(watching, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(watching, "IDLE_SECONDS", 1.0)
 
     def watchers():
         return [thread for thread in threading.enumerate() if thread.name == "eau2-monitor"]

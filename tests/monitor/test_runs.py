@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from contextlib import ExitStack
 
 import pytest
@@ -141,6 +142,7 @@ def test_others_see_runs_and_neither_begin_nor_end_them_nor_see_what_they_write(
     events = [line["event"] for line in lines if line.get("audit")]
     assert [events.count(each) for each in ("run begun", "run refused", "run cancelled")] == [1, 4, 1]
     assert "run refused: no token" in events
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", line["client"]) for line in lines if line.get("audit"))
 
 
 @pytest.mark.slow

@@ -1,16 +1,20 @@
 """What is seen of a store: figures, members, and who came and went."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from tests.until import until
 
 import eau2
+from eau2.errors import StoreUnusable
 from eau2.metrics.report import COUNTER, GAUGE, Metric, Report
 from eau2.monitor import sight
 from eau2.monitor.documents import FIGURES, overview, sparks
 from eau2.monitor.history import STEP_SECONDS, History
 from eau2.monitor.sight import Sight
 from eau2.monitor.source import in_all
+from eau2.monitor.watch import Watch
 
 
 @pytest.fixture
@@ -31,6 +35,38 @@ def test_a_node_that_goes_comes_last_and_why_it_went_is_told(store):
     said = overview(gone, History(), (0, 0, 0.0))
     assert lost in said["changes"][-1]["why"]
     assert [node["state"] for node in said["nodes"]] == ["live", "live", "dead"]
+
+
+def test_of_a_directory_counts_are_said_to_be_of_this_process_alone_and_what_was_repaired_does_not_fall(store):
+    seen, history = Sight(store).look(), History()
+    for second, copied in enumerate((7.0, 0.0)):  # the second time the node was started anew
+        reports = (Report("node-0", 0.0, (Metric("copied", copied, "copies", "", COUNTER),)),)
+        history.note(seen.time + 2 * second, reports)
+        said = overview(replace(seen, reports=reports), history, (0, 0, 0.0))
+        assert (said["repair"]["copied"], said["counted_here"]) == (7.0, True)
+
+
+def test_of_a_directory_that_was_moved_away_it_is_said_that_it_is_not_there(tmp_path):
+    path = tmp_path / "store"
+    with eau2.open(path) as store:
+        watching = Sight(store)
+        assert watching.look().troubles == ()
+        path.rename(tmp_path / "elsewhere")
+        (trouble,) = watching.look().troubles
+        assert "eau2.json cannot be read" in trouble
+        with pytest.raises(StoreUnusable, match=r"eau2\.json"):
+            store.epochs()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_a_fault_of_its_own_it_is_looked_at_again_when_somebody_asks(store, monkeypatch):
+    watch = Watch(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(sight.Sight, "look", lambda _: 1 // 0)
+        watch.seen()
+        until(lambda: watch._thread is None)
+    assert json.loads(watch.document())["totals"]["keys"] == 1
+    watch.close()
 
 
 def test_totals_count_a_key_once_and_reports_each_copy(store):

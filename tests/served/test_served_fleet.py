@@ -4,6 +4,7 @@ import getpass
 import json
 import logging
 import os
+import re
 import socket
 from contextlib import ExitStack, closing
 
@@ -135,8 +136,11 @@ def test_through_a_server_every_node_runs_it_gets_files_and_shows_what_was_writt
     code, _, error = typed(address, "exec", "--show", first["id"], token=READ)
     assert "takes a token of an admin" in error
     assert typed(address, "exec", "--show", "00000000")[0] == 2
-    events = [json.loads(record.getMessage())["event"] for record in caplog.records]
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    asked = [line for line in lines if line["event"].startswith("run ")]
+    events = [line["event"] for line in asked]
     assert (events.count("run begun"), events.count("run refused")) == (3, 2)
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", line["client"]) for line in asked)
 
 
 class Enough(Exception):

@@ -1,6 +1,7 @@
 """up, down, deploy and drain: a cluster on this machine, or on the machines of a Ray cluster."""
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -99,8 +100,18 @@ def down(call: Call, name: NameOption = launch.NAME) -> None:
     known = launch.find(name)
     ended = launch.down(name)
     kept = str(known.data_directory) if known else ""
-    said = f"{ended} processes ended" if ended else f"the cluster {name!r} was not running"
-    call.answer({"processes": ended, "data_directory": kept}, lambda _: Text(said))
+    said = f"{ended} processes ended" if ended else _not_running(name)
+    document = {"processes": ended, "data_directory": kept}
+    call.answer(document, lambda console: console.print(Text(said), soft_wrap=True))  # a command is to be copied
+
+
+def _not_running(name: str) -> str:
+    lines = [f"the cluster {name!r} of {printable(str(launch.home()))} was not running"]
+    lines += [
+        f"one of another home is: EAU2_HOME={shlex.quote(printable(str(home)))} eau2 down --name {name}"
+        for home in launch.homes_that_run(name)
+    ]
+    return "\n".join(lines)
 
 
 def deploy(

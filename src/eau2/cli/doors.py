@@ -54,7 +54,7 @@ HttpOption = Annotated[
     typer.Option(
         "--http-port",
         metavar="PORT",
-        help=_PORT_HELP.format("HTTP") + f" {HTTP_PORT}, where eau2[serve] is installed.",
+        help=_PORT_HELP.format("Requests by HTTP") + f" {HTTP_PORT}, where eau2\\[serve] is installed.",
     ),
 ]
 PageOption = Annotated[

@@ -18,7 +18,8 @@ from eau2.monitor.history import History
 from eau2.monitor.sight import Sight
 
 INTERVAL_SECONDS_MIN = 0.2
-_LINES_AROUND = 6  # of a screen, above and below the rows of the table
+_OWN = "ops/s are those of this command; of a server's: --store eau2://HOST"
+_LINES_AROUND = 7  # of a screen, above and below the rows of the table
 _WORST_FIRST = ("dead", "suspected", "returning", "joining", "leaving", "live", "left")
 _STYLES = {"live": "green", "dead": "bold red", "suspected": "bold yellow"}
 _COLUMNS = (
@@ -33,6 +34,9 @@ _COLUMNS = (
     ("keys", "keys"),
     ("missing", "missing"),
 )
+_LEAST_FIRST = (
+    *("disk_free", "load", "memory", "chunks", "latency_p50", "stored", "keys", "latency_p99", "operations", "missing"),
+)  # what is left out where the terminal is narrow
 _SIZES = frozenset({"memory", "stored", "disk_free"})
 _TIMES = frozenset({"latency_p50", "latency_p99"})
 
@@ -84,7 +88,8 @@ def _shown(document: Document, store: str, console: Console, *, rows_max: int | 
     head = Text(f"{store}: {sums}, {copies}", style="" if not missing and live == len(nodes) else "bold")
     left = len(nodes) - (rows_max or len(nodes))
     more = [Text(f"and {counted(left, 'node')} more")] if left > 0 else []
-    return Group(head, Text(""), _table(document, nodes[:rows_max], console), *more)
+    whose = [Text(_OWN, style="dim")] if document["counted_here"] else []
+    return Group(head, Text(""), _table(document, nodes[:rows_max], console), *more, *whose)
 
 
 def _table(document: Document, nodes: list[Document], console: Console) -> Table:
@@ -94,12 +99,30 @@ def _table(document: Document, nodes: list[Document], console: Console) -> Table
         for name, title in _COLUMNS
         if any(node["values"] and node["values"][at[name]] is not None for node in nodes)
     ]
+    cells = {
+        name: ["" if not node["values"] else _text(name, node["values"][at[name]]) for node in nodes]
+        for name, _ in columns
+    }
+    columns = _fitting(columns, cells, nodes, console)
     table = grid(console, "node", "state", *(title for _, title in columns), right=[title for _, title in columns])
-    for node in nodes:
+    for row, node in enumerate(nodes):
         state = node["state"]
-        cells = ["" if not node["values"] else _text(name, node["values"][at[name]]) for name, _ in columns]
-        table.add_row(Text(node["name"]), Text(state, style=_STYLES.get(state, "")), *map(Text, cells))
+        shown = [Text(cells[name][row]) for name, _ in columns]
+        table.add_row(Text(node["name"]), Text(state, style=_STYLES.get(state, "")), *shown)
     return table
+
+
+def _fitting(
+    columns: list[tuple[str, str]], cells: dict[str, list[str]], nodes: list[Document], console: Console
+) -> list[tuple[str, str]]:
+    """Return those of `columns` for which there is room: squeezed into a few characters each nobody reads them."""
+    room = console.width - sum(max(map(len, ("state", *(node[name] for node in nodes)))) for name in ("name", "state"))
+    widths = {name: 2 + max(map(len, (title, *cells[name]))) for name, title in columns}
+    gone: set[str] = set()
+    for name in _LEAST_FIRST:
+        if sum(width for column, width in widths.items() if column not in gone) + 2 > room:
+            gone.add(name)
+    return [(name, title) for name, title in columns if name not in gone]
 
 
 def _text(name: str, value: float | None) -> str:

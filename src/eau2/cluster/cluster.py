@@ -111,12 +111,12 @@ class Cluster(Whole):
         self._check_open()  # else it may be why nobody has said anything
         return found
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         """As `Node.publish`: all are near, and the first live node has them."""
         self._check_open()
         if not self.names():
             raise NodeUnavailable("no node is live", hint="start one")
-        self.nodes[self.names()[0]].publish(metrics)
+        self.nodes[self.names()[0]].publish(metrics, source=source)
 
     def _statistics(self, node: DirectoryNode, *, lately: bool = False) -> NodeStatistics:
         found, repairs = node.statistics(lately=lately), self._members.repairs

@@ -346,7 +346,7 @@ class Whole(ABC):
         """As `Node.reports`."""
 
     @abstractmethod
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         """As `Node.publish`."""
 
     def _statistics(self, node: Any) -> NodeStatistics:

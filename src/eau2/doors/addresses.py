@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from eau2.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -36,6 +36,18 @@ class Networks:
         parsed = ipaddress.ip_address(address.partition("%")[0])
         mapped = getattr(parsed, "ipv4_mapped", None)
         return any((mapped or parsed) in network for network in self._networks)
+
+
+def client_text(address: Sequence[object] | None) -> str:
+    """Return how a log says from where a client came; "" where that is not known.
+
+    >>> client_text(("127.0.0.1", 52341)), client_text(("::1", 52341, 0, 0)), client_text(None)
+    ('127.0.0.1:52341', '[::1]:52341', '')
+    """
+    if not address:
+        return ""
+    host, port = str(address[0]), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

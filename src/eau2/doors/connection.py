@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from eau2.doors.addresses import client_text
 from eau2.doors.work import Asked, Said
 from eau2.errors import StoreClosed
 
@@ -248,5 +249,4 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def __repr__(self) -> str:
-        peer = None if self._transport is None else self._transport.get_extra_info("peername")
-        return f"{peer}"
+        return client_text(None if self._transport is None else self._transport.get_extra_info("peername"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 TIMED_ONE_IN = 256  # requests, and one a second: to time one costs as much as a tenth of answering it
 _TIMES_KEPT = 512  # of which the percentiles are
 _PUBLISH_SECONDS = 1.0
+_SAME_SECONDS = 5.0  # what has not changed is published less often: a node that was started anew has lost it
 _END_SECONDS = 0.3
 
 
@@ -81,16 +83,20 @@ class DoorCounts:
 
 
 class Publishing:
-    """Publishes what doors count in the reports of `store`, each second, in a thread that ends with `close`.
+    """Publishes what doors count in the reports of `store`, each second in which that has changed, in a thread that
+    ends with `close`.
 
     A store that is served elsewhere to who may only read does not take it: that is tried once.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._source = secrets.token_hex(8)  # others may serve the same node
         self._lock = threading.Lock()  # guards the line below
         self._doors: dict[str, DoorCounts] = {}
         self._refused = False
+        self._latest: list[Metric] = []  # that were published
+        self._published = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._publish_for_ever, name="eau2-figures", daemon=True)
         self._thread.start()
@@ -111,8 +117,12 @@ class Publishing:
             counts.time_at = 0  # where little is asked, the next is timed
 
     def publish(self) -> None:
+        now, metrics = time.monotonic(), list(self.metrics())
+        if metrics == self._latest and now - self._published < _SAME_SECONDS:
+            return
         try:
-            self._store.node.publish(list(self.metrics()))
+            self._store.node.publish(metrics, source=self._source)
+            self._latest, self._published = metrics, now
         except ReadOnly:  # each time would be a line in the audit log of the server that refuses it
             self._refused = True
         except Eau2Error:  # the store is closed, or no node answers: the next second is soon

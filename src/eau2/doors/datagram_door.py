@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, cast
 
+from eau2.doors.addresses import client_text
 from eau2.doors.datagrams import Code, Refused, Replies, Request, Standing, answer, decode, number, reply
 from eau2.doors.datagrams import Command as Asked
 from eau2.doors.log import log
@@ -73,7 +74,7 @@ class DatagramDoor(asyncio.DatagramProtocol):
             self._submit(what, request, address)
             return
         if what is Asked.WIPE_OUT and self._allow_wipe:
-            self._shared.audit("wipe out", address)
+            self._shared.audit("wipe out", client_text(address))
             self._submit(Wipe(), request, address)
             return
         self._finish(request, address, self._answered(request, what, address))
@@ -93,7 +94,7 @@ class DatagramDoor(asyncio.DatagramProtocol):
         if what is Asked.MEMBER_COUNT:
             return number(request.id, self._shared.member_count())
         if what is Asked.SHUTDOWN and self._allow_shutdown and self._shared.is_loopback(address[0]):
-            self._shared.audit("shutdown", address)
+            self._shared.audit("shutdown", client_text(address))
             self._shared.shut_down()
             return reply(request.id, Code.SUCCESS)
         return reply(request.id, Code.UNKNOWN_COMMAND)

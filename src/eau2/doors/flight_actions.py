@@ -237,7 +237,7 @@ class Actions:
             metrics = [Metric(*metric) for metric in _listed(header, "metrics")]
         except TypeError:
             raise InvalidOption("a metric is its name, value, unit, help and kind") from None
-        self._store.node.publish(metrics)
+        self._store.node.publish(metrics, source=str(header.get("source", "")))
         yield {}, b""
 
 

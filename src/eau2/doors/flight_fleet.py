@@ -47,6 +47,7 @@ class FleetVerbs:
     def replies(self, caller: Caller, peer: str, verb: str, header: Header, payload: memoryview) -> Iterator[bytes]:
         """Yield the reply to `verb`. NotAllowed, InvalidOption, InvalidValue, and what the nodes raise."""
         caller.require(Role.READ)
+        peer = _address(peer)
         fleet, run_id = self._fleet(), str(header.get("run", ""))
         data = b""
         if verb == "fleet_allowed":
@@ -93,6 +94,7 @@ class FleetVerbs:
         caller.require(Role.READ)
         fleet, run = self._fleet(), fleet_wire.run_heard(asked["run"])
         text = run.work.text
+        peer = _address(peer)
         self._require(caller, peer, text, kind=type(run.work).__name__.lower(), who=run.user)
         run = replace(run, host=came_by("eau2://", f"{run.host}, {_host(peer)}"))
         try:
@@ -150,7 +152,7 @@ class FleetVerbs:
         role = caller.access.role.name.lower()
         why = f"the token may only {role}" if caller.access.has_tokens else "the server has no tokens"
         if peer:
-            self._refused.note(_host(peer), role, why, door="eau2://", who=who, kind=kind, text=text)
+            self._refused.note(peer, _host(peer), role, why, door="eau2://", who=who, kind=kind, text=text)
         raise NotAllowed(f"what runs on nodes takes a token of an admin: {why}", hint="set EAU2_TOKEN to one")
 
 
@@ -251,13 +253,17 @@ class _LeftError(Exception):
     """Nobody waits any more: it ends the run."""
 
 
-def _host(peer: str) -> str:
-    """Return the address of who calls, as gRPC has it.
+def _address(peer: str) -> str:
+    """Return from where who calls came, as gRPC has it.
 
-    >>> _host("ipv4:127.0.0.1:52341"), _host("ipv6:%5B::1%5D:52341")
-    ('127.0.0.1', '[::1]')
+    >>> _address("ipv4:127.0.0.1:52341"), _address("ipv6:%5B::1%5D:52341")
+    ('127.0.0.1:52341', '[::1]:52341')
     """
-    return unquote(peer).partition(":")[2].rpartition(":")[0] or peer
+    return unquote(peer).partition(":")[2] or peer
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0] or address
 
 
 def _piece(header: Header, data: bytes = b"") -> pa.RecordBatch:

@@ -25,6 +25,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from eau2.doors.addresses import client_text
 from eau2.doors.connection import IDLE_SECONDS, RATE_MIN, STALLED_SECONDS
 from eau2.doors.http_requests import Refused, bearer_of, check_sender, is_run, role_wanted, status_of
 from eau2.doors.http_routes import router
@@ -252,7 +253,7 @@ class HttpConnection(H11Protocol):
             self.transport.close()
 
     def __repr__(self) -> str:
-        return f"{self.client}"
+        return client_text(self.client)
 
     @property
     def host(self) -> str:
@@ -366,7 +367,7 @@ class HttpConnection(H11Protocol):
         why = access.refusal(wanted, "")
         if why:
             if is_run(method, path):
-                self._door.refused.note(self.host, access.role.name.lower(), why)
+                self._door.refused.note(repr(self), self.host, access.role.name.lower(), why)
             raise Refused(403, "Forbidden", why)
         return access.role
 

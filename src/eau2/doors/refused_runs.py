@@ -32,12 +32,21 @@ class RefusedRuns:
         self._telling = False
 
     def note(
-        self, client: str, role: str, why: str, *, door: str = "the page", who: str = "", kind: str = "", text: str = ""
+        self,
+        client: str,
+        host: str,
+        role: str,
+        why: str,
+        *,
+        door: str = "the page",
+        who: str = "",
+        kind: str = "",
+        text: str = "",
     ) -> None:
-        """A run that `client` has asked for, with a token of `role`, was refused. who: it says it is."""
+        """A run that `client` of `host` has asked for, with a token of `role`, was refused. who: it says it is."""
         self._audit("run refused", client, role=role, why=why)
         now = time.time()
-        refusal = Refusal(new_id(now), now, who or role, came_by(door, client), kind, text, why)
+        refusal = Refusal(new_id(now), now, who or role, came_by(door, host), kind, text, why)
         with self._lock:
             if self._store.node.fleet is None or len(self._waiting) >= WAITING_MAX:
                 return

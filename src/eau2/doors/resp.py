@@ -6,12 +6,14 @@ RESP3 after HELLO 3. https://redis.io/docs/latest/develop/reference/protocol-spe
 
 from __future__ import annotations
 
+from functools import lru_cache
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from eau2.store.store import VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 LINE_BYTES_MAX = 64 << 10  # of a line that is typed, and of the head of an array or bulk string
 ARGUMENTS_MAX = 1 << 20
@@ -159,6 +161,7 @@ _GETS = (b"*2\r\n$3\r\nGET\r\n", b"*2\r\n$3\r\nget\r\n")
 _SETS = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
 _BEGIN_BYTES = 13  # of each of these
 _END = b"\r\n"
+ALIKE_MAX = 64  # requests that `_alike` looks at: what takes more apart is itself large
 _LINES = {**dict.fromkeys(_GETS, 2), **dict.fromkeys(_SETS, 4)}  # of a request, after its begin
 
 
@@ -178,11 +181,11 @@ def gets(data: bytes) -> list[bytes] | None:
     return found
 
 
-def plain(data: bytes) -> tuple[list[bytes], list[bytes] | None] | None:
+def plain(data: bytes) -> tuple[Sequence[bytes], Sequence[bytes] | None] | None:
     r"""Return the keys, and the values, where `data` is so many whole GETs or so many whole SETs without options.
 
-    None where it is not, or a key or value has a line end in it. 0.5 us, and 0.25 for each more: a Python step for each
-    argument would cost ten times as much.
+    None where it is not, or a key or value has a line end in it, but for such as `_alike` finds. 0.5 us, and 0.25 for
+    each more, 0.1 where they are alike: a Python step for each argument would cost ten times as much.
 
     >>> plain(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n" * 2), plain(b"PING\r\n")
     (([b'a', b'a'], None), None)
@@ -193,6 +196,8 @@ def plain(data: bytes) -> tuple[list[bytes], list[bytes] | None] | None:
         return None
     if data.find(begin, _BEGIN_BYTES) < 0:  # one, as usual
         return _plain_one(data.split(_END), step)
+    if step == 4 and (found := _alike(data, begin)) is not None:
+        return found
     short = data.replace(begin, b"*")
     lines = short.split(_END)
     last = lines.pop()
@@ -221,6 +226,36 @@ def _plain_one(lines: list[bytes], step: int) -> tuple[list[bytes], list[bytes] 
         if [lines[3], *lines[5:-1:2]] == _heads(lines[4::2]):
             return [lines[4]], [lines[6]] if step == 4 else None
     return None
+
+
+def _alike(data: bytes, begin: bytes) -> tuple[Sequence[bytes], Sequence[bytes]] | None:
+    """As `plain`, of two SETs or more, where all have keys of one length and values of one length; else None.
+
+    Then each byte has its place, and one call takes them apart. Line ends in keys or values are no matter.
+    """
+    lines = data.split(_END, 7)
+    if len(lines) < 8:
+        return None
+    count = len(data) // (len(data) - len(lines[7]))
+    if count > ALIKE_MAX:
+        return None
+    layout, heads, between = _layout(begin, len(lines[4]), len(lines[6]), count)
+    if layout.size != len(data):
+        return None
+    parts: tuple[bytes, ...] = layout.unpack(data)
+    return (parts[1::4], parts[3::4]) if parts[::4] == heads and parts[2::4] == between else None
+
+
+@lru_cache(maxsize=256)
+def _layout(
+    begin: bytes, key_bytes: int, value_bytes: int, count: int
+) -> tuple[Struct, tuple[bytes, ...], tuple[bytes, ...]]:
+    """Return what takes so many SETs apart, whose keys and values are so long, into what must stand before the keys
+    and at the end, keys, what must stand between, and values, in turn; and those that must. 2 us."""
+    head, between = b"%b$%d\r\n" % (begin, key_bytes), b"\r\n$%d\r\n" % value_bytes
+    pair = f"{key_bytes}s{len(between)}s{value_bytes}s"
+    layout = Struct(f"{len(head)}s" + f"{pair}{len(head) + 2}s" * (count - 1) + f"{pair}2s")
+    return layout, (head, *[_END + head] * (count - 1), _END), (between,) * count
 
 
 def _heads(strings: list[bytes], heads: list[bytes] = _HEADS) -> list[bytes]:

@@ -146,8 +146,8 @@ class Plain(NamedTuple):
     Not yet looked at: a key may be none. What becomes of them is told as `bulk` does: `absent` where nothing is.
     """
 
-    keys: list[bytes]
-    values: list[bytes] | None  # None: to read
+    keys: Sequence[bytes]
+    values: Sequence[bytes] | None  # None: to read
     absent: bytes
     asked: Sequence[bytes] = ()  # of reads, the keys as `Conversation.gets` has them
 

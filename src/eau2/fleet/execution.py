@@ -49,7 +49,7 @@ class Execution:
         self.name, self.run = name, run
         self._journal, self._keeping = journal, keeping
         self._orphan_seconds = orphan_seconds
-        self._process = CommandProcess() if not isinstance(run.work, Push) else None
+        self._process = CommandProcess(orphan_seconds) if not isinstance(run.work, Push) else None
         self._receiving: Receiving | None = None
         self._cancelled = threading.Event()
         self._is_left = False  # by its node

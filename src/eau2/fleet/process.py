@@ -7,16 +7,18 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from eau2.fleet.run import State, Stream
 
 READ_BYTES = 64 << 10
+_GUARD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard.py")
 _TERM_SECONDS = 1.0  # from SIGTERM to SIGKILL
 _WAIT_SECONDS = 60.0  # a bound on one wait; the loop around it waits on
 
@@ -25,10 +27,11 @@ class CommandProcess:
     """One command. `run` it once; `end` may come at any time, from any thread.
 
     It ends when its first process does; what that has left in the background is not waited for, and lives on, unless
-    the command was ended from outside.
+    the command was ended from outside. When this process is killed it has `orphan_seconds` left, within its deadline.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, orphan_seconds: float) -> None:
+        self._orphan_seconds = orphan_seconds
         self._lock = threading.Lock()  # guards what is below
         self._woken = -1  # while it runs: who is to end it writes here
         self._is_cancelled = False
@@ -56,7 +59,8 @@ class CommandProcess:
                 )
                 try:
                     reader.start()
-                    state = self._wait(process, deadline)
+                    with self._guarded(process, deadline):
+                        state = self._wait(process, deadline)
                 except BaseException:  # no thread, or no file, is to be had: it would be waited for
                     _signal(process, signal.SIGKILL)
                     raise
@@ -93,6 +97,31 @@ class CommandProcess:
             cwd=_home(),
             start_new_session=True,  # a group of its own, and no terminal
         )
+
+    @contextlib.contextmanager
+    def _guarded(self, process: subprocess.Popen[bytes], deadline: float | None) -> Iterator[None]:
+        """Have another process end it when this one is killed. OSError."""
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            guard = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-S", _GUARD, str(process.pid), str(pidfd), str(self._orphan_seconds)),
+                    str(float("inf") if deadline is None else deadline),
+                ],
+                stdin=subprocess.PIPE,  # of which this process has the other end
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                pass_fds=(pidfd,),
+                start_new_session=True,  # what ends this one is not to end it too
+            )
+        finally:
+            os.close(pidfd)
+        with guard:  # it ends with the command
+            try:
+                yield
+            finally:
+                guard.kill()
 
     def _wait(self, process: subprocess.Popen[bytes], deadline: float | None) -> State:
         """Wait until it ends, and end it when that is asked for, or at `deadline`. Return which it was."""

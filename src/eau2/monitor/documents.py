@@ -68,6 +68,7 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
         "time": seen.time,
         "took": seen.took_seconds,
         "troubles": seen.troubles,
+        "counted_here": seen.counted_here,
         "figures": FIGURES,
         "nodes": nodes,
         "changes": [{"time": change.time, "why": change.why} for change in seen.changes[-CHANGES_SENT:]],
@@ -76,8 +77,8 @@ def overview(seen: Observation, history: History, queries: tuple[int, int, float
         "repair": {
             "missing": seen.totals.get("copies_missing", 0),
             "counting": _is_counting(seen),
-            "copied": seen.totals.get("copied", 0),
-            "copied_bytes": seen.totals.get("copied_bytes", 0),
+            "copied": history.summed("copied"),
+            "copied_bytes": history.summed("copied_bytes"),
             "bytes_per_second": _sum(history.latest(name, "copied_bytes") for name in reports),
         },
         "queries": {"begun": begun, "running": running, "seconds": seconds},

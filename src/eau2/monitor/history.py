@@ -19,6 +19,8 @@ SERIES_MAX = 20_000  # of 1.4 kB each
 BRIDGED_STEPS = 6  # between two looks that may be so far apart and still be one line: looks that cost much are fewer
 SILENT_SECONDS = 10.0  # after which what a node said is not taken for how it is
 APART_SECONDS = 0.2  # what nodes said is of another moment, however well its age is known
+SUMMED = ("copied", "copied_bytes")  # counters of which a sum is shown that is not to fall when a node begins again
+SUMMED_MAX = 20_000  # of all nodes that ever were
 _NOTHING = math.nan
 
 Name = tuple[str, str]  # node, figure
@@ -33,6 +35,8 @@ class History:
         self._counts: dict[Name, tuple[float, float]] = {}  # of counters: time and count of the last look
         self._latest: dict[Name, float] = {}
         self._before: dict[Name, float] = {}  # at the last look
+        self._counted: dict[Name, float] = {}  # of SUMMED, as nodes said last
+        self._sums = dict.fromkeys(SUMMED, 0.0)
         self._now = 0  # the step of the last look
 
     def note(self, time: float, reports: Iterable[Report]) -> None:
@@ -48,6 +52,8 @@ class History:
                 seen.add(name)
                 at = time - report.age_seconds
                 value = self._rate(name, at, metric.value) if metric.kind == COUNTER else metric.value
+                if metric.name in self._sums:
+                    self._sum(name, metric.value)
                 if value is not None:
                     self._latest[name] = value
                     self._put(name, value)
@@ -56,6 +62,11 @@ class History:
     def latest(self, node: str, figure: str) -> float | None:
         """Return the value of the last look, of counters how fast it grew before; None where that is not known."""
         return self._latest.get((node, figure))
+
+    def summed(self, figure: str) -> float:
+        """Return how much all nodes have counted of a figure of SUMMED, also before one was started anew or went, as
+        far as that was looked at. It never falls."""
+        return self._sums[figure]
 
     def figures(self, node: str) -> list[str]:
         """Return the names of what is known of `node`."""
@@ -84,6 +95,13 @@ class History:
             return None
         grown = count - before[1]
         return (grown if grown >= 0 else count) / (time - before[0])  # less than before: it began again from 0
+
+    def _sum(self, name: Name, count: float) -> None:
+        before = self._counted.pop(name, 0.0)
+        self._counted[name] = count  # the last of all: those that were not heard of for long go first
+        self._sums[name[1]] += count - before if count >= before else count
+        if len(self._counted) > SUMMED_MAX:
+            del self._counted[next(iter(self._counted))]
 
     def _put(self, name: Name, value: float) -> None:
         values = self._series.get(name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from eau2.errors import Eau2Error, NodeUnavailable
 from eau2.metrics.process import process_statistics
 from eau2.metrics.report import Report, metrics_of
-from eau2.monitor.source import Observation, answered, in_all, who
+from eau2.monitor.source import Observation, answered, in_all, is_counted_here, who
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,7 +176,8 @@ class Sight:
         if self._totals.error is not None:
             live = {member.name for member in members if member.state == "live"}
             totals |= copies([report for report in reports if report.node in live])
-        return Observation(now, took_seconds, members, changes, reports, totals, server, troubles)
+        here = is_counted_here(self._store)
+        return Observation(now, took_seconds, members, changes, reports, totals, server, here, troubles)
 
 
 def copies(reports: Sequence[Report]) -> dict[str, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eau2.metrics.report import GAUGE, Metric, metrics_of
+from eau2.remote.address import SCHEME as CLUSTER
+from eau2.served.address import SCHEME as SERVED
 
 if TYPE_CHECKING:
     from eau2.metrics.report import Report
@@ -27,12 +29,18 @@ class Observation:
     reports: tuple[Report, ...]
     totals: dict[str, float]  # of all nodes: keys, frames and chunks are counted once each, not each copy
     server: Report  # of the process that serves the page, and of its machine
+    counted_here: bool  # counts are of this process alone: others that have the directory open count for themselves
     troubles: tuple[str, ...] = ()  # what is not as of now, since when and why
 
 
 def who(store: Store) -> tuple[tuple[Member, ...], tuple[EpochChange, ...]]:
     """Return who is a member, those that are not live last, and why that has changed."""
     return tuple(sorted(store.members(), key=lambda member: member.state != "live")), store.epochs()
+
+
+def is_counted_here(store: Store) -> bool:
+    """Whether the nodes of `store` are in this process, and others that have them open too count for themselves."""
+    return not store.name.startswith((CLUSTER, SERVED))
 
 
 def in_all(store: Store) -> dict[str, float]:

@@ -103,6 +103,14 @@ class Watch:
                 self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._look_for_ever()
+        except BaseException:  # a fault of ours: who asks next begins anew, and does not see for ever what was
+            with self._changed:
+                self._closed_or_idle()
+            raise
+
+    def _look_for_ever(self) -> None:
         while True:
             began = time.thread_time()
             self._look()

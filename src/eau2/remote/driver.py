@@ -296,13 +296,13 @@ class RemoteCluster(Whole):
             self._gossip.forget(now)
             return self._gossip.reports(now)
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         """As `Node.publish`: on a node of this machine, or else on the first that answers."""
         self._look_round()
         live = [self.nodes[name] for name in super().names()]
         for place in sorted(live, key=lambda place: not place.is_near()):
             with contextlib.suppress(Unreachable), self._unless_closed():
-                place.publish(metrics)
+                place.publish(metrics, source)
                 return
         raise NodeUnavailable("no node takes figures", hint="try again when one is back")
 

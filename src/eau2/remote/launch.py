@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.errors import InvalidOption, StoreBusy, failed_call
-from eau2.remote.raylets import LocalCluster, own_directory, write_own
+from eau2.remote.raylets import LocalCluster, own_directory, running, write_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,6 +45,17 @@ def all_of_them() -> list[LocalCluster]:
     clusters = _directory(NAME).parent
     names = [path.name for path in clusters.iterdir()] if clusters.is_dir() else []
     return [found for name in sorted(names) if _NAME.fullmatch(name) and (found := find(name)) is not None]
+
+
+def home() -> Path:
+    """Return the directory in which what is known of this machine's clusters is."""
+    return _home(_directory(NAME))
+
+
+def homes_that_run(name: str = NAME) -> list[Path]:
+    """Return the other homes on this machine of which a cluster `name` runs, of this user: `down` looks in `home`."""
+    own = _directory(name)
+    return sorted(_home(each) for each in running() if each.name == name and each != own)
 
 
 def up(
@@ -206,7 +217,11 @@ def data_directory(name: str) -> Path:
 
 
 def _data(directory: Path) -> Path:
-    return directory.parents[1] / "data" / directory.name
+    return _home(directory) / "data" / directory.name
+
+
+def _home(directory: Path) -> Path:
+    return directory.parents[1]
 
 
 def _directory(name: str) -> Path:

@@ -223,9 +223,9 @@ class RemotePlace:
         found: Answer = self._ask("gossip", digest)
         return found
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
-        """Have `metrics` among the figures of the node. InvalidOption."""
-        self._ask("publish", list(metrics))
+    def publish(self, metrics: Sequence[Metric], source: str) -> None:
+        """Have `metrics` of `source` among the figures of the node. InvalidOption."""
+        self._ask("publish", list(metrics), source)
 
     def check(self) -> NodeCheck:
         found: NodeCheck = self.work("node", "check")

@@ -291,6 +291,17 @@ class LocalCluster:
             raise Corrupt(f"{path} is damaged", hint="remove it; `eau2 down` works without it") from error
 
 
+def running() -> set[Path]:
+    """Return the directories of all clusters of this user that have a process on this machine. 10 ms."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it is another user's, or has ended
+            for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if variable.startswith(f"{_MARK}=".encode()):
+                    found.add(Path(os.fsdecode(variable.partition(b"=")[2])))
+    return found
+
+
 def own_directory(path: Path) -> None:
     """Have the directory `path`, for its owner only."""
     try:

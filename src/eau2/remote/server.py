@@ -55,7 +55,7 @@ _OF_MEMBER = frozenset(
 )
 _OF_MEMBER |= {"listing", "records", "copy", "mend"}
 _OF_MEMBERSHIP = frozenset({"meet", "changed", "rebalance"})
-_OF_GOSSIP = frozenset({"gossip", "hear_news"})
+_OF_GOSSIP = frozenset({"asked", "gossip", "hear_news"})
 _OF_NODE = frozenset(["check", "listing", "records", "chunk_sizes", "has_chunks", "count_read"])
 
 
@@ -273,9 +273,9 @@ class NodeServer:
             raise AttributeError(f"nobody asks a node for {method}")
         return getattr(self._node, method)(*given)
 
-    def _do_publish(self, metrics: Sequence[Metric]) -> None:
+    def _do_publish(self, metrics: Sequence[Metric], source: str) -> None:
         """As `Node.publish`."""
-        self._node.publish(metrics)
+        self._node.publish(metrics, source=source)
 
     def _members(self) -> Sequence[str]:
         member = self._membership.member

@@ -194,8 +194,8 @@ class ServedNode:
             Report(node, age, tuple(Metric(*metric) for metric in metrics)) for node, age, metrics in said["reports"]
         )
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
-        self._call("publish", {"metrics": [astuple(metric) for metric in metrics]})
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
+        self._call("publish", {"metrics": [astuple(metric) for metric in metrics], "source": source})
 
     def said(self, verb: str) -> dict[str, Any]:
         """Return what the server says to a `verb` that needs nothing and is answered in one reply."""

@@ -15,7 +15,17 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, NotAStore, ReadOnly, StoreUnusable, is_disk_full
+from eau2.errors import (
+    Corrupt,
+    DiskFull,
+    Eau2Error,
+    FormatTooNew,
+    NotAStore,
+    ReadOnly,
+    StoreUnusable,
+    failed_call,
+    is_disk_full,
+)
 from eau2.store.chunks import flush_file
 from eau2.store.membership import EpochChange, Member, WayIn, no_way_in
 from eau2.store.node import DirectoryNode
@@ -80,7 +90,11 @@ class LocalNodes:
 
     def epochs(self) -> tuple[EpochChange, ...]:
         self._node.generation()  # StoreClosed
-        made = (self.path / MARKER).stat().st_mtime
+        marker = self.path / MARKER
+        try:
+            made = marker.stat().st_mtime
+        except OSError as error:  # somebody has removed or moved the directory
+            raise failed_call(error, marker) from error
         return (EpochChange(1, made, (FIRST_NODE,), "the store was made with 1 node"),)
 
     def way_in(self) -> WayIn:

@@ -26,6 +26,7 @@ from eau2.store.holder import others_live
 from eau2.store.mapping import Mappings
 from eau2.store.nodes import MappedFrame, NodeStatistics, ReadCounts, closed, no_homes
 from eau2.store.open_nodes import add_open, remove_open
+from eau2.store.puts import moves_files
 from eau2.store.reading import Reader
 from eau2.store.spare import Spare
 from eau2.store.statistics import Figures, Sizing, bytes_with_log
@@ -75,8 +76,7 @@ class DirectoryNode:
         self._spare = Spare(self.directory)
         self._spare.lend(lambda: self._begin(flush))
         self._mappings = Mappings(self._files)
-        self._counting = threading.Lock()  # guards the line below
-        self._read = ReadCounts()
+        self._counting, self._read = threading.Lock(), ReadCounts()  # the one guards the other
         self.figures = Figures(self.directory)
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
         settle = _nothing if self._writer is None else self._writer.settle
@@ -139,7 +139,7 @@ class DirectoryNode:
             return []
         outcomes = self._writing().write(writes)
         self._waiting.notify()
-        if writes[-1].chunks and time.monotonic() - self._swept > _SWEEP_SECONDS:
+        if moves_files(writes) and time.monotonic() - self._swept > _SWEEP_SECONDS:
             self._sweep()
         return outcomes
 
@@ -298,9 +298,9 @@ class DirectoryNode:
     def reports(self) -> tuple[Report, ...]:
         return (self.figures.report(self.statistics(lately=True)),)
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         self._check_open()
-        self.figures.publish(metrics)
+        self.figures.publish(metrics, source=source)
 
     def close(self) -> None:
         """End threads, locks and connections within a second. Buffers that are held stay readable. Idempotent."""

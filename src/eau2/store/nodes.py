@@ -254,9 +254,12 @@ class Node(Protocol):
         """Return what each node last said of itself, in natural order of names. Some figures may be some seconds older
         than the report, where to count them takes long. About 1 ms."""
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         """Have `metrics` in the reports, of the node that is nearest, until its process ends. InvalidOption,
-        InvalidValue."""
+        InvalidValue.
+
+        source: who publishes them each second, until it ends; several together, see `Published`.
+        """
 
     def close(self) -> None: ...
 

@@ -194,12 +194,12 @@ class Figures:
         """Have among the figures what `count` returns, a statistics object, with names that begin with `prefix`."""
         self._others = {**self._others, prefix: count}  # replaced, never changed: others go through it meanwhile
 
-    def publish(self, metrics: Sequence[Metric]) -> None:
+    def publish(self, metrics: Sequence[Metric], *, source: str = "") -> None:
         """As `Node.publish`."""
         for metric in metrics:
             if str(metric.name).startswith(tuple(self._others)):
                 raise InvalidOption(f"{metric.name} is among the figures of eau2's own", hint="choose another name")
-        self._published.publish(metrics)
+        self._published.publish(metrics, source=source)
 
     def metrics(self, statistics: NodeStatistics) -> tuple[Metric, ...]:
         """Return the figures of the node whose `statistics` these are. About 0.2 ms."""

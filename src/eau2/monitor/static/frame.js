@@ -2,6 +2,8 @@
 
 import { again, ask, bytes, count, el, plural, say } from "./tools.js";
 
+const UNNAMED = "(no name)"; // a column may be called so
+
 export function frameView(_, key) {
   const box = el("div", {}), node = el("div", {}, path(key), el("h1", {}, key), box);
   const failed = el("p", { class: "bad", role: "status" });
@@ -23,7 +25,7 @@ export function frameView(_, key) {
   }
 
   async function show() {
-    const said = await ask(`frame?key=${encodeURIComponent(key)}`), shown = await chunks(said);
+    const said = await ask(`frame?key=${encodeURIComponent(key)}`), shown = said.chunks ? await chunks(said) : [];
     box.replaceChildren(
       el("p", { class: "quiet" }, [plural(said.rows, "row"), plural(said.columns.length, "column"), plural(said.chunks, "chunk"), bytes(said.bytes),
         said.copies && (said.copies === 1 ? "1 copy" : `${count(said.copies)} copies`), `version ${count(said.version)}`].filter(Boolean).join(" · ")),
@@ -34,10 +36,10 @@ export function frameView(_, key) {
   function preview(said) {
     const shown = said.columns.slice(0, said.preview.length), count = said.preview[0]?.length ?? 0;
     const table = el("table", { class: "rows" },
-      el("thead", {}, el("tr", {}, ...shown.map((column) => el("th", { scope: "col", class: right(column.type) }, column.name, el("small", {}, column.type))))),
+      el("thead", {}, el("tr", {}, ...shown.map((column) => el("th", { scope: "col", class: right(column.type) }, column.name || UNNAMED, el("small", {}, column.type))))),
       el("tbody", {}, ...Array.from({ length: count }, (_, row) =>
         el("tr", {}, ...said.preview.map((column, at) => el("td", { class: right(shown[at].type) }, column[row]))))));
-    const rest = said.columns.slice(shown.length).map((column) => `${column.name} ${column.type}`).join(", ");
+    const rest = said.columns.slice(shown.length).map((column) => `${column.name || UNNAMED} ${column.type}`).join(", ");
     return [scroll(table, "First rows"), rest ? el("p", { class: "quiet" }, `Further columns: ${rest}`) : null];
   }
 
@@ -47,7 +49,7 @@ export function frameView(_, key) {
     const choose = el("select", { id: "column", on: { change: () => {
       column = Number(choose.value);
       fill();
-    } } }, ...said.preview.map((_, at) => el("option", { value: at }, said.columns[at].name)));
+    } } }, ...said.preview.map((_, at) => el("option", { value: at }, said.columns[at].name || UNNAMED)));
     const more = el("button", { type: "button", on: { click: load } }, "More chunks");
 
     function fill() {
@@ -78,7 +80,7 @@ export function frameView(_, key) {
 
 /** A square for each chunk on each node that has it: filled where it is read now. */
 function chunkMap(chunks, nodes, total) {
-  if (nodes.length < 2) return el("p", {}, `All ${plural(total, "chunk")} on ${nodes[0]?.name ?? "this node"}.`);
+  if (nodes.length < 2) return el("p", {}, `${total === 1 ? "The chunk is" : `All ${count(total)} chunks are`} on ${nodes[0]?.name ?? "this node"}.`);
   const rows = nodes.filter((node) => chunks.some((chunk) => chunk.place === node.name || chunk.homes.includes(node.name)));
   const lines = rows.map((node) => el("tr", {},
     el("th", { scope: "row", class: node.live ? "" : "bad" }, el("a", { href: `#/node/${encodeURIComponent(node.name)}` }, node.name)),

@@ -1,6 +1,6 @@
 // The keys as a tree. What is under a prefix is asked for when it is opened, a page at a time.
 
-import { again, ask, bytes, count, el, plural, say } from "./tools.js";
+import { again, ask, bytes, count, el, plain, plural, say } from "./tools.js";
 
 const PAGE = 100;
 
@@ -43,7 +43,7 @@ export function keysView(_, prefix) {
 
   function key(row, prefix, depth, copies) {
     const [cell, text] = name(row.key, prefix, depth), isFrame = row.kind === "frame" || row.kind === "file";
-    cell.append(isFrame ? el("a", { href: `#/frame/${encodeURIComponent(row.key)}` }, text) : text);
+    cell.append(isFrame ? el("a", { href: `#/frame/${encodeURIComponent(row.key)}` }, text) : plain(text));
     return el("tr", {}, cell, ...cells(row.kind || "–", row.rows == null ? "" : count(row.rows), bytes(row.bytes), count(copies), count(row.version)));
   }
 

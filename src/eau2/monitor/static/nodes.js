@@ -53,6 +53,7 @@ export function nodesView(shared) {
   const late = chart("99 % of requests at the slowest door answered within", "seconds");
   late.node.hidden = true;
   const repair = el("p", { class: "repair", role: "status" });
+  const whose = el("p", { class: "note", hidden: true }, "Operations, requests and what was read are those of this server: other processes that have the directory open count for themselves.");
   const changed = el("ul", { class: "changes", tabindex: 0, "aria-label": "Changes, the latest first" }), changes = el("section", { hidden: true, "aria-label": "Changes of members" }, el("h2", {}, "Who came and went"), changed);
   const rows = new Map(), body = el("tbody", {}), heads = new Map();
   const filter = el("input", { type: "search", id: "filter", placeholder: "name or state", on: { input: () => arrange(true) } });
@@ -69,7 +70,7 @@ export function nodesView(shared) {
     el("section", { "aria-label": "Each node" },
       el("div", { class: "bar" }, el("h2", {}, "Each node"), el("label", { for: "filter" }, "Find"), filter, shown),
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of nodes" },
-        el("table", { class: "nodes cards" }, el("thead", {}, head), body))),
+        el("table", { class: "nodes cards" }, el("thead", {}, head), body)), whose),
     changes);
 
   function sorter(name, title, right = false) {
@@ -155,6 +156,7 @@ export function nodesView(shared) {
     facts.server.set(`load ${short(server.load)}`, `${bytes(server.memory)} of memory in use${server.disk_free == null ? "" : `, ${bytes(server.disk_free)} of disk free`}`);
     say(repair, said.repair.missing ? `Repair: ${said.repair.missing === 1 ? "1 copy" : `${count(said.repair.missing)} copies`} missing, ${bytes(said.repair.copied_bytes)} copied${said.repair.bytes_per_second == null ? "" : `, now ${bytes(said.repair.bytes_per_second)}/s`}.` : "");
     repair.hidden = !said.repair.missing;
+    whose.hidden = !said.counted_here;
     changes.hidden = said.changes.length === 0;
     const newest = said.changes.at(-1)?.time ?? 0;
     if (changed.dataset.newest !== String(newest)) {

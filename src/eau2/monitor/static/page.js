@@ -6,7 +6,7 @@ import { nodeView, nodesView } from "./nodes.js";
 import { queriesView, queryView } from "./queries.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
-import { Failure, ask, clock, el, listen, say, seconds } from "./tools.js";
+import { Failure, ask, clock, el, listen, plain, say, seconds } from "./tools.js";
 
 const AGAIN_SECONDS = 2;
 const SILENT_SECONDS = 20; // the server says something every 15 at least, unless looking takes it long
@@ -15,7 +15,7 @@ const main = document.getElementById("main");
 const views = [
   [/^\/$/, "nodes", nodesView],
   [/^\/node\/(.*)$/, "nodes", nodeView],
-  [/^\/keys\/(.*)$/, "keys", keysView],
+  [/^\/keys(?:\/(.*))?$/, "keys", keysView],
   [/^\/frame\/(.*)$/, "keys", frameView],
   [/^\/queries$/, "queries", queriesView],
   [/^\/query\/(\d+)$/, "queries", queryView],
@@ -29,10 +29,19 @@ let view = null, heardAt = 0;
 
 // -- views ----------------------------------------------------------------------------------------------------------
 
+/** Return what a part of an address says; as it stands where somebody has typed what encodes nothing. */
+function decoded(part = "") {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function route() {
   const path = location.hash.slice(1) || "/";
   const [, name, make, ...given] = views.map(([form, ...rest]) => [form.exec(path), ...rest])
-    .filter(([found]) => found).map(([found, name, make]) => [found, name, make, ...found.slice(1).map(decodeURIComponent)])[0] ?? [];
+    .filter(([found]) => found).map(([found, name, make]) => [found, name, make, ...found.slice(1).map(decoded)])[0] ?? [];
   view?.close?.();
   view = null;
   trouble("");
@@ -51,7 +60,7 @@ function route() {
     return;
   }
   main.replaceChildren(view.node);
-  document.title = `${view.title} · eau2`;
+  document.title = plain(`${view.title} · eau2`);
   for (const each of ["overview", "queries"]) if (state[each]) view[each]?.(state[each]);
   window.scrollTo(0, 0);
 }

@@ -3,6 +3,14 @@
 const TOKEN = "eau2-token";
 const AGAIN_SECONDS = 3;
 
+// Characters that are not seen, or turn round those that follow: a key must not look like another.
+const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
+/** Return what `said` is as text that shows all of it: `\u202e` and the like for what would not be seen. */
+export function plain(said) {
+  return String(said).replace(UNSEEN, (each) => `\\u${each.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /** Make an element: attributes by name, `on` for listeners, children as nodes or text. */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -11,12 +19,13 @@ export function el(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value != null) made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child != null));
+  made.append(...children.flat().filter((child) => child != null).map((child) => (typeof child === "string" ? plain(child) : child)));
   return made;
 }
 
 /** Set a text only where it differs: what stays the same is not laid out again. */
-export function say(node, text) {
+export function say(node, said) {
+  const text = plain(said ?? "");
   if (node.textContent !== text) node.textContent = text;
 }
 
