@@ -39,6 +39,20 @@ def cluster(nodes: int, *, replicas: int = 2) -> Iterator[eau2.Store]:
                 os.environ["EAU2_HOME"] = before
 
 
+@contextlib.contextmanager
+def idle_actor() -> Iterator[None]:
+    """Have an actor that does nothing on the cluster that this process is connected to: what Ray itself takes."""
+
+    class Bare:
+        async def ready(self) -> bool:  # as those of eau2, it has an event loop
+            return True
+
+    actor = ray.remote(Bare).options(num_cpus=0).remote()
+    ray.get(actor.ready.remote(), timeout=COMMAND_SECONDS_MAX)
+    yield
+    ray.kill(actor)
+
+
 def _command(*words: object) -> None:
     command = [os.path.join(os.path.dirname(sys.executable), "eau2"), *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=COMMAND_SECONDS_MAX)

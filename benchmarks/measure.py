@@ -133,7 +133,7 @@ def _own_seconds() -> float:
     me = psutil.Process()
     own = me.cpu_times()
     seconds = own.user + own.system + own.children_user + own.children_system
-    for child in {*me.children(recursive=True), *_of_our_clusters()}:
+    for child in {*me.children(recursive=True), *of_our_clusters()}:
         try:
             times = child.cpu_times()
         except psutil.Error:  # it has ended meanwhile, and is in children_user once it was waited for
@@ -142,7 +142,7 @@ def _own_seconds() -> float:
     return float(seconds)
 
 
-def _of_our_clusters() -> list[psutil.Process]:
+def of_our_clusters() -> list[psutil.Process]:
     """The processes of clusters that were started with an EAU2_HOME in `scratch()`: they are no children."""
     found = []
     for process in psutil.process_iter():
