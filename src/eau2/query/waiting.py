@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
 import threading
 from queue import SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from eau2.errors import Eau2Error, QueryError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _LOOK_SECONDS = 60.0  # a bound on one wait; the loop around it waits on
+_AT_EXIT_SECONDS = 5.0  # for all threads together
 
 
 class _Call(Generic[Answer]):
@@ -50,6 +53,7 @@ class _Caller:
         self._abandoned = False
         self._began = threading.Event()
         self.thread = threading.Thread(target=self._run, name="eau2-query", daemon=True)
+        _callers.add(self)
         self.thread.start()
 
     def abandon(self) -> None:
@@ -80,10 +84,27 @@ class _Caller:
                 call.finish()
                 del call
         except KeyboardInterrupt:
-            return  # abandoned between two calls
+            pass  # abandoned between two calls
+        finally:
+            _callers.discard(self)
 
 
 _idle: list[_Caller] = []  # of all who ask and close; `pop` and `append` are atomic
+_callers: set[_Caller] = set()  # whose threads run, also of those that were abandoned
+
+
+@atexit.register
+def _end_all() -> None:
+    """Abandon every call, and wait until its thread has ended.
+
+    A thread that is within the engine when the interpreter is gone asks it for its lock at the next look, and crashes.
+    """
+    callers = [caller for caller in list(_callers) if caller.pid == os.getpid()]  # a forked child has no such threads
+    for caller in callers:
+        caller.abandon()
+    until = monotonic() + _AT_EXIT_SECONDS
+    for caller in callers:
+        caller.thread.join(max(0.0, until - monotonic()))
 
 
 def end_idle() -> None:
