@@ -70,12 +70,21 @@ def test_each_node_is_live_and_works(watched, tab):
 
 
 @pytest.mark.parametrize("which", ["node-2", "node-0"])  # the server is on the machine of node-0
-def test_a_node_whose_process_is_killed_is_not_responding_then_repaired_and_back(watched, tab, which):
-    watched.kill(pid := watched.process(which))
+def test_a_node_that_hangs_is_not_responding_and_when_it_is_killed_repaired_and_back(watched, tab, which):
+    os.kill(pid := watched.process(which), signal.SIGSTOP)
     until(lambda: any("not responding" in said and "since" in said for said in tab.shown(which)))
+    watched.kill(pid)
     until(lambda: watched.process(which) != pid and is_whole(tab))
     assert {said.partition(":")[0] for said in tab.shown(which)} >= {"live", "returning"}
     assert {said.partition(":")[0] for name in NODES if name != which for said in tab.shown(name)} == {"live"}
+
+
+def test_a_node_whose_process_is_killed_is_back_at_once_and_the_page_says_why_it_was_gone(watched, tab):
+    watched.kill(pid := watched.process("node-1"))
+    why = "the process of node-1 ended", "node-1 died"  # it is back before it is missed, or after
+    until(lambda: any(each in tab.run("document.querySelector('.changes').innerText") for each in why))
+    until(lambda: watched.process("node-1") != pid and is_whole(tab))
+    assert {said.partition(":")[0] for name in NODES if name != "node-1" for said in tab.shown(name)} == {"live"}
 
 
 def test_a_machine_that_is_lost_is_dead_its_copies_are_made_anew_and_it_returns(watched, tab):
