@@ -195,6 +195,7 @@ def _pair(
     """Return the rate of `work` and the processor seconds of one of it, watched and not. By the same process, a
     moment apart: of two processes that do the same one may be slower all its life."""
     found = {}
+    work()  # what was read since the last write is remembered: the first of the two would find less of it
     for how in (WATCHED, PLAIN) if watched_first else (PLAIN, WATCHED):
         if how == WATCHED:
             child.watched_by(watcher)
