@@ -168,11 +168,13 @@ def rates() -> dict[str, dict[str, float]]:
         }
         for what in ("gets", "puts", "queries"):
             works[f"{what} in the process"] = partial(_done, child, what)
-        runs: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in works}
-        for turn in range(sized(ROUNDS, QUICK_RUNS) + 1):
-            for name, work in works.items():
-                runs[name].append(_pair(child, watcher, work, watched_first=turn % 2 == 1))
-        return {name: _compared(pairs[1:]) for name, pairs in runs.items()}
+        # One after the other: what was read since the last write is remembered, and of two runs after some writes the
+        # first would find less of it.
+        turns = range(sized(ROUNDS, QUICK_RUNS) + 1)
+        return {
+            name: _compared([_pair(child, watcher, work, watched_first=turn % 2 == 1) for turn in turns][1:])
+            for name, work in works.items()
+        }
 
 
 def _requests(child: Storing, what: str, pipeline: int) -> float:
@@ -195,7 +197,6 @@ def _pair(
     """Return the rate of `work` and the processor seconds of one of it, watched and not. By the same process, a
     moment apart: of two processes that do the same one may be slower all its life."""
     found = {}
-    work()  # what was read since the last write is remembered: the first of the two would find less of it
     for how in (WATCHED, PLAIN) if watched_first else (PLAIN, WATCHED):
         if how == WATCHED:
             child.watched_by(watcher)
