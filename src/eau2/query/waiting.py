@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _LOOK_SECONDS = 60.0  # a bound on one wait; the loop around it waits on
-_AT_EXIT_SECONDS = 5.0  # for all threads together
+_AT_EXIT_SECONDS = 2.0  # for all threads together: the engine looks once a second, and later where a step takes longer
 
 
 class _Call(Generic[Answer]):
