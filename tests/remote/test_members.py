@@ -51,20 +51,35 @@ def test_who_is_silent_is_suspected_then_dead_and_returns(cluster, store):
     assert "node-1 is up to date, and live" in whys
 
 
-def test_a_cluster_in_which_nothing_is_missing_is_not_gone_through_again_until_surplus_may_go(tmp_path, monkeypatch):
-    looks, step = [], Repair.step
+@pytest.fixture
+def looks(monkeypatch):
+    """When repair has looked."""
+    found, step = [], Repair.step
 
-    async def counted(repair):
-        looks.append(time.monotonic())
+    async def noted(repair):
+        found.append(time.monotonic())
         return await step(repair)
 
-    monkeypatch.setattr(Repair, "step", counted)
+    monkeypatch.setattr(Repair, "step", noted)
+    return found
+
+
+def test_a_cluster_in_which_nothing_is_missing_is_not_gone_through_again_until_surplus_may_go(tmp_path, looks):
     with Cluster(tmp_path, NAMES, grace_seconds=4.0) as cluster, cluster.opener()() as store:
         until(lambda: is_settled(store, 3))
         store.put_many({f"key-{number}": b"1" for number in range(100)})
         until(lambda: time.monotonic() - looks[-1] > 1.5)  # in between they are half a second apart
         found_whole = len(looks)
         until(lambda: len(looks) >= found_whole + len(NAMES))  # what is surplus by then goes
+
+
+def test_until_surplus_may_go_what_was_written_is_looked_at(tmp_path, looks):
+    with Cluster(tmp_path, NAMES, grace_seconds=1000.0) as cluster, cluster.opener()() as store:
+        until(lambda: is_settled(store, 3) and looks and time.monotonic() - looks[-1] > 1.5)
+        for number in range(3):
+            found_whole = len(looks)
+            store.put(f"key-{number}", b"1")
+            until(lambda before=found_whole: len(looks) > before)
 
 
 def test_who_is_new_joins_and_says_so(cluster, store):

@@ -256,7 +256,7 @@ class Membership:
     async def _tending(self, member: Member, repair: Repair) -> None:
         whole_since = (0, 0.0)  # the epoch, and when nothing was missing any more
         while True:
-            began, epoch = self._runtime.now(), member.view.epoch
+            began, epoch, seen = self._runtime.now(), member.view.epoch, member.node.generation()
             with contextlib.suppress(*_FAILURES):
                 await member.settle()
             whole = await repair.step() and member.view.epoch == epoch
@@ -266,18 +266,19 @@ class Membership:
                 whole_since = 0, 0.0
             elif whole_since[0] != epoch:
                 whole_since = epoch, now
+            await self._rest(member, epoch, max(pause, _LOOK_SHARE * (now - began)) if whole else pause)
             if whole:
-                # The next thing to do is to drop what is surplus. Looks until then find nothing, and go through all
-                # keys of all nodes: they took 3 % of a core on each of four idle nodes with 10,000 keys.
+                # The next thing to do is to drop what is surplus. Where nothing is written, looks until then find
+                # nothing, and go through all keys of all nodes: they took 3 % of a core on each of four idle nodes.
                 left = whole_since[1] + self._grace_seconds - began
-                pause = _LOOK_SECONDS if left <= 0 else min(left + pause, _LOOK_SECONDS)
-                pause = max(pause, _LOOK_SHARE * (now - began))
-            await self._rest(member, epoch, pause)
+                await self._rest(member, epoch, left if left > 0 else _LOOK_SECONDS, seen if left > 0 else None)
 
-    async def _rest(self, member: Member, epoch: int, seconds: float) -> None:
-        """Wait, but not into another epoch."""
+    async def _rest(self, member: Member, epoch: int, seconds: float, seen: int | None = None) -> None:
+        """Wait, but not into another epoch, nor when something was written since the node's generation was `seen`."""
         end = self._runtime.now() + seconds
         while member.view.epoch == epoch and (left := end - self._runtime.now()) > 0:
+            if seen is not None and member.node.generation() != seen:
+                return
             await asyncio.sleep(min(left, _TEND_SECONDS))
 
     async def _ending_overdue(self, member: Member) -> None:
