@@ -106,6 +106,28 @@ def test_who_was_started_anew_joins_in_a_later_epoch_also_if_the_coordinator_was
     assert (view.state("b"), view.epoch) == (State.JOINING, before + 2)
 
 
+def test_who_is_drained_just_after_it_has_joined_leaves(clock, coordinator):
+    asyncio.run(coordinator.renew("c", "first c", 0, whole=False))
+    renew(coordinator, ["c"])
+    assert coordinator.current.state("c") == State.LIVE
+    coordinator.drain("c")  # before all have seen that everything has its copies with it
+    renew(coordinator, ["a", "b", "c"])
+    coordinator.tick()
+    renew(coordinator, ["c"])
+    assert coordinator.current.state("c") == State.LEFT
+
+
+def test_who_is_started_anew_when_it_has_only_to_know_that_it_leaves_has_left(clock):
+    coordinator = Coordinator(clock, first_view(["a", "b", "c"], 2), clock=clock.now)
+    coordinator.drain("c")
+    renew(coordinator, ["a", "b", "c"])
+    coordinator.tick()
+    assert coordinator.current.state("c") == State.IDLE
+    for _ in range(2):  # its directory has that view already, so it will never say an epoch
+        asyncio.run(coordinator.renew("c", "second c", 0, whole=False))
+    assert coordinator.current.state("c") == State.LEFT
+
+
 def test_who_missed_two_renewals_is_suspected_and_live_again_when_it_renews_the_next(clock, coordinator):
     pass_time(clock, coordinator, LEASE_SECONDS, renewing=NAMES)
     heard = clock.seconds

@@ -143,7 +143,7 @@ class Coordinator:
             return self._view
         heard.incarnation = incarnation
         heard.at = now
-        if state == State.IDLE and epoch == self._view.epoch:
+        if state == State.IDLE and (anew or epoch == self._view.epoch):  # started anew it serves nothing either
             self._change(name, State.LEFT)
         elif whole and epoch == self._view.epoch:
             heard.whole = epoch
@@ -191,7 +191,7 @@ class Coordinator:
                 state = State.LEFT if self._view.state(name) == State.IDLE else State.DEAD
                 self._change(name, state, f"no lease renewed for {silent:.1f} s")
         view = self._view
-        if view.fell or view.base != view.staying:
+        if view.fell or view.base != view.staying or view.live != view.staying:  # who leaves may not be in the base yet
             settled = all(self._heard[name].whole == view.epoch for name in view.live)
             if view.live and view.present == view.live and not view.awaits and settled:
                 self._enter(view.repaired())
