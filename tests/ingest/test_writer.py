@@ -5,9 +5,11 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from eau2.cluster.directory import ClusterNodes
 from eau2.errors import DiskFull
 from eau2.ingest.writer import FrameWriter
 from eau2.store.local import LocalNodes
+from eau2.store.nodes import Kind, Write
 from eau2.values.chunk import decode
 from eau2.values.manifest import Manifest
 
@@ -69,6 +71,16 @@ def test_equal_chunks_are_staged_once(node, tmp_path):
     assert len(staged) == 1
     assert len(staging_files(tmp_path)) == 1
     node.discard(staged)
+
+
+def test_equal_chunks_are_assigned_to_the_nodes_that_have_them(tmp_path):
+    nodes = ClusterNodes(tmp_path / "store", nodes=4, replicas=2)
+    node = nodes.whole()
+    manifest, _, staged = written(node, pa.table({"n": [1] * 300 + [2] * 300}), chunk_bytes=800)
+    node.write([Write("frame", Kind.FRAME, manifest.encode(), staged)])
+    assert len(manifest.chunk_ids) > len(set(manifest.chunk_ids)) > 1
+    assert node.check().faults == ()
+    nodes.close()
 
 
 def test_slices_of_text_views_do_not_carry_the_text_of_the_whole(node):

@@ -11,7 +11,7 @@ from eau2.errors import Eau2Error, NodeUnavailable
 from eau2.store.interrupts import heed
 from eau2.store.nodes import RANK_BITS, VERSION_MASK, Kind, Record
 from eau2.values.key import MARK, hold_key
-from eau2.values.manifest import Manifest
+from eau2.values.manifest import Manifest, homes_of_equal
 
 if TYPE_CHECKING:
     from eau2.cluster.member import Member
@@ -53,7 +53,7 @@ async def _move(member: Member, view: View, key: str, moved: Moved) -> None:
     if old is None or old.kind != Kind.SPREAD or old.rank >> RANK_BITS >= view.epoch:
         return
     manifest = Manifest.decode(old.payload)
-    homes = [view.assigned(key, index) for index in range(len(manifest.chunk_ids))]
+    homes = homes_of_equal((one, view.assigned(key, index)) for index, one in enumerate(manifest.chunk_ids))
     if list(manifest.chunk_homes) == homes:
         return
     rank = view.epoch << RANK_BITS | old.rank & VERSION_MASK

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from eau2.errors import InvalidValue
 from eau2.values.chunk import CHUNK_BYTES_MAX, encode_as_one, one_batch
-from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest
+from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest, homes_of_equal
 from eau2.values.ranges import column_range
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ class FrameWriter:
         self._collect(0)
         self._finished = True
         self._stop()
-        manifest = Manifest.of(self.schema, [entry for entry, _ in self._done])
-        return manifest.encode(), self._staged()
+        entries = [entry for entry, _ in self._done]
+        homes = homes_of_equal((entry.id, entry.homes) for entry in entries)  # where the staged one that is kept is
+        return Manifest.of(self.schema, entries).assigned_to(homes).encode(), self._staged()
 
     def discard(self) -> None:
         """Remove what was staged, after a failure."""
@@ -118,7 +119,7 @@ class FrameWriter:
         self._node.discard([staged for _, staged in self._done])
 
     def _staged(self) -> tuple[Staged, ...]:
-        """Equal chunks of one frame have one id: keep one staged file of each."""
+        """Equal chunks of one frame have one id: keep the first staged of each."""
         kept: dict[str, Staged] = {}
         surplus = []
         for _, staged in self._done:

@@ -118,6 +118,17 @@ class Manifest:
         return cls(schema, table.replace_schema_metadata(None))
 
 
+def homes_of_equal(chunks: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
+    """Return the homes to assign to `chunks`, each with its id and those it would be given alone: equal chunks of a
+    frame are one file on a node, so all have those of the first, or there would be more copies than are asked for.
+
+    >>> homes_of_equal([("a", ("node-0",)), ("b", ("node-1",)), ("a", ("node-2",))])
+    [('node-0',), ('node-1',), ('node-0',)]
+    """
+    first: dict[str, tuple[str, ...]] = {}
+    return [first.setdefault(chunk_id, homes) for chunk_id, homes in chunks]
+
+
 # Arrays are made of buffers here, and not by `pa.array`: its first call in a process imports pandas where that is
 # installed, which takes longer than to put a gigabyte.
 
