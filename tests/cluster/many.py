@@ -13,10 +13,9 @@ from eau2.cluster.client import Client
 from eau2.cluster.coordinator import LEASE_SECONDS, Coordinator
 from eau2.cluster.keys import DECISION, VIEW
 from eau2.cluster.member import Member
-from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.peer import Unreachable, WrongEpoch
 from eau2.cluster.repair import Repair
 from eau2.cluster.view import View, first_view
-from eau2.errors import Eau2Error
 from eau2.store.nodes import RANK_BITS, Kind, Record
 from eau2.values.key import MARK, held_key, hold_key
 from eau2.values.manifest import Manifest
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 6.0
 GRACE_SECONDS = 1.0
-_TEND_SECONDS = 0.5
+LOOK_SECONDS = 20.0  # the last looks fall into the time in which all is to settle
+_OVERDUE_SECONDS = 0.5
 _TICK_SECONDS = 0.3
-_FAILURES = (NotServing, Unreachable, WrongEpoch, Eau2Error)
 _WRITING = ("write", "store", "erase", "stage", "stage_again", "discard")
 _READING = ("get", "get_many", "keys", "frames", "records", "version_floor", "listing", "has_chunks", "map")
 
@@ -70,12 +69,22 @@ class Served(Member):
 
 
 class Many:
-    """All of a cluster: `names` are members from the beginning, `later` are nodes that may join."""
+    """All of a cluster: `names` are members from the beginning, `later` are nodes that may join. look_seconds: between
+    looks of the repair when nothing is missing."""
 
-    def __init__(self, world: World, names: list[str], replicas: int, later: list[str] = ()):
+    def __init__(
+        self,
+        world: World,
+        names: list[str],
+        replicas: int,
+        later: list[str] = (),
+        *,
+        look_seconds: float = LOOK_SECONDS,
+    ):
         self.world, self.first = world, first_view(names, replicas)
         self.nodes = {name: MemoryNode(name) for name in [*names, *later]}
         self.repairs: dict[str, Repair] = {}
+        self.look_seconds = look_seconds
         for name in self.nodes:
             self._process(name)
         self._process("coordinator")
@@ -118,9 +127,10 @@ class Many:
             incarnation=str(process.incarnation),
             since=0 if process.incarnation == 1 else view.epoch,
         )
-        repair = self.repairs[process.name] = Repair(member, grace_seconds=GRACE_SECONDS)
+        repair = Repair(member, grace_seconds=GRACE_SECONDS, look_seconds=self.look_seconds)
+        self.repairs[process.name] = repair
         process.spawn(_renewing(member), "renewing")
-        process.spawn(_tending(member, repair), "tending")
+        process.spawn(repair.tend(), "tending")
         process.spawn(_ending_overdue(member), "ending what is overdue")
         return member
 
@@ -172,19 +182,11 @@ async def _renew(member: Member) -> None:
         await member.renew(LEASE_SECONDS)
 
 
-async def _tending(member: Member, repair: Repair) -> None:
-    while True:
-        with contextlib.suppress(*_FAILURES):
-            await member.settle()
-        await repair.step()
-        await member.runtime.sleep(_TEND_SECONDS * member.runtime.chance.uniform(0.5, 1.5))
-
-
 async def _ending_overdue(member: Member) -> None:
     """By itself: repair may wait for what is overdue."""
     while True:
         await member.end_overdue()
-        await member.runtime.sleep(_TEND_SECONDS)
+        await member.runtime.sleep(_OVERDUE_SECONDS)
 
 
 async def _ticking(coordinator: Coordinator, runtime: SimRuntime) -> None:

@@ -49,9 +49,9 @@ def pass_time(clock, coordinator, seconds, renewing=()):
         coordinator.tick()
 
 
-def renew(coordinator, names):
+def renew(coordinator, names, *, whole=True):
     for name in names:
-        asyncio.run(coordinator.renew(name, f"first {name}", coordinator.current.epoch, whole=True))
+        asyncio.run(coordinator.renew(name, f"first {name}", coordinator.current.epoch, whole=whole))
 
 
 def test_who_brought_a_member_in_is_said_when_it_joins_and_once(clock, coordinator):
@@ -104,6 +104,19 @@ def test_who_was_started_anew_joins_in_a_later_epoch_also_if_the_coordinator_was
     assert view.epoch == before + 1
     view = asyncio.run(coordinator.renew("b", "third b", 0, whole=False))
     assert (view.state("b"), view.epoch) == (State.JOINING, before + 2)
+
+
+def test_who_leaves_waits_for_a_member_that_was_whole_and_is_short_of_copies_since(clock):
+    coordinator = Coordinator(clock, first_view(["a", "b", "c"], 2), clock=clock.now)
+    coordinator.drain("c")
+    renew(coordinator, ["a"])
+    renew(coordinator, ["a"], whole=False)
+    renew(coordinator, ["b", "c"])
+    coordinator.tick()
+    assert coordinator.current.state("c") == State.LEAVING
+    renew(coordinator, ["a"])
+    coordinator.tick()
+    assert coordinator.current.state("c") == State.IDLE
 
 
 def test_who_is_drained_just_after_it_has_joined_leaves(clock, coordinator):

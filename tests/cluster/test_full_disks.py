@@ -15,7 +15,7 @@ KEYS = [f"k{number}" for number in range(30)]
 
 @pytest.fixture
 def many():
-    return Many(World(1), NAMES, replicas=2)
+    return Many(World(1), NAMES, replicas=2, look_seconds=1.0)  # what is erased here is to be found soon
 
 
 @pytest.fixture

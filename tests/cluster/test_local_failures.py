@@ -214,6 +214,26 @@ def test_who_was_a_home_for_a_while_lets_go_of_a_frame_that_is_still_there(opene
     assert left_on(nodes) == []
 
 
+def test_a_chunk_whose_home_went_while_the_frame_was_put_has_its_copies_soon(opened, monkeypatch):
+    """All was looked through after the node had gone, and before there was the frame."""
+    store = opened(4, 2)
+    local = store._nodes.local
+    until(lambda: local.is_tidy)
+    write = local.client.write
+
+    async def after_a_death(writes):
+        staged = {copy.node for each in writes for copy in each.chunks}
+        store._nodes.fail(min(staged - {store._nodes.homes("frame")[0]}))
+        until(lambda: local.is_tidy)
+        local.client.learn(local.view)
+        return await write(writes)
+
+    monkeypatch.setattr(local.client, "write", after_a_death)
+    store.put("frame", {"n": range(1000)})
+    until(lambda: store.check().faults == ())
+    until(lambda: local.is_tidy)
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_leaves_every_write_whole_and_no_lock_held(tmp_path):
     command = [sys.executable, "-m", "tests.crash.interrupted", str(tmp_path / "store")]

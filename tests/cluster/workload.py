@@ -182,16 +182,17 @@ class Workload:
             return None, Write(key, Kind.DELETED, expect=expect)
         if key not in self.frames:
             return label.encode(), Write(key, Kind.BYTES, label.encode(), expect=expect)
-        entries, copies = [], []
+        entries, copies = [], []  # a home that does not answer is left to repair, as by `Whole.stage`
         for index in range(self.chance.randint(1, 4)):
             data = f"{label}/{index}".encode()
             chunk = Chunk(identify(data), 1, len(data), (pa.py_buffer(data),))
             homes = client.view.assigned(key, index)
             staged = await client._runtime.together([client._runtime.peer(home).stage(chunk) for home in homes])
-            copies += [copy for copy in staged if isinstance(copy, Staged)]
-            if len(copies) == 0 or any(isinstance(copy, BaseException) for copy in staged):
+            there = [copy for copy in staged if isinstance(copy, Staged)]
+            if not there or not all(isinstance(copy, (Staged, Unreachable)) for copy in staged):
                 await client._refresh()
                 return None
+            copies += there
             entries.append(ChunkEntry(chunk.id, 1, chunk.size, homes, ()))
         payload = Manifest.of(_NO_COLUMNS, entries).encode()
         self._labels[payload] = label

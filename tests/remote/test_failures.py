@@ -15,6 +15,7 @@ from eau2.cluster.keys import DECISION
 from eau2.cluster.peer import NotServing, Unreachable
 from eau2.cluster.runtime import finish
 from eau2.errors import KeyMissing, NodeUnavailable, OutcomeUnknown
+from eau2.ingest.writer import FrameWriter
 from eau2.remote import transport
 from eau2.remote.transport import COORDINATOR, ThreadRuntime
 from eau2.store.nodes import Kind, Write
@@ -353,3 +354,28 @@ def test_a_driver_that_saw_all_nodes_go_sees_them_return(cluster, store):
     assert store.get("before") == b"kept"
     store.put("frame", {"n": np.arange(1000)})
     assert store.frame("frame").to_arrow().column("n").to_numpy().sum() == 499_500
+
+
+def test_what_a_slow_node_did_not_take_of_a_frame_it_has_within_seconds(processes, tmp_path, monkeypatch):
+    """It is frozen for less than it would be dead after: no epoch begins, and surplus went long ago."""
+    names = [*NAMES, "node-3"]
+    with (
+        ProcessCluster(processes, tmp_path, names, grace_seconds=0.2, lease_seconds=8.0) as cluster,
+        cluster.opener()() as store,
+    ):
+        until(lambda: is_settled(store, 4))
+        store.put("warm", {"n": range(1000)})
+        time.sleep(5.0)  # looks are minutes apart from now on
+        monkeypatch.setitem(transport._SECONDS, "stage", 0.3)  # not 20 s, which the freeze would have to take
+        view = store.node.view
+        key = next(f"frame {number}" for number in range(99) if "node-1" not in view.homes(f"frame {number}"))
+        table = {"n": np.random.default_rng(1).random(2_000_000)}
+        monkeypatch.setitem(FrameWriter.__init__.__kwdefaults__, "chunk_bytes", 2 << 20)
+        cluster.freeze("node-1")
+        store.put(key, table)
+        cluster.thaw("node-1")
+        thawed = time.monotonic()
+        until(lambda: store.check().faults == ())
+        assert time.monotonic() - thawed < 10.0
+        assert store.frame(key).chunks > 4
+        assert store.node.view.epoch == view.epoch

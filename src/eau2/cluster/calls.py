@@ -221,6 +221,13 @@ class LocalClient(Client):
             if size > Spare(directory).bytes + room if makes_room else size + _SPARE_BYTES > room:
                 raise DiskFull(f"{directory}: the disk or quota is full, nothing was changed", hint="free some space")
 
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        try:
+            return await super().write(writes)
+        finally:
+            if any(write.kind == Kind.SPREAD for write in writes):  # the members may have changed since it was staged
+                self._members.pay()
+
     async def decide(self, view: View, batch: str, records: bytes) -> bool:
         self._members.batches.decided()
         return await super().decide(view, batch, records)

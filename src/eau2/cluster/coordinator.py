@@ -145,9 +145,9 @@ class Coordinator:
         heard.at = now
         if state == State.IDLE and (anew or epoch == self._view.epoch):  # started anew it serves nothing either
             self._change(name, State.LEFT)
-        elif whole and epoch == self._view.epoch:
-            heard.whole = epoch
-            if state == State.JOINING:
+        elif epoch == self._view.epoch:
+            heard.whole = epoch if whole else 0  # a put may have been left short of copies since it was
+            if whole and state == State.JOINING:
                 self._change(name, State.LIVE)
         return self._view
 

@@ -71,7 +71,7 @@ class LocalMembers:
         self._tended = threading.Condition(self._tending)
         self._tender: threading.Thread | None = None
         self._untended = False  # something has changed since the tender looked
-        self._repaired = 0  # the epoch in which all copies are there that can be
+        self._repaired = 0, 0  # the epoch, and how much was owed, when all copies were there that can be
         self._view = self.membership.read()
         self.members: dict[str, Member] = {}
         self.repairs: dict[str, Repair] = {}
@@ -211,14 +211,31 @@ class LocalMembers:
     @property
     def is_tidy(self) -> bool:
         """Whether besides nothing is kept that belongs elsewhere, or that nobody needs any more."""
-        return self.is_whole and self.membership.tidy
+        return self.is_whole and self.membership.tidy and not self._owes
+
+    @property
+    def _owed(self) -> int:
+        """How many writes of this process were done with fewer copies of a chunk than there are to be."""
+        return sum(member.order.owed for member in self.members.values())
+
+    @property
+    def _owes(self) -> bool:
+        """Whether there were any since all copies were last seen to be there."""
+        return self._owed != self._repaired[1]
+
+    def pay(self) -> None:
+        """Have missing copies made at once if something was written here without them."""
+        if self._owes:
+            with contextlib.suppress(ValueError):  # it was closed meanwhile, which is not the writer's failure
+                self.membership.tidied(0)  # should this process be killed: whoever opens the directory next looks
+            self.tend()
 
     def tend(self) -> None:
         """Have a thread bring copies to where they belong, until they are there, and drop in time what is surplus."""
         with self._tending:
             self._untended = True
             self._tended.notify_all()
-            if self._tender is None and not self.ended.is_set() and not self.membership.tidy:
+            if self._tender is None and not self.ended.is_set() and not (self.membership.tidy and not self._owes):
                 self._tender = threading.Thread(target=self._tend, name="eau2-repair", daemon=True)
                 self._tender.start()
 
@@ -244,7 +261,7 @@ class LocalMembers:
         self.batches.wait()
         if self.is_tidy:
             return math.inf
-        if not self.is_whole:
+        if not self.is_whole or self._owes:
             return self._repair_once()
         view = self.view
         left = self._grace_seconds - self.membership.age()
@@ -259,8 +276,8 @@ class LocalMembers:
         return 0.0
 
     def _repair_once(self) -> float:
-        view = self.view
-        if self._repaired == view.epoch:
+        view, owed = self.view, self._owed
+        if self._repaired == (view.epoch, owed):
             return _TEND_SECONDS_MAX
         whole = True
         for name in view.present:
@@ -270,8 +287,8 @@ class LocalMembers:
             if done and view.state(name) == State.JOINING and self.view.epoch == view.epoch:
                 self.change(lambda found, name=name: found.having(name, State.LIVE) if found == view else found)  # type: ignore[misc]
                 return 0.0
-        if whole and view.awaits:  # only they may know some keys: nothing is to be done until they are back
-            self._repaired = view.epoch
+        if whole and (view.awaits or self.is_whole):  # of those awaited: only they may know some keys
+            self._repaired = view.epoch, owed
         elif whole and self.view.epoch == view.epoch:
             self.change(lambda found: found.repaired() if found == view else found)
         return 0.0

@@ -84,6 +84,7 @@ class Order:
         self._reserved: _Reserved | None = None  # it holds the lock
         self._ended: dict[str, bool] = {}  # batches that were reserved here, and whether they were decided
         self.blocked: frozenset[str] = frozenset()  # keys that are reserved: not to be read
+        self.owed = 0  # batches that were done with fewer copies of a chunk than there are to be: repair makes them
 
     async def write(self, epoch: int, request: Request, writes: Sequence[Write]) -> list[Outcome]:
         """As `Peer.write`."""
@@ -343,6 +344,9 @@ class Order:
 
     async def _landed(self, flight: Flight) -> None:
         self._flight = None
+        if flight.short:  # noted before it is acknowledged
+            self.owed += 1
+            self._member.whole = 0
         await self.delivery.let_go(flight)
         self._lock.note(())
 

@@ -276,8 +276,8 @@ class Whole(ABC):
     # -- staging ------------------------------------------------------------------------------------------------------
 
     def stage(self, chunk: Chunk, homes: Sequence[str] = ()) -> Staged:
-        """Write `chunk` on each of `homes`, or on others for those that are not live, where nobody sees it yet.
-        DiskFull leaves nothing behind."""
+        """Write `chunk` on each of `homes` that answers, or on others for those that are not live, where nobody sees it
+        yet. DiskFull leaves nothing behind; NodeUnavailable when none answers."""
         self._check_open()
         homes = self.view.chunk_homes(chunk.id, homes)
         return self._on_each(chunk.id, homes, lambda name: self.nodes[name].stage(chunk))
@@ -288,7 +288,8 @@ class Whole(ABC):
         return self._on_each(chunk_id, homes, lambda name: self._stage_copy(name, chunk_id, data))
 
     def _on_each(self, chunk_id: str, homes: Sequence[str], stage: Callable[[str], Staged]) -> Staged:
-        """Stage a chunk on all `homes`, or at least on one: those that do not answer have it copied to them later."""
+        """Stage a chunk on all `homes`, or at least on one. Those that do not answer are not asked again, as each try
+        may take as long as the first: who orders the frame sees what it is short of, and has it copied at once."""
         if not homes:
             raise NodeUnavailable("no node is live", hint="start one")
         copies: list[Staged] = []

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from eau2.cluster.coordinator import LEASE_SECONDS
 from eau2.cluster.keys import VIEW
 from eau2.cluster.member import Member
-from eau2.cluster.peer import NotServing, Unreachable, WrongEpoch
+from eau2.cluster.peer import NotServing, Unreachable
 from eau2.cluster.rebalance import Moved, rebalance
 from eau2.cluster.repair import Repair
 from eau2.cluster.view import View
@@ -45,12 +45,8 @@ _BEAT_SECONDS = 1.0
 _UNDO_SECONDS = 0.25
 _ANNOUNCE_SECONDS = 0.1
 _OVERDUE_SECONDS = 0.5
-_TEND_SECONDS = 0.5  # between looks of the repair while something is missing
-_LOOK_SECONDS = 300.0  # between looks when nothing was
-_LOOK_SHARE = 20  # a look that took long is not taken again for that many times as long
 _FORGOTTEN_SECONDS = 600.0
 _LOOK_AGAIN_SECONDS = 0.5  # for a write of which nobody told, as whoever wrote was cut short
-_FAILURES = (Eau2Error, NotServing, Unreachable, WrongEpoch, FileNotFoundError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +152,7 @@ class Membership:
         """Be a member, in `view`. `since`: the epoch in which this node ended, 0 if it has never been one."""
         self.member = Member(self.name, self._node, self._runtime, view, incarnation=self._incarnation, since=since)
         self.repair = Repair(self.member, grace_seconds=self._grace_seconds)
-        self._run(self._loop, self._tending(self.member, self.repair))
+        self._run(self._loop, self.repair.tend())
         self._run(self._loop, self._ending_overdue(self.member))
 
     async def rebalance(self, view: View) -> Moved:
@@ -252,34 +248,6 @@ class Membership:
             member.renewed(view, until)
         else:
             self._loop.call(member.renewed, view, until)
-
-    async def _tending(self, member: Member, repair: Repair) -> None:
-        whole_since = (0, 0.0)  # the epoch, and when nothing was missing any more
-        while True:
-            began, epoch, seen = self._runtime.now(), member.view.epoch, member.node.generation()
-            with contextlib.suppress(*_FAILURES):
-                await member.settle()
-            whole = await repair.step() and member.view.epoch == epoch
-            now = self._runtime.now()
-            pause = _TEND_SECONDS * self._runtime.chance.uniform(0.5, 1.5)
-            if not whole:
-                whole_since = 0, 0.0
-            elif whole_since[0] != epoch:
-                whole_since = epoch, now
-            await self._rest(member, epoch, max(pause, _LOOK_SHARE * (now - began)) if whole else pause)
-            if whole:
-                # The next thing to do is to drop what is surplus. Where nothing is written, looks until then find
-                # nothing, and go through all keys of all nodes: they took 3 % of a core on each of four idle nodes.
-                left = whole_since[1] + self._grace_seconds - began
-                await self._rest(member, epoch, left if left > 0 else _LOOK_SECONDS, seen if left > 0 else None)
-
-    async def _rest(self, member: Member, epoch: int, seconds: float, seen: int | None = None) -> None:
-        """Wait, but not into another epoch, nor when something was written since the node's generation was `seen`."""
-        end = self._runtime.now() + seconds
-        while member.view.epoch == epoch and (left := end - self._runtime.now()) > 0:
-            if seen is not None and member.node.generation() != seen:
-                return
-            await asyncio.sleep(min(left, _TEND_SECONDS))
 
     async def _ending_overdue(self, member: Member) -> None:
         """By itself: repair may wait for what is overdue."""
