@@ -11,7 +11,7 @@ from eau2.store.nodes import Entry, Kind
 
 def node_with(version):
     now = Entry(version, Kind.FRAME, b"")
-    return SimpleNamespace(get=lambda key: now, get_many=lambda keys: dict.fromkeys(keys, now))
+    return SimpleNamespace(get=lambda key: now, here=None, get_many=lambda keys: dict.fromkeys(keys, now))
 
 
 def tables_without(version, failure):
@@ -29,7 +29,7 @@ def test_a_frame_that_was_replaced_is_what_is_there_now(failure):
     assert look_up(node_with(2), tables, "a", Entry(1, Kind.FRAME, b"")) == "a 2"
     old, new = Entry(1, Kind.FRAME, b""), Entry(2, Kind.FRAME, b"")
     answers = iter([{"a": old, "b": old}, {"a": new, "b": new}])
-    node = SimpleNamespace(get_many=lambda keys: next(answers))
+    node = SimpleNamespace(here=None, get_many=lambda keys: next(answers))
     assert look_up_many(node, tables, ["a", "b"]) == {"a": "a 2", "b": "b 2"}
 
 

@@ -75,11 +75,11 @@ def test_what_was_read_is_remembered_until_somebody_writes(node, other):
         assert {entry.payload for entry in node.get_many(keys[:30]).values()} == {b"old"}
         assert node.get("k40").payload == b"old"
     reader = node._reader
-    before = reader._connection.total_changes(), reader._remembered_at
-    assert sorted(reader._remembered) == sorted([*keys[:30], "k40"])
+    before = reader._connection.total_changes(), reader._remembered.at
+    assert sorted(reader._remembered.entries) == sorted([*keys[:30], "k40"])
     assert [*node.get_many(["k35", "k3", "never", "k40", "k3"])] == ["k35", "k3", "k40"]
-    assert "k35" in reader._remembered
-    assert before == (reader._connection.total_changes(), reader._remembered_at)
+    assert "k35" in reader._remembered.entries
+    assert before == (reader._connection.total_changes(), reader._remembered.at)
     other.write([Write("k3", Kind.BYTES, b"new"), Write("k40", Kind.DELETED)])
     assert node.get("k3").payload == b"new"
     assert node.get("k40") is None
@@ -91,7 +91,7 @@ def test_what_is_remembered_is_of_the_same_moment_as_what_is_read_with_it(node, 
     node.write([Write(key, Kind.BYTES, b"old") for key in keys])
     for _ in range(3):
         node.get_many(keys[:10])
-    assert len(node._reader._remembered) == 10
+    assert len(node._reader._remembered.entries) == 10
     read_many = node._reader._read_many
 
     def read_after_a_write(asked):
@@ -105,15 +105,15 @@ def test_what_is_remembered_is_of_the_same_moment_as_what_is_read_with_it(node, 
 
 
 def test_what_is_remembered_has_an_end(node, monkeypatch):
-    monkeypatch.setattr("eau2.store.reading._REMEMBERED_BYTES", 10_000)
+    monkeypatch.setattr("eau2.store.remembered._BYTES", 10_000)
     keys = [f"k{index}" for index in range(200)]
     node.write([Write(key, Kind.BYTES, bytes(100)) for key in keys])
     node.write([Write("large", Kind.BYTES, bytes(100_000))])
     for key in ["large", *keys, "large", *keys]:
         node.get(key)
     node.get_many(["large", "k1"])
-    assert 1 <= len(node._reader._remembered) < 50
-    assert "large" not in node._reader._remembered
+    assert 1 <= len(node._reader._remembered.entries) < 50
+    assert "large" not in node._reader._remembered.entries
 
 
 def test_versions_grow_across_a_deletion(node):
@@ -312,11 +312,11 @@ def at_once(node, write):
 def test_ctrl_c_in_the_thread_that_commits_for_others_is_not_theirs(node, monkeypatch):
     commit, interrupted = node._writer._commit, []
 
-    def interrupt_once(change):
+    def interrupt_once(change, **options):
         if not interrupted:
             interrupted.append(threading.current_thread())
             raise KeyboardInterrupt
-        return commit(change)
+        return commit(change, **options)
 
     monkeypatch.setattr(node._writer, "_commit", interrupt_once)
     ends = at_once(node, lambda key: put(node, key, b"x"))
@@ -660,7 +660,7 @@ def test_damage_is_told_of_while_others_are_remembered(node, monkeypatch):
     node.write([Write(key, Kind.BYTES, b"old") for key in keys])
     for _ in range(3):
         node.get_many(keys[:5])
-    assert len(node._reader._remembered) == 5
+    assert len(node._reader._remembered.entries) == 5
 
     def damaged(*_):
         raise apsw.CorruptError("of a test")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from tests.store.two_nodes import TwoNodes
 
-from eau2.store import changes
+from eau2.store import changes, recent
 from eau2.store.nodes import Kind, Write
 from eau2.store.puts import Puts
 
@@ -62,10 +62,12 @@ def test_puts_are_writes_to_whoever_looks(node):
 
 
 def test_what_is_remembered_has_an_end(node, looked_up, monkeypatch):
-    monkeypatch.setattr(changes, "_VERSIONS_MAX", 5)
-    node.write(puts(b"1"))
-    node.write(puts(b"2"))
-    assert len(looked_up) == 2
+    monkeypatch.setattr(recent, "_KEYS_MAX", 5)
+    for number in range(1, 4):
+        assert node.write(puts(b"small")) == [number] * 10
+    for number in range(4, 6):  # in the tree: too large to stay in front of it
+        assert node.write(puts(bytes(5000))) == [number] * 10
+    assert len(looked_up) == 5
 
 
 @pytest.mark.parametrize("payload", [b"small", bytes(5000)])

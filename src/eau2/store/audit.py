@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from eau2.errors import Eau2Error, StoreUnusable
+from eau2.errors import Corrupt, Eau2Error, StoreUnusable
 from eau2.store.changes import chunks_of
 from eau2.store.database import DAMAGE, IS_ELSEWHERE, WHOLE, Patience, connect, meaning
 from eau2.store.nodes import Fault, Kind, NodeCheck
+from eau2.store.recent import Recent
 from eau2.values.key import MARK
 from eau2.values.manifest import Manifest
 
@@ -50,6 +51,7 @@ class Audit:
         try:
             connection.execute("begin")  # one moment for entries and references
             self._pages(connection)
+            self._batches(connection)
             for key in self._all_keys(connection):
                 self._entry(connection, key)
             if connection.in_transaction:  # damage ends it: then it is not known what all keys have
@@ -75,6 +77,16 @@ class Audit:
                 if line != "ok":
                     self._faults.append(Fault(f"the database is damaged: {line}", file=str(self._path)))
         except DAMAGE as error:
+            self._database(error)
+
+    def _batches(self, connection: apsw.Connection) -> None:
+        """Have `entry` mean what batches have, too, as long as the transaction lasts."""
+        recent = Recent(self._path)
+        try:
+            recent.look(connection.execute)
+            if recent:
+                recent.show(connection)
+        except (Corrupt, *DAMAGE) as error:
             self._database(error)
 
     def _all_keys(self, connection: apsw.Connection) -> list[str]:

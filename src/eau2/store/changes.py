@@ -2,7 +2,7 @@
 
 A row of `entry` that names chunks counts one reference to each, and the last to let go of a chunk leaves its row with
 refs = 0, for the second transaction. A row with a large payload has it in `large`. So whatever changes a row looks
-first at what it replaces.
+first at what it replaces. Several plain puts need not change rows at once: `recent.py` has them until they are merged.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from eau2.errors import Eau2Error, StoreBusy
+from eau2.store import recent
 from eau2.store.chunks import NoSuchChunk
-from eau2.store.database import IS_ELSEWHERE, SMALL_MAX, WHOLE
+from eau2.store.database import IS_ELSEWHERE, PAGE_BYTES, SMALL_MAX, WHOLE
 from eau2.store.nodes import VERSION_MASK, Kind, refusal
 from eau2.store.puts import plain
+from eau2.store.recent import UPDATE, Recent
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from eau2.store.chunks import ChunkFiles
     from eau2.store.nodes import Staged, Write
@@ -34,15 +37,12 @@ NAMING = (int(Kind.FRAME), int(Kind.HOLD))  # rows of these kinds count a refere
 HOLDS = f"entry.kind in {NAMING}, iif({IS_ELSEWHERE}, entry.payload, null)"
 _FIND = f"select version, {HOLDS} from entry where key = ?"
 _INSERT = "insert into entry(key, version, kind, payload) values(?, ?, ?, ?)"
-_UPDATE = "update entry set version = ?2, kind = ?3, payload = ?4 where key = ?1"
 _LAST_VERSION = """select max((select value from meta where name = 'version_floor'),
                               coalesce((select version from gone where key = ?), 0))"""
 # In the order asked for.
 _FIND_MANY = f"""select coalesce(entry.version, ({_LAST_VERSION.replace("?", "asked.value")})), {HOLDS}
                  from carray(?) as asked left join entry on entry.key = asked.value"""
-_VERSIONS_MAX = 100_000  # that are remembered: 15 MB, of keys of usual length
 _NONE = -1
-_PLAIN = (0, 0, None)  # what HOLDS says of a row of bytes that are in it
 _TOGETHER_MIN = 8  # so many puts of bytes at least: two statements for all cost less than two for each
 _NAME_CHUNK = """insert into chunk(id, size, refs, stamp) values(?1, ?2, 1, ?3)
                  on conflict(id) do update set refs = refs + 1, size = ?2, stamp = ?3"""
@@ -60,7 +60,7 @@ def chunks_of(kind: int, payload: bytes) -> list[str]:
 class Changes:
     """Changes rows and chunk files, inside the transaction that `Writer` has begun. Guarded by its lock."""
 
-    def __init__(self, connection: apsw.Connection, files: ChunkFiles, spare: Spare) -> None:
+    def __init__(self, connection: apsw.Connection, path: Path, files: ChunkFiles, spare: Spare) -> None:
         self._connection = connection
         self._files = files
         self._spare = spare
@@ -70,55 +70,114 @@ class Changes:
         self.unnamed: list[str] = []  # chunks that the transaction under way has left without a reference
         self.named: list[str] = []  # and those it has given files
         self.removed = 0
-        # Of keys whose rows are plain, without chunks or a large payload: as that commit has left them, or, while a
-        # transaction is under way, as it has. True as long as nothing but plain puts has changed rows.
-        self._versions: dict[str, int] = {}
-        self._versions_at = _NONE
-        self._changes_put = 0  # of all that the connection counts, up to the last put
+        # As the commit `_known_at` has left it, or, while a transaction is under way, as this has. The versions that it
+        # knows are true as long as whoever changes rows here says so to it.
+        self._recent = Recent(path)
+        self._known_at = _NONE
+        self._in_front = False
 
-    def begin(self, started: int) -> None:
-        """A transaction has begun, after the commit that made `started`."""
-        if started != self._versions_at or len(self._versions) > _VERSIONS_MAX:
-            self._versions.clear()
-        self._versions_at = _NONE
+    @property
+    def has_batches(self) -> bool:
+        """Whether there are some that are not in the tree."""
+        return bool(self._recent)
+
+    def begin(self, started: int, *, in_front: bool) -> None:
+        """A transaction has begun, after the commit that made `started`.
+
+        in_front: it only puts plain values, which may stay in front of the tree; else it is to find the tree whole.
+        """
+        front = self._recent
+        if started != self._known_at:
+            # Others have written, and if no batch was there, perhaps to the tree; or we have been rolled back.
+            if self._known_at == _NONE or not front:
+                front.forget()
+            front.look(self.run)
+        self._known_at, self._in_front = _NONE, in_front
+        if not in_front:
+            front.merge(self.run, self.run_many)
 
     def committed(self, started: int) -> None:
         """The transaction is the commit that made `started`. Not called for one that was rolled back, nor where Ctrl-C
         comes before."""
-        self._versions_at = started
+        self._known_at = started
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply `writes` in order; see `Node.write`."""
         if len(writes) >= _TOGETHER_MIN and (values := plain(writes)) is not None:
-            versions = self.put_all(values)
-            return [versions[key] for key in values]
+            return list(self.put_all(values).values())
         return [self._apply(write) for write in writes]
 
-    def put_all(self, values: Mapping[str, bytes], *, over_frames: bool = True) -> dict[str, int]:
-        """Let `values` be under their keys, whatever is there; return their versions. Where they may not go over
-        frames, StoreBusy for one: to remove its files takes time."""
+    def put_all(self, values: Mapping[str, bytes], *, quickly: bool = False) -> dict[str, int]:
+        """Let `values` be under their keys, whatever is there; return their versions, in the same order.
+
+        quickly: 0.1 s at most. StoreBusy for a frame, as to remove its files takes time.
+        """
+        if self._in_front:
+            if (
+                len(values) >= recent.BATCH_MIN
+                and (versions := self._put_in_front(values, quickly=quickly)) is not None
+            ):
+                return versions
+            self._in_front = False
+            self._recent.merge(self.run, self.run_many)
+        return self._put_in_tree(values, quickly=quickly)
+
+    def _put_in_front(self, values: Mapping[str, bytes], *, quickly: bool) -> dict[str, int] | None:
+        """As `put_all`, by a batch. None where that cannot be: a value is large, or a row is not plain."""
+        front = self._recent
+        if max(map(len, values.values())) > SMALL_MAX or self._know(values, quickly=quickly) is None:
+            return None
+        versions = front.add(self.run, values)
+        pages: int = self.run("pragma page_count").get
+        if front.is_full(pages * PAGE_BYTES - front.bytes, quickly=quickly):
+            front.merge(self.run, self.run_many)
+        return versions
+
+    def merge_if_quick(self) -> None:
+        """Have what batches have in the tree, for whoever opens the store next, unless that may take a second."""
+        pages: int = self.run("pragma page_count").get
+        if self._recent.is_quick(pages * PAGE_BYTES - self._recent.bytes):
+            self._recent.merge(self.run, self.run_many)
+
+    def forget_versions(self) -> None:
+        """Know no versions any more: rows are changed otherwise than by `write` and `put_all`."""
+        self._recent.forget_versions()
+
+    def _know(self, values: Mapping[str, bytes], *, quickly: bool) -> set[str] | None:
+        """Have the last versions of all keys known; return those without a row, or None if not all rows are plain."""
+        unknown = self._recent.unknown(values)
+        if not unknown:
+            return set()
+        found = self._found(unknown, quickly=quickly)
+        if any(names or place is not None for _, names, place in found):
+            return None
+        versions = {key: row[0] for key, row in zip(unknown, found, strict=True)}
+        self._recent.know(versions, [names is not None for _, names, _ in found])
+        return {key for key, row in zip(unknown, found, strict=True) if row[1] is None}
+
+    def _found(self, keys: Sequence[str], *, quickly: bool) -> list[tuple[Any, ...]]:
+        """Return of each key the last version, and what its row HOLDS. StoreBusy for a frame, `quickly`."""
+        found: list[tuple[Any, ...]] = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
+        if quickly and any(names for _, names, _ in found):
+            raise StoreBusy("a frame is to be replaced", hint="give it time")
+        return found
+
+    def _put_in_tree(self, values: Mapping[str, bytes], *, quickly: bool) -> dict[str, int]:
+        is_small = max(map(len, values.values())) <= SMALL_MAX
+        if is_small and (new := self._know(values, quickly=quickly)) is not None:
+            versions = self._recent.advance(values)
+            rows = sorted([(key, version, 1, values[key]) for key, version in versions.items()])
+            self.run_many(UPDATE, [row for row in rows if row[0] not in new] if new else rows)
+            if new:
+                self.run_many(_INSERT, [row for row in rows if row[0] in new])
+            return versions
         keys = sorted(values)  # so that each page is visited once
-        versions, before = self._versions, self._connection.total_changes()
-        if before != self._changes_put:
-            versions.clear()
-        asked = [key for key in keys if key not in versions] if versions else keys
-        if asked:
-            found: Any = self.run(_FIND_MANY, (apsw.carray(tuple(asked)),)).fetchall()
-            if not over_frames and any(names for _, names, _ in found):
-                raise StoreBusy("a frame is to be replaced", hint="give it time")
-            read = dict(zip(asked, found, strict=True))
-            rows = [(key, (read[key][0] if key in read else versions[key]) + 1, 1, values[key]) for key in keys]
-            self.put(rows, [read.get(key, _PLAIN) for key in keys])
-        else:
-            rows = [(key, versions[key] + 1, 1, values[key]) for key in keys]
-            if max(map(len, values.values())) <= SMALL_MAX:  # as `put` does, at a fifth of the cost
-                self.run_many(_UPDATE, rows)
-            else:
-                self.put(rows, [_PLAIN] * len(rows))
-        put = {row[0]: row[1] for row in rows}
-        versions.update(put)
-        self._changes_put = before + len(rows)  # a large payload, or chunks let go of, change more
-        return put
+        found = self._found(keys, quickly=quickly)
+        rows = [(key, row[0] + 1, 1, values[key]) for key, row in zip(keys, found, strict=True)]
+        self.put(rows, found)
+        self._recent.forget_versions()
+        versions = {row[0]: row[1] for row in rows}
+        return {key: versions[key] for key in values}
 
     def _apply(self, write: Write) -> Outcome:
         key, kind = write.key, write.kind
@@ -128,16 +187,19 @@ class Changes:
             if refused is not None:
                 return refused
         if kind == Kind.DELETED:
+            self._recent.note(key, None)
             return 0 if found is None else self._delete(key, *found)
         if write.chunks:
             self.publish(write.chunks)
         if found is None:
             version, statement, place = self.run(_LAST_VERSION, (key,)).get + 1, _INSERT, None
         else:
-            version, statement, place = found[0] + 1, _UPDATE, found[2]
+            version, statement, place = found[0] + 1, UPDATE, found[2]
             if found[1]:
                 self._unname(key)
         self.run(statement, (key, version, kind, self._placed(write.payload, place)))
+        is_plain = kind == Kind.BYTES and len(write.payload) <= SMALL_MAX
+        self._recent.note(key, version if is_plain else None)
         return int(version)
 
     def put(self, rows: Sequence[tuple[str, int, int, bytes]], found: Sequence[tuple[Any, ...]]) -> None:
@@ -153,7 +215,7 @@ class Changes:
             else:
                 placed = *row[:3], self._placed(row[3], place)
                 (added if names is None else replaced).append(placed)
-        self.run_many(_UPDATE, replaced)
+        self.run_many(UPDATE, replaced)
         self.run_many(_INSERT, added)
 
     def _placed(self, payload: bytes, place: int | None) -> bytes | int:

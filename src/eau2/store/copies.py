@@ -38,7 +38,7 @@ _NAMED = "select coalesce(chunk.refs, 0) from carray(?) as asked left join chunk
 
 def records(reader: Reader, keys: Sequence[str]) -> dict[str, Record]:
     """As `Node.records`. 2 us a key when there are many."""
-    rows = reader.rows(_RECORDS, (_array(keys),)) if keys else []
+    rows = reader.entries(_RECORDS, (_array(keys),)) if keys else []
     found = {}
     for key, (rank, kind, payload) in zip(keys, rows, strict=True):
         if payload is None and kind != Kind.DELETED:
@@ -50,7 +50,7 @@ def records(reader: Reader, keys: Sequence[str]) -> dict[str, Record]:
 
 def listing(reader: Reader, after: str, limit: int) -> list[tuple[str, int, int]]:
     """As `Node.listing`."""
-    return reader.rows(_LISTING, (after, limit))
+    return reader.entries(_LISTING, (after, limit))
 
 
 def version_floor(reader: Reader) -> int:
@@ -69,6 +69,7 @@ def store(writer: Writer, given: Sequence[Record], *, force: bool, seen: Mapping
     """As `Node.store`. What names chunks has a transaction of its own: its failure must not be that of others."""
 
     def apply(several: Sequence[Record]) -> list[Outcome]:
+        writer.changes.forget_versions()
         if len({record.key for record in several}) == len(several):
             return _store(writer.changes, several, force, seen)
         return [outcome for record in several for outcome in _store(writer.changes, [record], force, seen)]
@@ -107,6 +108,7 @@ def erase(writer: Writer, keys: Sequence[str], seen: Mapping[str, int]) -> None:
     changes = writer.changes
 
     def change() -> None:
+        changes.forget_versions()
         for key in keys:
             ((rank, *holds),) = changes.run(_RANKS, (_array([key]),)).fetchall()
             if key in seen and rank != seen[key]:
@@ -124,6 +126,7 @@ def adopt(writer: Writer) -> None:
     changes = writer.changes
 
     def change() -> None:
+        changes.forget_versions()
         frames = changes.run("select key, version from entry where kind = ?", (Kind.FRAME,)).fetchall()
         for key, rank in frames:
             payload, hold = changes.run(f"select {WHOLE} from entry where key = ?", (key,)).get, hold_key(key, rank)

@@ -7,6 +7,7 @@
     gone      the last version of a deleted key, so that versions only ever grow; the oldest are forgotten
     chunk     a chunk file: its size, how many manifests and holds name it, and the stamp under which it was last found
               whole
+    recent    what was put lately in batches, and is not in `entry` yet: recent.py
     meta      version_floor: the highest version that was forgotten with a `gone` row; new keys start above it
 
 Every page has a checksum (SQLite's `cksumvfs`), which is looked at whenever the page is read, from the file or its log.
@@ -26,6 +27,7 @@ import apsw
 import apsw.sqlite_extra
 
 from eau2.errors import Corrupt, DiskFull, Eau2Error, FormatTooNew, ReadOnly, StoreBusy, StoreUnusable, failed_call
+from eau2.store import recent
 from eau2.store.interrupts import heed
 from eau2.store.log import require_commits
 from eau2.store.nodes import closed
@@ -37,17 +39,18 @@ Flush = Literal["process", "power"]
 Row = tuple[int, int, bytes | int]  # version, kind, payload
 
 BUSY_SECONDS_MAX = 30.0  # a writer waits this long for writers of other processes
-USER_VERSION = 2  # of the tables; pragma user_version
+USER_VERSION = 3  # of the tables; pragma user_version
 _CHECKSUM_VFS = "cksmvfs"
-_PAGE_BYTES = 2048
+PAGE_BYTES = 2048
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
 _SHORT_LOG_PAGES = 500  # on a disk with less room than this:
 _SHORT_DISK_BYTES = 128 << 20
+_PLENTY_BYTES = 512 << 20  # batches may wait to be merged, which writes up to half of it to the log
 _LOOK_SECONDS = 0.05  # a look at it is good for
 _LARGE_BYTES = 16 << 10  # of payloads; less is not worth a look at a disk with more room than that
-_ROW_BYTES_MAX = 4 * (_PAGE_BYTES + 24)  # that a row without a large payload usually adds to the log, at most
+_ROW_BYTES_MAX = 4 * (PAGE_BYTES + 24)  # that a row without a large payload usually adds to the log, at most
 _COMMIT_BYTES = 64 << 10  # what a commit may write besides
 _LOG_BYTES_KEPT = 40 << 20  # of its file, when one that a long snapshot has let grow begins anew
 _SNAPSHOT_SECONDS_MAX = 0.1  # a snapshot that is kept for speed ends sooner (reading.py)
@@ -69,6 +72,7 @@ create index chunk_unnamed on chunk(id) where refs = 0;
 create index entry_expiring on entry(key) where kind = 5;
 create table meta(name text primary key not null, value integer not null) without rowid;
 insert into meta values('version_floor', 0);
+{recent.SCHEMA}
 pragma user_version = {USER_VERSION};
 """
 
@@ -107,26 +111,33 @@ class Room:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._short, self._looked, self._changed = True, 0.0, 0
+        self._free, self._looked, self._changed = 0, 0.0, 0
 
     def bytes(self) -> int:
         """Return how much is free. 1 us."""
         found = os.statvfs(self._path)
         free = found.f_bavail * found.f_frsize
-        self._short, self._looked = free < _SHORT_DISK_BYTES, time.monotonic()
+        self._free, self._looked = free, time.monotonic()
         return free
 
     @property
     def is_short(self) -> bool:
         """Whether there is so little that each write is to look; as it was found a moment ago."""
-        if self._short or time.monotonic() - self._looked > _LOOK_SECONDS:
-            self.bytes()
-        return self._short
+        return self._lately() < _SHORT_DISK_BYTES
+
+    @property
+    def is_plenty(self) -> bool:
+        """Whether there is so much that batches of puts may wait to be merged; as it was found a moment ago."""
+        return self._lately() >= _PLENTY_BYTES
+
+    def _lately(self) -> int:
+        is_short = self._free < _SHORT_DISK_BYTES
+        return self.bytes() if is_short or time.monotonic() - self._looked > _LOOK_SECONDS else self._free
 
     def lacks(self, connection: apsw.Connection) -> int:
         """Return how many bytes the file is to grow, with what the transaction under way has written. 4 us."""
         pages: int = connection.execute("pragma page_count").get
-        return max(0, pages * _PAGE_BYTES - os.stat(self._path).st_size)
+        return max(0, pages * PAGE_BYTES - os.stat(self._path).st_size)
 
     def can_copy(self, connection: apsw.Connection) -> bool:
         """Whether all that the log has can be copied back: cut short, that would take the last room for nothing."""
@@ -210,7 +221,7 @@ def create(path: Path) -> None:
     """Make an empty database at `path`, where nothing is. The caller moves it to its place, whole."""
     connection = apsw.Connection(str(path), vfs=_checksum_vfs())
     try:
-        connection.execute(f"pragma page_size = {_PAGE_BYTES}")
+        connection.execute(f"pragma page_size = {PAGE_BYTES}")
         connection.execute("pragma synchronous = off")  # the caller flushes it, once
         connection.reserve_bytes(None, _CHECKSUM_BYTES)
         connection.execute("vacuum")  # only so do the bytes become part of the file

@@ -1,8 +1,9 @@
 """Has anybody written since? Counters that every process of a node maps, and the threads that wait on them.
 
-The file holds three 64-bit numbers, `started`, `finished` and `flushed`. A writer, holding SQLite's write lock, sets
-`started` += 1, commits, and then sets `finished` to the `started` it made. `flushed` says which commits are on the
-medium; see `flush`.
+The file holds five 64-bit numbers, `started`, `finished`, `flushed`, `batched` and `merged`. A writer, holding SQLite's
+write lock, sets `started` += 1, commits, and then sets `finished` to the `started` it made. `flushed` says which
+commits are on the medium; see `flush`. `batched` is the last commit that left batches in front of the tree
+(recent.py), `merged` one that left none.
 
 What a reader may conclude, and why its held read transaction is linearizable:
 
@@ -22,6 +23,12 @@ What a reader may conclude, and why its held read transaction is linearizable:
 * A writer that dies between the two leaves them different: again only speed, and `settle` mends it.
 * The order of the stores in memory: `started` is stored before SQLite publishes the commit, between the two are
   system calls and SQLite's own barriers. A load that sees the commit is followed by one that sees `started`.
+
+A reader that saw `batched <= merged` before its snapshot reads the tree alone. All that was committed before that look
+is in it: `batched` is set before the commit, `merged` after. Batches that have been committed since, if the snapshot
+has any, are of after the look: what the tree has is the state of before them, and the get happens there. Where it saw
+otherwise, it looks for batches. A late writer, or one that died or whose commit was rolled back, only makes readers
+look for nothing. After the loss of power the two may be of another time than the database: whoever opens it looks.
 
 Waiting looks at the first 16 bytes: a waiter that read the counters, then found no value, sees either `started` or
 `finished` change when the value is committed after its look. (`started` alone moves too early.)
@@ -43,11 +50,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_SIZE, _NUMBER_SIZE = 24, 16
+_SIZE, _NUMBER_SIZE = 40, 16
 _POLL_SECONDS = 0.008  # a put in another process wakes a waiter this late, at most; half a hundredth of a core
 _UNSETTLED_SECONDS = 0.02  # a commit takes less; then its writer may be dead
 _WAIT_SECONDS = 2.0  # of one wait: Ctrl-C may be given to another thread, and then does not wake the main one
 _LINGER_POLLS = 12  # the poller outlives its last waiter for 0.1 s: starting a thread costs more than a look
+
+
+def has_batches(counters: memoryview) -> bool:
+    """Whether there may be batches that are not in the tree."""
+    return bool(counters[3] > counters[4] or counters[4] > counters[0])  # the latter is damage
 
 
 class Generation:
@@ -61,7 +73,8 @@ class Generation:
             self._map = mmap.mmap(file, _SIZE, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
         finally:
             os.close(file)
-        self.counters = memoryview(self._map).cast("Q")  # [started, finished, flushed]: each is loaded and stored whole
+        # [started, finished, flushed, batched, merged]: each is loaded and stored whole
+        self.counters = memoryview(self._map).cast("Q")
 
     def number(self) -> int:
         """Return a number that differs after any write. 0.3 us."""
@@ -71,9 +84,14 @@ class Generation:
     def settled(self) -> bool:
         return bool(self.counters[0] == self.counters[1])
 
-    def start(self) -> int:
-        """Before COMMIT, under the write lock: no held snapshot is trusted from here. Return what `finish` needs."""
+    def start(self, *, batches: bool = False) -> int:
+        """Before COMMIT, under the write lock: no held snapshot is trusted from here. Return what `finish` needs.
+
+        batches: the commit leaves some in front of the tree.
+        """
         started = self.counters[0] + 1
+        if batches:
+            self.counters[3] = started
         self.counters[0] = started
         return int(started)
 
@@ -81,6 +99,11 @@ class Generation:
         """After COMMIT, or after what began with `start` was rolled back."""
         if self.counters[1] < started:  # not back behind a later writer, as far as can be seen from here
             self.counters[1] = started
+
+    def merged(self, started: int) -> None:
+        """After commit `started`, which has left all in the tree. Later writers may have committed since."""
+        if self.counters[4] < started <= self.counters[0]:
+            self.counters[4] = started
 
     def flush(self, started: int, log: int) -> None:
         """Have commit `started`, and all before it, on the medium: they are in the file `log`. OSError.

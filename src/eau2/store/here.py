@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from eau2.errors import Eau2Error, StoreBusy
+from eau2.store import recent
 from eau2.store.database import BUSY_SECONDS_MAX, IS_ELSEWHERE
 from eau2.store.expiry import UNTIL
 from eau2.store.nodes import closed
@@ -35,6 +36,10 @@ class Here(Protocol):
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """As `Node.get_many`. StoreBusy at once where another thread reads."""
+
+    def plain(self, keys: Sequence[str]) -> dict[str, bytes] | None:
+        """Return the bytes under those of `keys` that have a value, in their order, all of one moment; None where a
+        key has something else, or bytes with an end."""
 
     def put(self, values: Mapping[str, bytes]) -> bool:
         """Put all of `values` in one transaction, as `Node.write`; return whether nobody else has written since
@@ -88,6 +93,9 @@ class _NodeHere:
             raise StoreBusy("another thread reads", hint="wait for it")
         return self._reader.get_many(keys)
 
+    def plain(self, keys: Sequence[str]) -> dict[str, bytes] | None:
+        return self._reader.plain(keys)
+
     def generation(self) -> int | None:
         try:
             self._seen, finished = self._counters[0], self._counters[1]
@@ -99,10 +107,11 @@ class _NodeHere:
         writer, before = self._writer, self._seen
 
         def change() -> None:
-            writer.changes.put_all(values, over_frames=False)
+            writer.changes.put_all(values, quickly=True)
             writer.require_room(sum(map(len, values.values())))
 
-        writer.transaction(change, seconds=0.0, unflushed=self._note_unflushed)
+        in_front = len(values) >= recent.BATCH_MIN
+        writer.transaction(change, seconds=0.0, unflushed=self._note_unflushed, in_front=in_front)
         writer.writes += len(values)
         self._waiting.notify()
         # Ours made `started` one more: had another begun since, it would be two.
@@ -140,4 +149,4 @@ class _NodeHere:
         return outcomes
 
     def expiring(self) -> list[tuple[str, int]]:
-        return [(key, UNTIL.unpack(until)[0]) for key, until in self._reader.rows(_EXPIRING) if until is not None]
+        return [(key, UNTIL.unpack(until)[0]) for key, until in self._reader.entries(_EXPIRING) if until is not None]

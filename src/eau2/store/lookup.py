@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from eau2.errors import Corrupt, NodeUnavailable, StoreBusy
 from eau2.store.expiry import bytes_of
@@ -41,6 +41,8 @@ def look_up(node: Node, tables: Tables, key: str, entry: Entry | None) -> bytes 
 def look_up_many(node: Node, tables: Tables, keys: list[str]) -> dict[str, bytes | Frame]:
     """Return what is under those of `keys` that have a value, all of one moment: when a chunk is gone, all are read
     again."""
+    if node.here is not None and (plain := node.here.plain(keys)) is not None:
+        return cast("dict[str, bytes | Frame]", plain)
     gone: dict[str, int] = {}  # frames of which a chunk was gone, with their version
     for _ in range(_TRIES_MAX):
         entries = node.get_many(keys)

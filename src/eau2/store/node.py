@@ -102,8 +102,7 @@ class DirectoryNode:
                 patience = self._writer_patience
                 self._writer = Writer(self._database, self._generation, self._files, self._spare, patience, flush=flush)
                 undo.callback(self._writer.close, _CLOSE_SECONDS)
-                if not self._generation.settled:
-                    self._writer.settle()
+                self._reader.merge = self._writer.merge
                 self._sweep()
             undo.pop_all()
 
@@ -132,7 +131,7 @@ class DirectoryNode:
         return self._reader.keys(prefix, limit)
 
     def frames(self) -> list[str]:
-        return [key for (key,) in self._reader.rows(_FRAMES, (FIRST,))]
+        return [key for (key,) in self._reader.entries(_FRAMES, (FIRST,))]
 
     def write(self, writes: Sequence[Write]) -> list[int | Eau2Error]:
         if not writes:

@@ -49,6 +49,7 @@ class Entry(NamedTuple):  # a get makes one: half the cost of a dataclass
     payload: bytes
 
 
+new_entry = tuple.__new__  # what Entry() calls in the end; 0.2 us less
 RANK_BITS = 32  # of a rank are the version; those above are the epoch in which it was written
 VERSION_MASK = (1 << RANK_BITS) - 1
 

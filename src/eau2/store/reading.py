@@ -1,21 +1,28 @@
-"""Reading a node's entries: one connection, a read transaction that is kept while nobody writes, and what it found."""
+"""Reading a node's entries: one connection, a read transaction that is kept while nobody writes, and what it found.
+
+What was put lately may be in front of the tree: recent.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from eau2.store.database import DAMAGE, SMALL_MAX, WHOLE, connect, lost, meaning
-from eau2.store.nodes import Entry, amid_another, closed
+from eau2.errors import Eau2Error
+from eau2.store.database import DAMAGE, WHOLE, connect, lost, meaning
+from eau2.store.generation import has_batches
+from eau2.store.nodes import Entry, amid_another, closed, new_entry
+from eau2.store.recent import Recent
+from eau2.store.remembered import Remembered
 from eau2.values.key import FIRST, prefix_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from eau2.errors import Eau2Error
     from eau2.store.database import Patience, Row
     from eau2.store.generation import Generation
 
@@ -27,10 +34,7 @@ _GET_MANY = f"""select entry.version, entry.kind, {WHOLE}
 _CHUNK = "select size, refs, stamp from chunk where id = ?"
 _IDLE_SECONDS = 0.025  # a kept transaction that nobody used for one to two of these is ended: the log can be reset
 _MOMENT_SECONDS = 0.001
-_REMEMBERED_BYTES = 48 << 20  # of the process, about; SQLite has another 32 MB of pages
-_ENTRY_BYTES = 300  # of an entry that is remembered, besides its key and payload
 _NONE = -1
-new_entry = tuple.__new__  # what Entry() calls in the end; 0.2 us less a get
 
 
 class Reader:
@@ -53,9 +57,12 @@ class Reader:
         self._kept = _NONE  # `started` for which the open read transaction is trusted, or none is open
         self._quiet = _NONE  # `started` at the last look, when no commit was going on
         self._used = False  # since the idle thread looked last
-        self._remembered: dict[str, Entry] = {}  # as they were read from kept transactions, while `started` was:
-        self._remembered_at = _NONE
-        self._remembered_bytes = 0
+        self._recent = Recent(path)
+        self._doubts = read_only or self._lacks_note()  # the counters may not say that there are batches
+        # Whether there are batches, as the transaction under way sees them; None before it has been looked at.
+        self._front: bool | None = False
+        self.merge: Callable[[], None] | None = None  # has what batches have in the tree, where that can be
+        self._remembered = Remembered()
         self._idle: threading.Thread | None = None
         self._idling = threading.Lock()  # held until all is closed; no Event: a signal's handler may close amid a close
         self._idling.acquire()
@@ -70,23 +77,11 @@ class Reader:
             with self._lock:
                 self.gets += 1
                 started = self._counters[0]
-                if started == self._remembered_at:
-                    entry = self._remembered.get(key)
+                if started == self._remembered.at:
+                    entry = self._remembered.entries.get(key)
                     if entry is not None:
                         return entry
-                self._used = True
-                if started != self._kept:
-                    self._renew(started)
-                row: Row | None = self._run(_GET, (key,)).get
-                if row is None:
-                    return None
-                if type(row[2]) is int:
-                    row = self._with_large(key, row)
-                    return None if row is None else new_entry(Entry, row)
-                entry = new_entry(Entry, row)
-                if self._kept == started:
-                    self._remember(started, {key: entry})
-                return entry
+                return self._look_up(key, started)
         except DAMAGE as error:
             self._begin_anew()
             raise self._meaning(error, key) from error
@@ -99,25 +94,46 @@ class Reader:
             with self._alone():
                 self.gets += len(keys)
                 started = self._counters[0]
-                known = self._remembered if started == self._remembered_at else {}
-                if known:
-                    try:
-                        return dict(zip(keys, map(known.__getitem__, keys), strict=True))
-                    except KeyError:
-                        pass  # not all are
-                asked = [key for key in keys if key not in known]
-                read = self._read_many(asked)
+                known = self._remembered.entries if started == self._remembered.at else {}
+                found = dict(zip(keys, map(known.get, keys), strict=True))
+                missing = [key for key, entry in found.items() if entry is None] if known else keys
+                if not missing:
+                    return found  # type: ignore[return-value]  # no None in it
+                read = self._read_many(missing)
                 if known and started != self._counters[0]:  # a write came between: what is known is of another moment
                     return self._read_many(keys)
                 if self._kept == started:
-                    self._remember(started, {key: entry for key, entry in read.items() if len(entry[2]) <= SMALL_MAX})
+                    self._remembered.add(started, read)
         except DAMAGE as error:
             for key in keys:
                 self.get(key)  # one of them says which it is
             raise self._meaning(error) from error
-        if len(asked) == len(keys):
+        if len(missing) == len(keys):
             return read
-        return {key: entry for key in keys if (entry := known.get(key) or read.get(key)) is not None}
+        found.update(read)
+        if len(read) == len(missing):
+            return found  # type: ignore[return-value]  # no None in it
+        return {key: entry for key, entry in found.items() if entry is not None}
+
+    def plain(self, keys: Sequence[str]) -> dict[str, bytes] | None:
+        """As `get_many`, but the bytes alone; None where a key has something else. Half the cost where all are known:
+        what is known of 100,000 keys is in no cache of the processor, so that each object that is touched counts."""
+        with self._alone():
+            started = self._counters[0]
+            known = self._remembered.plain if started == self._remembered.at else {}
+            found = dict(zip(keys, map(known.get, keys), strict=True))
+            missing = [key for key, value in found.items() if value is None] if known else [*found]
+            self.gets += len(found) - len(missing)
+        if not missing:
+            return found  # type: ignore[return-value]  # no None in it
+        read = self.get_many(missing)
+        if len(missing) < len(found) and started != self._counters[0]:  # what is known is of another moment
+            found, read = {}, self.get_many(keys)
+        for key, (_, kind, payload) in read.items():
+            if kind != 1:
+                return None
+            found[key] = payload
+        return {key: value for key, value in found.items() if value is not None}
 
     def keys(self, prefix: str, limit: int | None) -> list[str]:
         """Return the keys that start with `prefix`, sorted, at most the first `limit`."""
@@ -126,7 +142,7 @@ class Reader:
         where = "key >= ?1" if end is None else "key >= ?1 and key < ?3"
         query = f"select key from entry where {where} order by key limit ?2"
         bindings = (first, -1 if limit is None else limit) + (() if end is None else (end,))
-        return [row[0] for row in self.rows(query, bindings)]
+        return [row[0] for row in self.entries(query, bindings)]
 
     def chunk_rows(self, chunk_ids: Sequence[str]) -> list[tuple[int, int, str] | None]:
         """Return (size, references, stamp) of each chunk, None where there is no row: all of one moment."""
@@ -147,8 +163,30 @@ class Reader:
         self._lock.release()
         return True
 
+    def entries(self, query: str, bindings: Sequence[Any] = ()) -> list[Any]:
+        """As `rows`, of a query that reads `entry`. What batches have is merged before; else it costs 2 us a key."""
+        if not self._has_batches():
+            return self.rows(query, bindings)
+        if self.merge is not None:
+            with contextlib.suppress(Eau2Error):
+                self.merge()
+                self._doubts = False
+                return self.rows(query, bindings)
+        with self._alone():
+            self._end()
+            try:
+                run = self._begin()
+                if self._sees_front():
+                    self._recent.show(self._connection)
+                found: list[Any] = run(query, bindings).fetchall()
+                return found
+            except DAMAGE as error:
+                raise self._meaning(error) from error
+            finally:
+                self._end()  # with the view
+
     def rows(self, query: str, bindings: Sequence[Any] = ()) -> list[Any]:
-        """Return all rows of a query of this package."""
+        """Return all rows of a query of this package, of other tables than `entry`."""
         with self._alone():
             run = self._begin()
             try:
@@ -170,7 +208,7 @@ class Reader:
             self._closed = True
             self._run = _refuse_closed
             self._counters = _NO_COUNTERS
-            self._remembered, self._remembered_at = {}, _NONE
+            self._remembered.forget()
             self._connection.close()
             self._idling.release()
             idle = self._idle
@@ -183,7 +221,7 @@ class Reader:
         self._lock = threading.RLock()  # the parent's may have been held at the fork
         self._run = _refuse_forked
         self._kept, self._counters, self._closed = _NONE, _NO_COUNTERS, True
-        self._remembered, self._remembered_at = {}, _NONE
+        self._remembered.forget()
         return left
 
     def _alone(self) -> threading.RLock:
@@ -197,27 +235,47 @@ class Reader:
 
     # -- private, all under the lock ----------------------------------------------------------------------------------
 
+    def _look_up(self, key: str, started: int) -> Entry | None:
+        self._used = True
+        if started != self._kept:
+            self._renew(started)
+            if self._kept == _NONE and self._has_batches():
+                return self._read_many([key]).get(key)
+        entry = self._recent.get(key) if self._sees_front() else None
+        if entry is None:
+            row: Row | None = self._run(_GET, (key,)).get
+            if row is None:
+                return None
+            if type(row[2]) is int:
+                row = self._with_large(key, row)
+                return None if row is None else new_entry(Entry, row)
+            entry = new_entry(Entry, row)
+        if self._kept == started:
+            self._remembered.add(started, {key: entry})
+        return entry
+
     def _read_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         run = self._begin()
         try:
-            rows = run(_GET_MANY, (apsw.carray(tuple(keys)),)).fetchall()
+            lately = self._recent.get_many(keys) if self._sees_front() else {}
+            asked = [key for key in keys if key not in lately] if lately else keys
+            rows = run(_GET_MANY, (apsw.carray(tuple(asked)),)).fetchall() if asked else []
         except DAMAGE:
             self._end()
             raise
         finally:
             self._end_unless_kept()
-        found = {key: new_entry(Entry, row) for key, row in zip(keys, rows, strict=True) if row[2] is not None}
-        if len(found) < len(keys):
-            for key, row in zip(keys, rows, strict=True):
+        found = {key: new_entry(Entry, row) for key, row in zip(asked, rows, strict=True) if row[2] is not None}
+        if len(found) < len(asked):
+            for key, row in zip(asked, rows, strict=True):
                 if row[2] is None and row[0] is not None:
                     raise lost(self.path, key)
-        return found
-
-    def _remember(self, started: int, entries: dict[str, Entry]) -> None:
-        if started != self._remembered_at or self._remembered_bytes > _REMEMBERED_BYTES:
-            self._remembered, self._remembered_at, self._remembered_bytes = {}, started, 0
-        self._remembered.update(entries)
-        self._remembered_bytes += sum(len(key) + len(entry[2]) + _ENTRY_BYTES for key, entry in entries.items())
+        if not lately:
+            return found
+        if not asked:
+            return lately
+        found |= lately
+        return {key: found[key] for key in keys if key in found}
 
     def _renew(self, started: int) -> None:
         """End the kept transaction, which is old; begin another on the second quiet look in a row."""
@@ -232,6 +290,7 @@ class Reader:
             self._quiet = started
         else:
             self._run("begin")  # the snapshot is taken by the first read that follows, after the look above
+            self._expect_front()
             self._kept = started
             if self._idle is None:
                 self._idle = threading.Thread(target=self._end_when_idle, name="eau2-idle", daemon=True)
@@ -245,11 +304,36 @@ class Reader:
             self._renew(started)
         if self._kept == _NONE:
             self._run("begin")
+            self._expect_front()
         return self._run
 
+    def _has_batches(self) -> bool:
+        return self._doubts or has_batches(self._counters)
+
+    def _lacks_note(self) -> bool:
+        """Whether there are batches of which the counters do not know: power was lost."""
+        try:
+            return not has_batches(self._counters) and len(self._run("select 1 from recent limit 2").fetchall()) > 1
+        except DAMAGE:  # who gets a key is told
+            return True
+
+    def _expect_front(self) -> None:
+        """Look whether there may be batches, after a transaction has begun and before it reads: what is merged between
+        the two would not be seen at all."""
+        self._front = None if self._has_batches() else False
+        if self._front is False and self._recent:
+            self._recent.forget()
+
+    def _sees_front(self) -> bool:
+        """Whether there are batches in the transaction under way. Then `_recent` has what it sees of them."""
+        if self._front is None:
+            self._recent.look(self._run)
+            self._front = bool(self._recent)
+        return self._front
+
     def _end_unless_kept(self) -> None:
-        if self._kept == _NONE and not self._closed and self._connection.in_transaction:
-            self._run("rollback")
+        if self._kept == _NONE:
+            self._end()
 
     def _with_large(self, key: str, row: Row) -> Row | None:
         """Return `row` with its payload, which is elsewhere: both of one moment. One query would copy it once more."""
@@ -274,7 +358,7 @@ class Reader:
             self._end()
 
     def _end(self) -> None:
-        self._kept = _NONE
+        self._kept, self._front = _NONE, False
         if not self._closed and self._connection.in_transaction:
             self._run("rollback")
 
@@ -297,7 +381,7 @@ class Reader:
                     return
 
 
-_NO_COUNTERS = memoryview(bytes(16)).cast("Q")
+_NO_COUNTERS = memoryview(bytes(40)).cast("Q")
 
 
 def _refuse_closed(*_: object) -> Any:

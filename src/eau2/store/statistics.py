@@ -155,7 +155,7 @@ class Sizing:
 
     def count(self) -> Sizes:
         """Return the sizes now. 10 ms for 100,000 keys."""
-        ((keys, frames),) = self._reader.rows(_KEYS, (FIRST,))
+        ((keys, frames),) = self._reader.entries(_KEYS, (FIRST,))
         ((chunks, chunk_bytes),) = self._reader.rows(_CHUNKS)
         return Sizes(keys, frames, chunks, chunk_bytes)
 

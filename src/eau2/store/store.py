@@ -180,7 +180,8 @@ class Store:
     def put_many(self, values: Mapping[str, object]) -> dict[str, int]:
         """Put all of `values` at once: every reader sees all of them or none. Return each key's new version.
 
-        For bytes about 6 us a key, 2 in their order, where this process has put it before; else 8 and 4.
+        For 64 or more values of up to 384 bytes about 2 us a key, 4 for one that this process has not put before; the
+        first other write after many of these takes up to half a second. Larger ones are 8 us and more.
         Raises as `put`, and then none was put.
         """
         given = dict(checked_values(values))
@@ -374,8 +375,8 @@ class Store:
 
     def _apply(self, writes: Sequence[Write]) -> list[int]:
         outcomes = self._node.write(writes) if writes else []
-        versions = [outcome for outcome in outcomes if isinstance(outcome, int)]
-        if len(versions) < len(outcomes):
+        versions: list[Any] = outcomes
+        if not set(map(type, outcomes)) <= {int}:
             for write, outcome in zip(writes, outcomes, strict=True):
                 if isinstance(outcome, KeyMissing):
                     raise self._missing(write.key)

@@ -21,9 +21,9 @@ from eau2.store.changes import Changes
 from eau2.store.chunks import NoSuchChunk
 from eau2.store.database import BUSY_SECONDS_MAX, DAMAGE, CopyingBack, Room, connect, meaning
 from eau2.store.flushing import Flushing
-from eau2.store.nodes import Kind, amid_another, closed
-from eau2.store.puts import moves_files, payload_bytes
-from eau2.values.key import MARK
+from eau2.store.generation import has_batches
+from eau2.store.nodes import amid_another, closed
+from eau2.store.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,41 +34,13 @@ if TYPE_CHECKING:
     from eau2.store.database import Flush, Patience
     from eau2.store.generation import Generation
     from eau2.store.nodes import Record, Write
+    from eau2.store.request import Apply
     from eau2.store.spare import Spare
-
-    Apply = Callable[[Sequence[Any]], list[Outcome]]
 
 
 Value = TypeVar("Value")
 
-
-class _Request:
-    """The writes of one caller, how they are applied, and what became of them."""
-
-    __slots__ = ("alone", "apply", "done", "failure", "outcomes", "undoes", "writes")
-
-    def __init__(self, writes: Sequence[Write | Record], apply: Apply, alone: bool, undoes: bool) -> None:
-        self.writes = writes
-        self.apply = apply
-        self.outcomes: list[Outcome] = []
-        self.failure: BaseException | None = None
-        self.done = False
-        self.undoes = undoes
-        # It moves files: its failure must not meet, nor be met by, the writes of others.
-        self.alone = alone or moves_files(writes)
-
-    @property
-    def bytes(self) -> int:
-        """How large the payloads are."""
-        return payload_bytes(self.writes)
-
-    @property
-    def makes_room(self) -> bool:
-        """Whether it is only to delete, or to undo, or says of a cluster's own what is to be deleted."""
-        return self.undoes or all(
-            write.kind == Kind.DELETED or (write.kind == Kind.BYTES and write.key.startswith(MARK))
-            for write in self.writes
-        )
+_MERGE_SECONDS = 1.0  # who only reads waits so long for the lock
 
 
 class Writer:
@@ -82,13 +54,13 @@ class Writer:
         self._files = files
         self._spare = spare
         self._patience = patience
-        self._queue: deque[_Request] = deque()
+        self._queue: deque[Request] = deque()
         self._lock = threading.RLock()  # held by the thread that commits, see `_while_held`; guards everything below
         self._connection = connect(path, patience=patience)
         self._room = Room(path)
         self._copying_back = CopyingBack(path, self._room, patience)
         self._connection.set_wal_hook(self._copying_back)
-        self.changes = Changes(self._connection, files, spare)
+        self.changes = Changes(self._connection, path, files, spare)
         self._run = self.changes.run
         self.flushing = None if flush == "process" else Flushing(path, generation)
         self._started = 0  # what `Generation.start` returned in the transaction under way, if it came so far
@@ -96,6 +68,8 @@ class Writer:
         self.left_over = False  # files may be there that no row names, and that we could not remove
         self.writes = 0
         self.commits = 0
+        if not generation.settled:
+            self.settle()
 
     def write(
         self,
@@ -108,7 +82,7 @@ class Writer:
         """Apply `writes` by `apply`, as `Changes.write` when it is not given, in one transaction with those of others
         unless `alone`; see `Node.write`. The staged chunks of one whose outcome is 0 or an error are removed. On a full
         disk what deletes, or `undoes` what failed, has the spare room."""
-        request = _Request(writes, apply or self.changes.write, alone, undoes)
+        request = Request(writes, apply, alone, undoes)
         if (amid := amid_another(self._lock)) is not None:
             self._fail(request, amid)
             raise amid
@@ -130,11 +104,12 @@ class Writer:
         seconds: float = BUSY_SECONDS_MAX,
         makes_room: bool = False,
         unflushed: Callable[[int], None] | None = None,
+        in_front: bool = False,
     ) -> Any:
         """Call `change` in a transaction of its own, under the write lock; return what it returns.
 
         StoreBusy when the lock does not come within `seconds`. What it raises rolls everything back.
-        unflushed: is told what `flushing` is to flush; else that is waited for.
+        unflushed: is told what `flushing` is to flush; else that is waited for. in_front: see `Changes.begin`.
         """
         if (amid := amid_another(self._lock)) is not None:
             raise amid
@@ -145,7 +120,7 @@ class Writer:
             try:
                 self._patience.seconds = seconds
                 self.changes.unnamed.clear()
-                result = self._commit_somehow(lambda: self._commit(change), makes_room=makes_room)
+                result = self._commit_somehow(lambda: self._commit(change, in_front=in_front), makes_room=makes_room)
                 self._flush() if unflushed is None else unflushed(self._started)
                 self._remove_unnamed()
                 return result
@@ -161,6 +136,10 @@ class Writer:
     def require_room(self, size: int) -> None:
         """Inside `transaction`: raise DiskFull where payloads of `size` bytes, which it has written, have no room."""
         self._room.require_log(self._connection, size)
+
+    def merge(self, seconds: float = _MERGE_SECONDS) -> None:
+        """Have all batches in the tree; StoreBusy when the lock does not come within `seconds`."""
+        self.transaction(lambda: None, seconds=seconds)
 
     def settle(self) -> None:
         """Make the counters equal if nobody is writing; give up at once if somebody is."""
@@ -182,6 +161,9 @@ class Writer:
 
     def close(self, seconds: float) -> bool:
         """Wait for the write under way, take the log into the file, and close. Return whether that write has ended."""
+        with contextlib.suppress(Eau2Error):
+            if not self._closed and has_batches(self._generation.counters):
+                self.transaction(self.changes.merge_if_quick, seconds=0.0, in_front=True)
 
         def work(held: bool) -> bool:
             # The handler of a signal may close amid a write of its own thread, which has the lock.
@@ -218,24 +200,24 @@ class Writer:
 
     # -- all under the lock -------------------------------------------------------------------------------------------
 
-    def _lead_or_withdraw(self, request: _Request, *, held: bool) -> None:
+    def _lead_or_withdraw(self, request: Request, *, held: bool) -> None:
         if not held:
             self._withdraw(request, StoreBusy(f"{self._path}: other threads have been writing for too long"))
         elif not request.done:
             self._lead(request)
 
-    def _withdraw(self, request: _Request, error: BaseException) -> None:
+    def _withdraw(self, request: Request, error: BaseException) -> None:
         """Take back a request that no leader has; the outcome of one that a leader has still comes."""
         with contextlib.suppress(ValueError):
             self._queue.remove(request)
             self._fail(request, error)
 
-    def _fail(self, request: _Request, error: BaseException) -> None:
+    def _fail(self, request: Request, error: BaseException) -> None:
         for write in request.writes:
             self._files.discard(write.chunks)
         request.failure, request.done = error, True
 
-    def _lead(self, own: _Request) -> None:
+    def _lead(self, own: Request) -> None:
         """Commit one batch: the first request, and those behind it that may share its transaction."""
         batch = [self._queue.popleft()]
         if not batch[0].alone:
@@ -259,7 +241,7 @@ class Writer:
             self._queue.extendleft(request for request in reversed(batch) if not request.done)
             raise
 
-    def _commit_each(self, batch: list[_Request]) -> None:
+    def _commit_each(self, batch: list[Request]) -> None:
         """The disk had no room for all of them; the one that is too large must not fail the others."""
         for request in batch:
             try:
@@ -267,7 +249,7 @@ class Writer:
             except Eau2Error as error:
                 self._fail(request, error)
 
-    def _commit_alone(self, request: _Request) -> None:
+    def _commit_alone(self, request: Request) -> None:
         try:
             self._commit_somehow(lambda: self._commit_all([request]), makes_room=request.makes_room)
         except DiskFull:
@@ -275,7 +257,7 @@ class Writer:
                 raise
             self._commit_in_place(request)
 
-    def _commit_in_place(self, request: _Request) -> None:
+    def _commit_in_place(self, request: Request) -> None:
         """Commit what fits into the room that deletes have left in the database, whose file stays as large: the log
         alone has the spare room. Half of that at most, as it cannot be taken back while others read from the log."""
 
@@ -292,11 +274,11 @@ class Writer:
     def _shorten(self) -> None:
         self._copying_back.shorten(self._connection)
 
-    def _commit_all(self, batch: list[_Request], apply: Callable[[], None] | None = None) -> None:
+    def _commit_all(self, batch: list[Request], apply: Callable[[], None] | None = None) -> None:
         self.changes.unnamed.clear()
         self._started = 0  # `_committed` is asked even of what never began
         try:
-            self._commit(apply or (lambda: self._apply_all(batch)))
+            self._commit(apply or (lambda: self._apply_all(batch)), in_front=all(each.in_front for each in batch))
             self._flush()
         except OutcomeUnknown as error:
             for request in batch:
@@ -315,7 +297,7 @@ class Writer:
         if self._spare.is_short:
             self._spare.make()
 
-    def _note_done(self, batch: list[_Request]) -> None:
+    def _note_done(self, batch: list[Request]) -> None:
         for request in batch:
             request.done = True
             self.writes += len(request.writes)
@@ -329,12 +311,12 @@ class Writer:
         """Whether the last `_commit` came through. Asked of SQLite: Ctrl-C may come between it and any note of ours."""
         return self._started != 0 and not self._connection.in_transaction
 
-    def _apply_all(self, batch: list[_Request]) -> None:
+    def _apply_all(self, batch: list[Request]) -> None:
         for request in batch:
-            request.outcomes = request.apply(request.writes)
+            request.outcomes = (request.apply or self.changes.write)(request.writes)
             self.require_room(request.bytes)
 
-    def _commit(self, change: Callable[[], Any]) -> Any:
+    def _commit(self, change: Callable[[], Any], *, in_front: bool = False) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
         self._started, failed = 0, False
         if self._closed:
@@ -343,10 +325,10 @@ class Writer:
         run = self._run
         try:
             run("begin immediate")
-            self.changes.begin(self._generation.counters[0])
+            self.changes.begin(self._generation.counters[0], in_front=in_front and self._room.is_plenty)
             result = change()
             self._room.require_copies(self._connection)
-            self._started = self._generation.start()
+            self._started = self._generation.start(batches=self.changes.has_batches)
             run("commit")
         except BaseException as error:
             failed = isinstance(error, Exception) or not self._committed
@@ -364,6 +346,8 @@ class Writer:
                 self._generation.finish(self._started)
             if failed:
                 self._started = 0
+        if not self.changes.has_batches:
+            self._generation.merged(self._started)
         self.changes.committed(self._started)
         self.commits += 1
         return result
