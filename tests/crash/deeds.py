@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from eau2.store import recent
+
 THREADS = 3
 KEYS_EACH = 6
 ABSENT, BYTES, FRAME, FILE, LOADED = "absent", "bytes", "frame", "file", "loaded"
@@ -102,6 +104,7 @@ def write_until_killed(opener, folder: str, seed: int, pipe) -> None:
             pipe.send(message)
 
     tell("opening")
+    recent.BATCH_MIN, recent._BYTES_MAX = 2, 3_000  # so that batches wait in front of the tree, and are merged
     store = opener()
     threads = [threading.Thread(target=_write, args=(store, folder, seed, thread, tell)) for thread in range(THREADS)]
     for thread in threads:
@@ -119,8 +122,8 @@ def _write(store, folder, seed, thread, tell) -> None:
         number = chance.randrange(10**9)
         key, other = chance.sample(keys, 2)
         kind = chance.choices(
-            ["put", "frame", "delete", "many", "delete many", "file", "load", "again", "update"],
-            [8, 6, 3, 3, 1, 2, 1, 1, 2],
+            ["put", "frame", "delete", "batch", "many", "delete many", "file", "load", "again", "update"],
+            [8, 6, 3, 8, 3, 1, 2, 1, 1, 2],
         )[0]
         values, act = _deed(store, folder, kind, key, other, number, own)
         tell("begin", thread, values)
@@ -142,6 +145,10 @@ def _deed(store, folder, kind, key, other, number, own):
         return (
             {key: (BYTES, number), other: (FRAME, number)},
             lambda: store.put_many({key: content(number), other: table(number)}),
+        )
+    if kind == "batch":
+        return dict.fromkeys([key, other], (BYTES, number)), lambda: store.put_many(
+            dict.fromkeys([key, other], content(number))
         )
     if kind == "file":
         return {key: (FILE, text)}, lambda: store.put_file(key, f"{folder}/{text}.bin")

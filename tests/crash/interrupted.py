@@ -1,4 +1,4 @@
-"""Writes that are interrupted: `python -m tests.crash.interrupted DIRECTORY` sends itself Ctrl-C all the time.
+"""Writes that are interrupted: `python -m tests.crash.interrupted DIRECTORY NODES` sends itself Ctrl-C all the time.
 
 Prints "right" when every write was whole or not there, and none waited for a lock that an interrupted one had kept.
 """
@@ -13,6 +13,7 @@ import threading
 import time
 
 import eau2
+from eau2.store import recent
 
 SECONDS = 4.0
 KEYS = [str(number) for number in range(8)]
@@ -58,7 +59,8 @@ class Interrupted:
         assert self.store.check().faults == ()
 
 
-def main(folder: str) -> None:
+def main(folder: str, nodes: int) -> None:
+    recent.BATCH_MIN, recent._BYTES_MAX = 1, 1_000  # on one node batches wait in front of the tree, and are merged
     stop = threading.Event()
 
     def shoot() -> None:
@@ -66,7 +68,7 @@ def main(folder: str) -> None:
         while not stop.wait(chance.uniform(0.002, 0.02)):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with eau2.open(folder, nodes=3) as store:
+    with eau2.open(folder, nodes=nodes) as store:
         store.put("warm", {"n": [1]})  # what the first frame needs is imported
         writing, shooting = Interrupted(store), threading.Thread(target=shoot)
         shooting.start()
@@ -88,4 +90,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
