@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 from struct import error as StructError
 from tempfile import TemporaryDirectory
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from tests.store.two_nodes import TwoNodes
 
-from eau2.errors import Corrupt, KeyExists, StoreBusy
-from eau2.store import database, recent
+from eau2.errors import Corrupt, KeyExists, StoreBusy, StoreClosed
+from eau2.store import changes, database, recent
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
 from eau2.store.puts import Puts
@@ -213,30 +214,100 @@ def test_a_writer_that_holds_the_lock_does_not_keep_a_reader_from_listing(node, 
         holder.join()
 
 
-@pytest.mark.parametrize("what", ["_KEYS_MAX", "_BYTES_MAX"])
-def test_when_there_are_many_they_are_merged(node, monkeypatch, what):
-    monkeypatch.setattr(recent, what, 29 if what == "_KEYS_MAX" else 2000)
-    seen = set()
+@pytest.mark.parametrize(
+    ("where", "what", "limit"),
+    [(recent, "_KEYS_MAX", 29), (recent, "_BYTES_MAX", 2000), (changes, "_MERGE_SECONDS", 1e-9)],
+)
+def test_when_there_are_many_they_are_merged(node, monkeypatch, where, what, limit):
+    monkeypatch.setattr(where, what, limit)
+    seen = []
     for number in range(1, 11):
         assert put(node, values_of(number)) == [number] * 30
         assert payloads(node) == values_of(number)
-        seen.add(batches(node))
-    assert 0 in seen
-    assert len(seen) < 5
+        seen.append(batches(node))
+    assert 1 in seen[1:]
+    assert max(seen) < 5
     assert node.check().faults == ()
 
 
-@pytest.mark.parametrize("what", ["_KEYS_MAX", "_FEWER_KEYS_MAX"])
-def test_what_has_been_merged_does_not_count_again(node, monkeypatch, what):
-    monkeypatch.setattr(recent, what, 19)
-    node.here.generation()
+def test_what_has_been_merged_does_not_count_again(node, monkeypatch):
+    monkeypatch.setattr(recent, "_KEYS_MAX", 19)
     seen = []
     for number in range(12):
-        values = values_of(number, KEYS[number % 3 * 10 :][:10])
-        node.here.put(values) if what == "_FEWER_KEYS_MAX" else put(node, values)
+        put(node, values_of(number, KEYS[number % 3 * 10 :][:10]))
         seen.append(batches(node))
-    assert seen == [1, 0] * 6 if what == "_KEYS_MAX" else seen.count(0) == 6
+    assert seen == [1, 2] * 6
     assert payloads(node) == {**values_of(9, KEYS[:10]), **values_of(10, KEYS[10:20]), **values_of(11, KEYS[20:])}
+
+
+def test_a_door_does_not_wait_until_many_are_merged(node, monkeypatch):
+    put(node, values_of(1))
+    monkeypatch.setattr(changes, "_QUICK_SECONDS", 1e-9)
+    for keys in (KEYS, KEYS[:1]):
+        node.here.generation()
+        with pytest.raises(StoreBusy):
+            node.here.put(values_of(2, keys))
+    assert payloads(node) == values_of(1)
+    monkeypatch.setattr(changes, "_QUICK_SECONDS", 0.1)
+    node.here.put(values_of(2))
+    assert batches(node) == 2
+    node.here.put(values_of(3, KEYS[:1]))
+    assert batches(node) == 0
+    assert payloads(node) == {**values_of(2), **values_of(3, KEYS[:1])}
+
+
+def test_a_batch_that_is_large_by_itself_goes_to_the_tree(node, monkeypatch):
+    monkeypatch.setattr(recent, "BATCH_BYTES_MAX", 100)
+    put(node, values_of(1))
+    assert in_tree(node) == KEYS
+    put(node, values_of(2, KEYS[:9]))
+    assert batches(node) == 1
+
+
+def test_ctrl_c_while_batches_of_others_are_read_leaves_nothing_half_known(node, other, monkeypatch):
+    put(node, values_of(1, KEYS[:10]))
+    assert payloads(node) == payloads(other) == values_of(1, KEYS[:10])
+    put(other, values_of(2))
+    know = recent.Recent.know
+
+    def interrupted(self, versions, in_tree):
+        know(self, versions, in_tree)
+        self._keys.pop()
+        raise KeyboardInterrupt
+
+    for cut_short in (lambda: put(node, values_of(3)), lambda: node.get_many(KEYS)):
+        with monkeypatch.context() as cut:
+            cut.setattr(recent.Recent, "know", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cut_short()
+    assert payloads(node) == values_of(2)
+    assert node.keys() == KEYS
+    assert put(node, values_of(3)) == [3 if key in KEYS[:10] else 2 for key in KEYS]
+    assert payloads(other) == values_of(3)
+
+
+def test_ctrl_c_while_closing_merges_closes_all_the_same(directory, monkeypatch):
+    node = DirectoryNode(directory)
+    put(node, values_of(1))
+    monkeypatch.setattr(node._writing().changes, "merge_if_quick", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        node.close()
+    with pytest.raises(StoreClosed):
+        node.get("k01")
+    again = DirectoryNode(directory)
+    try:
+        assert payloads(again) == values_of(1)
+    finally:
+        again.close()
+
+
+def test_counters_that_make_no_sense_hide_no_batch(node, other):
+    put(node, values_of(1))
+    counters = node._generation.counters
+    counters[4] = counters[0] + 3
+    for number in range(2, 8):
+        put(node, values_of(number))
+        assert payloads(other) == payloads(node) == values_of(number)
 
 
 def test_where_there_is_little_room_nothing_waits(node, other, monkeypatch):
@@ -249,10 +320,9 @@ def test_where_there_is_little_room_nothing_waits(node, other, monkeypatch):
 
 
 def test_closing_merges(directory):
-    with patch.object(recent, "_KEYS_MAX", 1000):
-        first = DirectoryNode(directory)
-        put(first, values_of(1))
-        first.close()
+    first = DirectoryNode(directory)
+    put(first, values_of(1))
+    first.close()
     second = DirectoryNode(directory)
     try:
         assert batches(second) == 0

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from eau2.store.nodes import Staged, Write
     from eau2.store.spare import Spare
 
+_QUICK_SECONDS = 0.1  # what waits in front of the tree is merged before that takes longer, where a door's loop waits,
+_MERGE_SECONDS = 0.5  # and otherwise
 GONE_MAX = 100_000  # versions of deleted keys that are kept: 10 MB; older ones raise version_floor
 _ANY_RANK = (1 << 63) - 1
 _GONE_STEP = 16  # how many are forgotten at once: each changes a page, and a delete is to need few on a full disk
@@ -74,27 +76,28 @@ class Changes:
         # knows are true as long as whoever changes rows here says so to it.
         self._recent = Recent(path)
         self._known_at = _NONE
-        self._in_front = False
+        self._in_front = self._quickly = False
 
     @property
     def has_batches(self) -> bool:
         """Whether there are some that are not in the tree."""
         return bool(self._recent)
 
-    def begin(self, started: int, *, in_front: bool) -> None:
+    def begin(self, started: int, *, in_front: bool, quickly: bool = False) -> None:
         """A transaction has begun, after the commit that made `started`.
 
         in_front: it only puts plain values, which may stay in front of the tree; else it is to find the tree whole.
+        quickly: StoreBusy where that takes over 0.1 s.
         """
-        front = self._recent
-        if started != self._known_at:
+        front, known_at = self._recent, self._known_at
+        self._known_at, self._in_front, self._quickly = _NONE, in_front, quickly
+        if started != known_at:
             # Others have written, and if no batch was there, perhaps to the tree; or we have been rolled back.
-            if self._known_at == _NONE or not front:
+            if known_at == _NONE or not front:
                 front.forget()
             front.look(self.run)
-        self._known_at, self._in_front = _NONE, in_front
         if not in_front:
-            front.merge(self.run, self.run_many)
+            self._merge()
 
     def committed(self, started: int) -> None:
         """The transaction is the commit that made `started`. Not called for one that was rolled back, nor where Ctrl-C
@@ -107,64 +110,70 @@ class Changes:
             return list(self.put_all(values).values())
         return [self._apply(write) for write in writes]
 
-    def put_all(self, values: Mapping[str, bytes], *, quickly: bool = False) -> dict[str, int]:
-        """Let `values` be under their keys, whatever is there; return their versions, in the same order.
-
-        quickly: 0.1 s at most. StoreBusy for a frame, as to remove its files takes time.
-        """
+    def put_all(self, values: Mapping[str, bytes]) -> dict[str, int]:
+        """Let `values` be under their keys, whatever is there; return their versions, in the same order. StoreBusy for
+        a frame in a transaction that is to be done `quickly`: to remove its files takes time."""
         if self._in_front:
-            if (
-                len(values) >= recent.BATCH_MIN
-                and (versions := self._put_in_front(values, quickly=quickly)) is not None
-            ):
+            if len(values) >= recent.BATCH_MIN and (versions := self._put_in_front(values)) is not None:
                 return versions
             self._in_front = False
-            self._recent.merge(self.run, self.run_many)
-        return self._put_in_tree(values, quickly=quickly)
+            self._merge()
+        return self._put_in_tree(values)
 
-    def _put_in_front(self, values: Mapping[str, bytes], *, quickly: bool) -> dict[str, int] | None:
-        """As `put_all`, by a batch. None where that cannot be: a value is large, or a row is not plain."""
+    def _put_in_front(self, values: Mapping[str, bytes]) -> dict[str, int] | None:
+        """As `put_all`, by a batch. None where that cannot be: a value is large, or all are, or a row is not plain."""
         front = self._recent
-        if max(map(len, values.values())) > SMALL_MAX or self._know(values, quickly=quickly) is None:
+        sizes = [*map(len, values.values())]
+        if max(sizes) > SMALL_MAX or sum(sizes) > recent.BATCH_BYTES_MAX:
             return None
-        versions = front.add(self.run, values)
-        pages: int = self.run("pragma page_count").get
-        if front.is_full(pages * PAGE_BYTES - front.bytes, quickly=quickly):
-            front.merge(self.run, self.run_many)
-        return versions
+        if front.is_full or front.merge_seconds(self._tree_bytes) > (
+            _QUICK_SECONDS if self._quickly else _MERGE_SECONDS
+        ):
+            self._merge()
+        return None if self._know(values) is None else front.add(self.run, values)
 
     def merge_if_quick(self) -> None:
-        """Have what batches have in the tree, for whoever opens the store next, unless that may take a second."""
+        """Have what batches have in the tree, for whoever opens the store next, unless that may take long."""
+        if self._recent.merge_seconds(self._tree_bytes) < _MERGE_SECONDS:
+            self._merge()
+
+    def _merge(self) -> None:
+        front = self._recent
+        if front and self._quickly and front.merge_seconds(self._tree_bytes) > 2 * _QUICK_SECONDS:
+            raise StoreBusy("many puts are to be merged", hint="give it time")
+        front.merge(self.run, self.run_many)
+
+    @property
+    def _tree_bytes(self) -> int:
         pages: int = self.run("pragma page_count").get
-        if self._recent.is_quick(pages * PAGE_BYTES - self._recent.bytes):
-            self._recent.merge(self.run, self.run_many)
+        return pages * PAGE_BYTES - self._recent.bytes
 
     def forget_versions(self) -> None:
         """Know no versions any more: rows are changed otherwise than by `write` and `put_all`."""
         self._recent.forget_versions()
 
-    def _know(self, values: Mapping[str, bytes], *, quickly: bool) -> set[str] | None:
+    def _know(self, values: Mapping[str, bytes]) -> set[str] | None:
         """Have the last versions of all keys known; return those without a row, or None if not all rows are plain."""
         unknown = self._recent.unknown(values)
         if not unknown:
             return set()
-        found = self._found(unknown, quickly=quickly)
+        found = self._found(unknown)
         if any(names or place is not None for _, names, place in found):
             return None
         versions = {key: row[0] for key, row in zip(unknown, found, strict=True)}
         self._recent.know(versions, [names is not None for _, names, _ in found])
         return {key for key, row in zip(unknown, found, strict=True) if row[1] is None}
 
-    def _found(self, keys: Sequence[str], *, quickly: bool) -> list[tuple[Any, ...]]:
-        """Return of each key the last version, and what its row HOLDS. StoreBusy for a frame, `quickly`."""
+    def _found(self, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return of each key the last version, and what its row HOLDS. StoreBusy for a frame, if `quickly`."""
         found: list[tuple[Any, ...]] = self.run(_FIND_MANY, (apsw.carray(tuple(keys)),)).fetchall()
-        if quickly and any(names for _, names, _ in found):
+        if self._quickly and any(names for _, names, _ in found):
             raise StoreBusy("a frame is to be replaced", hint="give it time")
         return found
 
-    def _put_in_tree(self, values: Mapping[str, bytes], *, quickly: bool) -> dict[str, int]:
+    def _put_in_tree(self, values: Mapping[str, bytes]) -> dict[str, int]:
         is_small = max(map(len, values.values())) <= SMALL_MAX
-        if is_small and (new := self._know(values, quickly=quickly)) is not None:
+        if is_small and (new := self._know(values)) is not None:
             versions = self._recent.advance(values)
             rows = sorted([(key, version, 1, values[key]) for key, version in versions.items()])
             self.run_many(UPDATE, [row for row in rows if row[0] not in new] if new else rows)
@@ -172,7 +181,7 @@ class Changes:
                 self.run_many(_INSERT, [row for row in rows if row[0] in new])
             return versions
         keys = sorted(values)  # so that each page is visited once
-        found = self._found(keys, quickly=quickly)
+        found = self._found(keys)
         rows = [(key, row[0] + 1, 1, values[key]) for key, row in zip(keys, found, strict=True)]
         self.put(rows, found)
         self._recent.forget_versions()

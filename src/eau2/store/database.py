@@ -248,6 +248,7 @@ def connect(path: Path, *, read_only: bool = False, patience: Patience) -> apsw.
             raise Corrupt(f"{path} holds {what}", hint="restore the file from a copy, or load the store anew")
         run(f"pragma cache_size = -{_CACHE_KB}")
         run(f"pragma journal_size_limit = {_LOG_BYTES_KEPT}")
+        run("pragma temp_store = memory")  # a full disk can be read
         run("pragma synchronous = normal")  # see Writer: commits are flushed there, if at all
         return connection
     except BaseException as error:

@@ -89,9 +89,12 @@ class Generation:
 
         batches: the commit leaves some in front of the tree.
         """
-        started = self.counters[0] + 1
+        counters = self.counters
+        if counters[4] > counters[0]:  # damage, which would hide a batch once `started` has come so far
+            counters[4] = 0
+        started = counters[0] + 1
         if batches:
-            self.counters[3] = started
+            counters[3] = started
         self.counters[0] = started
         return int(started)
 

@@ -44,7 +44,8 @@ class Here(Protocol):
     def put(self, values: Mapping[str, bytes]) -> bool:
         """Put all of `values` in one transaction, as `Node.write`; return whether nobody else has written since
         `generation` was looked at last, which is one more then. StoreBusy at once where another thread or process is
-        writing, and where a frame is to be replaced, whose files would have to go. Errors of the whole, after which
+        writing, where a frame is to be replaced, whose files would have to go, and where many puts of others are to be
+        merged first. Errors of the whole, after which
         nothing is changed. Nobody may be told yet where the store `flushes`."""
 
     @property
@@ -107,11 +108,12 @@ class _NodeHere:
         writer, before = self._writer, self._seen
 
         def change() -> None:
-            writer.changes.put_all(values, quickly=True)
+            writer.changes.put_all(values)
             writer.require_room(sum(map(len, values.values())))
 
-        in_front = len(values) >= recent.BATCH_MIN
-        writer.transaction(change, seconds=0.0, unflushed=self._note_unflushed, in_front=in_front)
+        in_front = len(values) >= recent.BATCH_MIN and writer.has_room
+        told = self._note_unflushed
+        writer.transaction(change, seconds=0.0, unflushed=told, in_front=in_front, quickly=True)
         writer.writes += len(values)
         self._waiting.notify()
         # Ours made `started` one more: had another begun since, it would be two.

@@ -79,7 +79,7 @@ class DirectoryNode:
         self._counting, self._read = threading.Lock(), ReadCounts()  # the one guards the other
         self.figures = Figures(self.directory)
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
-        settle = _nothing if self._writer is None else self._writer.settle
+        settle = (lambda: None) if self._writer is None else self._writer.settle
         self._waiting = generation.Waiting(self._generation, settle)
         self.here = here(self._reader, self._writer, self._generation, self._waiting, self.figures.asked.tally)
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
@@ -310,9 +310,11 @@ class DirectoryNode:
         self._reader_patience.stop()
         self._writer_patience.stop()
         self._waiting.close()
-        ended = self._writer is None or self._writer.close(_CLOSE_SECONDS)
-        self._reader.close()
-        self._forgotten()
+        try:
+            ended = self._writer is None or self._writer.close(_CLOSE_SECONDS)
+        finally:  # also at Ctrl-C
+            self._reader.close()
+            self._forgotten()
         if ended:  # else the write under way still counts there; the map goes with the last who holds it
             self._generation.close()
 
@@ -393,7 +395,3 @@ def _let_go(holder: Holder | None, writer: Writer | None) -> None:
     """
     if holder is not None:
         holder.close(keep=writer is not None and writer.left_over)
-
-
-def _nothing() -> None:
-    """What a node that only reads can do about a writer that died."""

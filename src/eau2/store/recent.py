@@ -41,11 +41,12 @@ create table recent(id integer primary key, body blob not null);
 insert into recent values(1, x'');
 """
 BATCH_MIN = 64  # keys that are put together; to put fewer into the tree at once costs less than a batch and a merge
-_KEYS_MAX = 1 << 17  # that wait to be merged, which takes half a second at most
+BATCH_BYTES_MAX = 8 << 20  # of values; more would have to be merged soon anyway
+_KEYS_MAX = 1 << 17  # whose versions are known without a look, or that wait to be merged
 _BYTES_MAX = 64 << 20  # of batches in memory; on the disk they take less
-_TREE_BYTES = 128 << 20  # in a larger database keys share fewer pages, and all that a merge changes is in one commit:
-_FEWER_KEYS_MAX = 1 << 15
-_QUICK_KEYS_MAX = 1 << 12
+_KEY_SECONDS, _BYTE_SECONDS = 2e-6, 20e-9  # to merge a key, and a byte of its value, as measured
+_TREE_BYTES = 128 << 20  # in a larger database keys share fewer pages:
+_FAR_KEY_SECONDS = 25e-6
 _PACKED = Struct("<IQ")  # size of the body; its hash, for the codec may take what was cut for whole
 _SIZE_MAX = 1 << 30  # more is damage
 _CODEC = pa.Codec("lz4_raw")  # 0.05 to 0.1 us a key, and saves twice that and more
@@ -92,7 +93,8 @@ class Recent:
         """Know nothing: what was known was rolled back, or is of another moment."""
         self.forget_versions()
         self._bodies: list[bytes] = []
-        self.bytes = self._waiting = 0  # of all batches; keys of which one has a value
+        self.bytes = 0  # of all batches
+        self._waiting = self._waiting_bytes = 0  # keys of which one has a value; the last values of all
         self._merged = self._last = _NONE  # ids of the first row and the last
 
     # -- what is there ------------------------------------------------------------------------------------------------
@@ -104,17 +106,24 @@ class Recent:
             return
         if merged != self._merged:
             self.forget()
-        for number, body in run(_BATCHES, (merged if self._last == _NONE else self._last,)).fetchall():
-            try:
-                batch = decoded(unpacked(body))
-            except (StructError, ValueError, OSError) as damage:
-                raise Corrupt(
-                    f"{self._path}: batch {number} of puts makes no sense: {damage}",
-                    hint="run `eau2 check`, and restore the file from a copy",
-                ) from damage
-            self.know({key: 0 for key in batch.keys if key not in self._numbers}, in_tree=False)
-            self._have(batch, self._places(batch.keys))
+        try:
+            for number, row in run(_BATCHES, (merged if self._last == _NONE else self._last,)).fetchall():
+                self._take(number, row)
+        except BaseException:  # Ctrl-C too: half of what is known of a key must not stay
+            self.forget()
+            raise
         self._merged, self._last = merged, last
+
+    def _take(self, number: int, row: bytes) -> None:
+        try:
+            batch = decoded(unpacked(row))
+        except (StructError, ValueError, OSError) as damage:
+            raise Corrupt(
+                f"{self._path}: batch {number} of puts makes no sense: {damage}",
+                hint="run `eau2 check`, and restore the file from a copy",
+            ) from damage
+        self.know({key: 0 for key in batch.keys if key not in self._numbers}, in_tree=False)
+        self._have(batch, self._places(batch.keys))
 
     def get(self, key: str) -> Entry | None:
         """Return what a batch has under `key`. 0.6 us."""
@@ -159,8 +168,8 @@ class Recent:
         """Know the last versions of keys whose rows are plain, and which are sure to have one."""
         numbers = self._numbers
         new = [key for key in versions if key not in numbers]
-        numbers.update(zip(new, range(len(numbers), len(numbers) + len(new)), strict=True))
         self._keys += new
+        numbers.update(zip(new, range(len(numbers), len(numbers) + len(new)), strict=True))
         known = len(self._table)
         if len(numbers) > known:
             grown = np.full((max(2 * len(numbers), 1024), 5), _NONE, np.int64)
@@ -205,23 +214,26 @@ class Recent:
 
     def _have(self, batch: Batch, at: Numbers) -> None:
         rows = self._table[at]
+        waited = rows[:, _BATCH] != _NONE
+        self._waiting += len(at) - int(np.count_nonzero(waited))
+        self._waiting_bytes += int(batch.sizes.sum() - ((rows[:, _END] - rows[:, _START]) * waited).sum())
         rows[:, _VERSION], rows[:, _BATCH] = batch.versions, len(self._bodies)
         rows[:, _START], rows[:, _END] = batch.ends - batch.sizes, batch.ends
-        self._waiting += len(at) - int(np.count_nonzero(self._table[at, _BATCH] + 1))
         self._table[at] = rows
         self._bodies.append(batch.body)
         self.bytes += len(batch.body)
 
     # -- what is merged -----------------------------------------------------------------------------------------------
 
-    def is_full(self, tree_bytes: int, *, quickly: bool) -> bool:
-        """Whether all is to be merged, into a database of this size, or to be merged quickly."""
-        keys_max = _FEWER_KEYS_MAX if quickly or tree_bytes > _TREE_BYTES else _KEYS_MAX
-        return self._waiting > keys_max or self.bytes > _BYTES_MAX
+    @property
+    def is_full(self) -> bool:
+        """Whether all is to be merged, however long that takes."""
+        return self._waiting > _KEYS_MAX or self.bytes > _BYTES_MAX
 
-    def is_quick(self, tree_bytes: int) -> bool:
-        """Whether to merge takes less than a second."""
-        return self._waiting < _QUICK_KEYS_MAX or tree_bytes < _TREE_BYTES
+    def merge_seconds(self, tree_bytes: int) -> float:
+        """Return about how long it takes to merge all into a database of this size."""
+        key_seconds = _KEY_SECONDS if tree_bytes < _TREE_BYTES else _FAR_KEY_SECONDS
+        return self._waiting * key_seconds + self._waiting_bytes * _BYTE_SECONDS
 
     def merge(self, run: Callable[..., Any], run_many: Callable[..., Any]) -> None:
         """Have all in the tree, in the transaction of `run`, which has looked. 2.5 us a key. Versions stay known, of
@@ -232,7 +244,7 @@ class Recent:
             run("delete from recent where id < ?", (self._last,))
             run("update recent set body = x''")
             self._merged = self._last
-            self._bodies, self.bytes, self._waiting = [], 0, 0
+            self._bodies, self.bytes, self._waiting, self._waiting_bytes = [], 0, 0, 0
             self._table[self._table[:, _BATCH] != _NONE, _IN_TREE] = True
             self._table[:, _BATCH] = _NONE
         if len(self._numbers) > _KEYS_MAX:

@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from eau2.store.request import Apply
     from eau2.store.spare import Spare
 
-
 Value = TypeVar("Value")
-
-_MERGE_SECONDS = 1.0  # who only reads waits so long for the lock
+_MERGE_SECONDS = 0.2  # who only reads waits so long for the lock
 
 
 class Writer:
@@ -105,11 +103,12 @@ class Writer:
         makes_room: bool = False,
         unflushed: Callable[[int], None] | None = None,
         in_front: bool = False,
+        quickly: bool = False,
     ) -> Any:
         """Call `change` in a transaction of its own, under the write lock; return what it returns.
 
         StoreBusy when the lock does not come within `seconds`. What it raises rolls everything back.
-        unflushed: is told what `flushing` is to flush; else that is waited for. in_front: see `Changes.begin`.
+        unflushed: is told what `flushing` is to flush; else that is waited for. in_front, quickly: see `Changes.begin`.
         """
         if (amid := amid_another(self._lock)) is not None:
             raise amid
@@ -120,7 +119,9 @@ class Writer:
             try:
                 self._patience.seconds = seconds
                 self.changes.unnamed.clear()
-                result = self._commit_somehow(lambda: self._commit(change, in_front=in_front), makes_room=makes_room)
+                result = self._commit_somehow(
+                    lambda: self._commit(change, in_front=in_front, quickly=quickly), makes_room=makes_room
+                )
                 self._flush() if unflushed is None else unflushed(self._started)
                 self._remove_unnamed()
                 return result
@@ -136,6 +137,11 @@ class Writer:
     def require_room(self, size: int) -> None:
         """Inside `transaction`: raise DiskFull where payloads of `size` bytes, which it has written, have no room."""
         self._room.require_log(self._connection, size)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the disk has so much that batches may wait to be merged."""
+        return self._room.is_plenty
 
     def merge(self, seconds: float = _MERGE_SECONDS) -> None:
         """Have all batches in the tree; StoreBusy when the lock does not come within `seconds`."""
@@ -161,9 +167,15 @@ class Writer:
 
     def close(self, seconds: float) -> bool:
         """Wait for the write under way, take the log into the file, and close. Return whether that write has ended."""
-        with contextlib.suppress(Eau2Error):
-            if not self._closed and has_batches(self._generation.counters):
-                self.transaction(self.changes.merge_if_quick, seconds=0.0, in_front=True)
+        try:
+            with contextlib.suppress(Exception):  # the next write merges
+                if not self._closed and has_batches(self._generation.counters):
+                    self.transaction(self.changes.merge_if_quick, seconds=0.0, in_front=True)
+        finally:  # also at Ctrl-C
+            ended = self._close(seconds)
+        return ended
+
+    def _close(self, seconds: float) -> bool:
 
         def work(held: bool) -> bool:
             # The handler of a signal may close amid a write of its own thread, which has the lock.
@@ -278,7 +290,10 @@ class Writer:
         self.changes.unnamed.clear()
         self._started = 0  # `_committed` is asked even of what never began
         try:
-            self._commit(apply or (lambda: self._apply_all(batch)), in_front=all(each.in_front for each in batch))
+            self._commit(
+                apply or (lambda: self._apply_all(batch)),
+                in_front=self.has_room and all(each.in_front for each in batch),
+            )
             self._flush()
         except OutcomeUnknown as error:
             for request in batch:
@@ -316,7 +331,7 @@ class Writer:
             request.outcomes = (request.apply or self.changes.write)(request.writes)
             self.require_room(request.bytes)
 
-    def _commit(self, change: Callable[[], Any], *, in_front: bool = False) -> Any:
+    def _commit(self, change: Callable[[], Any], *, in_front: bool = False, quickly: bool = False) -> Any:
         """Run `change` between BEGIN and COMMIT. A failure changes nothing, and is an error of eau2."""
         self._started, failed = 0, False
         if self._closed:
@@ -325,7 +340,7 @@ class Writer:
         run = self._run
         try:
             run("begin immediate")
-            self.changes.begin(self._generation.counters[0], in_front=in_front and self._room.is_plenty)
+            self.changes.begin(self._generation.counters[0], in_front=in_front, quickly=quickly)
             result = change()
             self._room.require_copies(self._connection)
             self._started = self._generation.start(batches=self.changes.has_batches)
