@@ -124,7 +124,7 @@ class Changes:
         """As `put_all`, by a batch. None where that cannot be: a value is large, or all are, or a row is not plain."""
         front = self._recent
         sizes = [*map(len, values.values())]
-        if max(sizes) > SMALL_MAX or sum(sizes) > recent.BATCH_BYTES_MAX:
+        if max(sizes) > SMALL_MAX or len(sizes) > recent.BATCH_MAX or sum(sizes) > recent.BATCH_BYTES_MAX:
             return None
         if front.is_full or front.merge_seconds(self._tree_bytes) > (
             _QUICK_SECONDS if self._quickly else _MERGE_SECONDS

@@ -41,7 +41,8 @@ create table recent(id integer primary key, body blob not null);
 insert into recent values(1, x'');
 """
 BATCH_MIN = 64  # keys that are put together; to put fewer into the tree at once costs less than a batch and a merge
-BATCH_BYTES_MAX = 8 << 20  # of values; more would have to be merged soon anyway
+BATCH_MAX = 1 << 15  # keys; more would have to be merged soon anyway
+BATCH_BYTES_MAX = 8 << 20  # of their values
 _KEYS_MAX = 1 << 17  # whose versions are known without a look, or that wait to be merged
 _BYTES_MAX = 64 << 20  # of batches in memory; on the disk they take less
 _KEY_SECONDS, _BYTE_SECONDS = 2e-6, 20e-9  # to merge a key, and a byte of its value, as measured
