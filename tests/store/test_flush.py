@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import pytest
 
 from eau2.errors import OutcomeUnknown
-from eau2.store import flushing
+from eau2.store import database, flushing
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Kind, Write
 
@@ -163,3 +164,27 @@ def test_without_a_way_to_begin_early_a_flush_does_it_all(directory, flushed, mo
     node.here.flush()
     assert len(flushed) == 1
     node.close()
+
+
+def test_the_log_is_longer_than_what_is_in_it_so_that_a_flush_need_not_say_how_long(directory, monkeypatch):
+    monkeypatch.setattr(database, "_PLENTY_BYTES", 0)
+    first, second = DirectoryNode(directory, flush="power"), DirectoryNode(directory, flush="power")
+    log = directory / "entries.db-wal"
+    sizes = []
+    try:
+        for number in range(200):
+            node = (first, second)[number % 3 == 0]
+            node.write([Write(f"k{number * 7 % 100}", Kind.BYTES, b"%d" % number * 50)])
+            sizes.append(log.stat().st_size)
+        assert len(set(sizes)) < 10
+        copied = directory.with_name("copied")  # as a kill leaves it
+        shutil.copytree(directory, copied)
+        again = DirectoryNode(copied)
+        try:
+            assert again.check().faults == ()
+            assert again.get_many(again.keys()) == first.get_many(first.keys())
+        finally:
+            again.close()
+    finally:
+        first.close()
+        second.close()

@@ -42,6 +42,7 @@ BUSY_SECONDS_MAX = 30.0  # a writer waits this long for writers of other process
 USER_VERSION = 3  # of the tables; pragma user_version
 _CHECKSUM_VFS = "cksmvfs"
 PAGE_BYTES = 2048
+_FRAME_BYTES = 24  # of the log, before each page
 _CHECKSUM_BYTES = 8  # what cksumvfs keeps at the end of each page
 _CACHE_KB = 32 << 10  # a connection, and only as it is used
 _LOG_PAGES = 16_000  # 32 MB between checkpoints: a page that many writes change is copied back once
@@ -186,8 +187,10 @@ class CopyingBack:
         self._room = room
         self._patience = patience
         self._next = _SHORT_LOG_PAGES
+        self.log_bytes = 0  # that are used, after the last commit of this connection
 
     def __call__(self, connection: apsw.Connection, _: str, pages: int) -> int:
+        self.log_bytes = pages * (PAGE_BYTES + _FRAME_BYTES)
         if pages < _SHORT_LOG_PAGES:
             self._next = _SHORT_LOG_PAGES
         elif pages >= self._next:

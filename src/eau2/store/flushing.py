@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from eau2.store.generation import Generation
 
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE
+_AHEAD_BYTES = 32 << 10  # what a commit usually writes to the log is less
+_STEP_BYTES_MAX = 1 << 20
 _begin_writing = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)  # of Linux
 if _begin_writing is not None:
     _begin_writing.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
@@ -27,12 +30,26 @@ class Flushing:
 
     def __init__(self, path: Path, generation: Generation) -> None:
         self._path, self._generation = path, generation
+        self._size = 0  # of the log's file, as it was found
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # the log's name
-            self._log = os.open(f"{path}-wal", os.O_RDONLY)
+            self._log = os.open(f"{path}-wal", os.O_RDWR)
         finally:
             os.close(directory)
+
+    def extend(self, used: int) -> None:
+        """Have the log's file longer than the `used` bytes of it and what a commit may add, while it is short.
+
+        A flush that must also write down that the file has grown takes twice as long. Under the write lock: then nobody
+        writes behind the end of the file. SQLite takes no notice of zeros there.
+        """
+        if used + _AHEAD_BYTES > self._size:
+            self._size = os.fstat(self._log).st_size
+            if used + _AHEAD_BYTES > self._size:
+                step = min(max(self._size, 2 * _AHEAD_BYTES), _STEP_BYTES_MAX)
+                with contextlib.suppress(OSError):  # what has no room is said by the commit
+                    self._size += os.pwrite(self._log, bytes(step), self._size)
 
     def begin(self) -> None:
         """Have the medium written to while something else is done: `flush` then takes half as long. 15 us."""

@@ -111,7 +111,7 @@ class _NodeHere:
             writer.changes.put_all(values)
             writer.require_room(sum(map(len, values.values())))
 
-        in_front = len(values) >= recent.BATCH_MIN and writer.has_room
+        in_front = len(values) >= recent.BATCH_MIN and writer.room.is_plenty
         told = self._note_unflushed
         writer.transaction(change, seconds=0.0, unflushed=told, in_front=in_front, quickly=True)
         writer.writes += len(values)

@@ -55,8 +55,8 @@ class Writer:
         self._queue: deque[Request] = deque()
         self._lock = threading.RLock()  # held by the thread that commits, see `_while_held`; guards everything below
         self._connection = connect(path, patience=patience)
-        self._room = Room(path)
-        self._copying_back = CopyingBack(path, self._room, patience)
+        self.room = Room(path)
+        self._copying_back = CopyingBack(path, self.room, patience)
         self._connection.set_wal_hook(self._copying_back)
         self.changes = Changes(self._connection, path, files, spare)
         self._run = self.changes.run
@@ -136,12 +136,7 @@ class Writer:
 
     def require_room(self, size: int) -> None:
         """Inside `transaction`: raise DiskFull where payloads of `size` bytes, which it has written, have no room."""
-        self._room.require_log(self._connection, size)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the disk has so much that batches may wait to be merged."""
-        return self._room.is_plenty
+        self.room.require_log(self._connection, size)
 
     def merge(self, seconds: float = _MERGE_SECONDS) -> None:
         """Have all batches in the tree; StoreBusy when the lock does not come within `seconds`."""
@@ -275,7 +270,7 @@ class Writer:
 
         def apply() -> None:
             self._apply_all([request])
-            self._room.require_place(self._connection)
+            self.room.require_place(self._connection)
 
         self._commit_somehow(lambda: self._commit_all([request], apply), makes_room=True)
 
@@ -292,7 +287,7 @@ class Writer:
         try:
             self._commit(
                 apply or (lambda: self._apply_all(batch)),
-                in_front=self.has_room and all(each.in_front for each in batch),
+                in_front=self.room.is_plenty and all(each.in_front for each in batch),
             )
             self._flush()
         except OutcomeUnknown as error:
@@ -342,7 +337,7 @@ class Writer:
             run("begin immediate")
             self.changes.begin(self._generation.counters[0], in_front=in_front, quickly=quickly)
             result = change()
-            self._room.require_copies(self._connection)
+            self._prepare_log()
             self._started = self._generation.start(batches=self.changes.has_batches)
             run("commit")
         except BaseException as error:
@@ -366,6 +361,11 @@ class Writer:
         self.changes.committed(self._started)
         self.commits += 1
         return result
+
+    def _prepare_log(self) -> None:
+        self.room.require_copies(self._connection)
+        if self.flushing is not None and self.room.is_plenty:
+            self.flushing.extend(self._copying_back.log_bytes)
 
     def _flush(self) -> None:
         if self.flushing is not None:
