@@ -180,9 +180,8 @@ class Store:
     def put_many(self, values: Mapping[str, object]) -> dict[str, int]:
         """Put all of `values` at once: every reader sees all of them or none. Return each key's new version.
 
-        For 64 or more values of up to 384 bytes about 2 us a key, 4 for one that this process has not put before; the
-        first other write after many of these takes up to half a second. Larger ones are 8 us and more.
-        Raises as `put`, and then none was put.
+        For 64 or more values of up to 384 bytes about 2 us a key, 4 for one not put before; the first other write after
+        many of these takes up to half a second. Larger ones are 8 us and more. Raises as `put`, and then none was put.
         """
         given = dict(checked_values(values))
         check_keys(given)
