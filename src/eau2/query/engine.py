@@ -18,7 +18,7 @@ from eau2.query.engine_errors import interruption, is_exhausted, typed
 from eau2.query.placing import Placed
 from eau2.query.queries import Queries
 from eau2.query.reads import Reads, note, table_read
-from eau2.query.recipe import Recipe, Replaced, plan_node
+from eau2.query.recipe import Recipe, Replaced
 from eau2.query.shipping import WorkerProcesses
 from eau2.query.source import joined, unnamed
 from eau2.query.spill import SpillFolder
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 KEPT_BYTES_MAX = 16 << 20  # of an answer that is handed on in batches; a larger one goes through a file
 MEMORY_BYTES_MIN = 16 << 20
 SOON_SECONDS = 0.001  # in which a batch comes that need not be waited for by another thread, at 20 us each
-_ROW_WISE = frozenset({"Projection", "Filter", "SubqueryAlias"})
 
 Answer = TypeVar("Answer")
 
@@ -195,7 +194,7 @@ class Engine:
     def first(self, recipe: Recipe, rows: int) -> Iterator[pa.RecordBatch]:
         """Run `recipe` and yield batches that begin with its first `rows` rows. No chunk is read that is not needed, as
         long as no more batches are asked for."""
-        if _is_row_wise(recipe.planned):  # then it is in order
+        if self._row_wise(recipe.planned, recipe)[0]:  # then it is in order
             return self.stream(recipe)
         return self.stream(self.extend(lambda frame: frame.limit(rows), recipe))
 
@@ -267,8 +266,8 @@ class Engine:
         with self._lock:
             for index, more in enumerate((1, read, skipped)):
                 self._counts[index] += more
-        row_wise = _is_row_wise(frame)
-        session = sessions.running(row_bytes, in_order=row_wise)
+        row_wise, few = self._row_wise(frame, recipe)
+        session = sessions.running(row_bytes, in_order=row_wise, few=few)
         if session is not sessions.plain:
             frame = session.create_dataframe_from_logical_plan(frame.logical_plan())
         return frame, row_wise
@@ -277,6 +276,13 @@ class Engine:
         from eau2.query.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
 
         return chunks_to_read(recipe)
+
+    def _row_wise(self, frame: DataFrame, recipe: Recipe) -> tuple[bool, bool]:
+        """Whether each row of `frame` comes from one row of one table, and if so, whether few rows are expected."""
+        from eau2.query.row_wise import filters, let_few_pass
+
+        found = filters(frame)
+        return found is not None, found is not None and let_few_pass(found, recipe.reads[0][1])
 
     def _are_enough(self, chosen: Mapping[Source, Sequence[int]], recipe: Recipe, frame: DataFrame) -> bool:
         from eau2.query.pruning import are_enough
@@ -345,19 +351,6 @@ def _begun(frame: DataFrame) -> tuple[pa.RecordBatch | None, object]:
     stream = frame.execute_stream()
     first = next(iter(stream), None)
     return (None if first is None else first.to_pyarrow()), stream
-
-
-def _is_row_wise(frame: DataFrame) -> bool:
-    """Whether each row of the answer comes from one row of one table."""
-    plan = frame.logical_plan()
-    while True:
-        kind = type(plan_node(plan)).__name__
-        if kind == "TableScan":
-            return True
-        inputs = plan.inputs()
-        if kind not in _ROW_WISE or len(inputs) != 1:
-            return False
-        plan = inputs[0]
 
 
 def _gathered(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:

@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 LIST_LENGTH_MAX = 200  # of IN: longer lists are not looked at
 _MIRRORED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+# Whether a chunk with the least and the most value may have one of which that is true, of whole numbers.
+_ORDERS: Mapping[str, Callable[[Any, Any, int], npt.NDArray[np.bool_]]] = {
+    "=": lambda least, most, value: (least <= value) & (most >= value),
+    "!=": lambda least, most, value: (least != value) | (most != value),
+    "<": lambda least, most, value: least < value,
+    "<=": lambda least, most, value: least <= value,
+    ">": lambda least, most, value: most > value,
+    ">=": lambda least, most, value: most >= value,
+}
 _TEXT = (pa.string(), pa.large_string(), pa.string_view())
 
 
@@ -76,10 +85,10 @@ def _scans(plan: LogicalPlan, predicate: Expr | None) -> Iterator[tuple[str, Exp
     node = plan_node(plan)
     kind = type(node).__name__
     if kind == "TableScan":
-        filters = [*map(_expression, node.filters()), *([] if predicate is None else [predicate])]
+        filters = [*map(as_expr, node.filters()), *([] if predicate is None else [predicate])]
         yield node.table_name(), reduce(lambda one, other: one & other, filters) if filters else None
         return
-    below = _expression(node.predicate()) if kind == "Filter" else None
+    below = as_expr(node.predicate()) if kind == "Filter" else None
     for each in plan.inputs():
         yield from _scans(each, below)
 
@@ -98,6 +107,7 @@ class _Ranges:
     def __init__(self, source: Source) -> None:
         self._schema = source.schema
         self._table = source.manifest.table
+        self._whole = source.manifest.whole_numbers
         self._rewrites: dict[str, Callable[[Expr, Any], May]] = {
             "BinaryExpr": self._binary,
             "InList": self._in_list,
@@ -105,8 +115,8 @@ class _Ranges:
             "IsNull": self._is_null,
             "IsNotNull": self._is_not_null,
             "Column": lambda predicate, node: self._boolean(predicate, True),
-            "Not": lambda predicate, node: self._boolean(_operands(predicate)[0], False),
-            "IsTrue": lambda predicate, node: self.may_hold(_operands(predicate)[0]),
+            "Not": lambda predicate, node: self._boolean(operands(predicate)[0], False),
+            "IsTrue": lambda predicate, node: self.may_hold(operands(predicate)[0]),
         }
 
     def may_hold(self, predicate: Expr) -> May:
@@ -117,7 +127,7 @@ class _Ranges:
     # -- private: one a kind of expression ----------------------------------------------------------------------------
 
     def _binary(self, predicate: Expr, node: Any) -> May:
-        left, right = _operands(predicate)
+        left, right = operands(predicate)
         op = node.op()
         if op == "AND":
             return _both(self.may_hold(left), self.may_hold(right))
@@ -130,7 +140,7 @@ class _Ranges:
         return self._compare(left, op, _literal(right)) if _is_literal(right) else None
 
     def _in_list(self, predicate: Expr, node: Any) -> May:
-        subject, *values = _operands(predicate)
+        subject, *values = operands(predicate)
         if len(values) > LIST_LENGTH_MAX or not all(map(_is_literal, values)):
             return None
         if node.negated():
@@ -138,7 +148,7 @@ class _Ranges:
         return reduce(_either, [self._compare(subject, "=", _literal(value)) for value in values])
 
     def _like(self, predicate: Expr, node: Any) -> May:
-        subject, pattern = _operands(predicate)
+        subject, pattern = operands(predicate)
         # The class does not say whether case counts; the text does. "ILIKE" in the pattern itself only skips less.
         if node.negated() or node.escape_char() or "ILIKE" in predicate.canonical_name() or not _is_literal(pattern):
             return None
@@ -151,11 +161,11 @@ class _Ranges:
         return may if end is None else _both(may, self._compare(subject, "<", pa.scalar(end, value.type)))
 
     def _is_null(self, predicate: Expr, node: Any) -> May:
-        nulls = self._counts(_operands(predicate)[0])
+        nulls = self._counts(operands(predicate)[0])
         return None if nulls is None else nulls > 0
 
     def _is_not_null(self, predicate: Expr, node: Any) -> May:
-        nulls = self._counts(_operands(predicate)[0])
+        nulls = self._counts(operands(predicate)[0])
         return None if nulls is None else nulls < self._rows()
 
     def _boolean(self, subject: Expr, value: bool) -> May:
@@ -165,10 +175,13 @@ class _Ranges:
 
     def _compare(self, subject: Expr, op: str, value: pa.Scalar) -> May:
         """Ask `subject op value`. `subject` is a column, or a cast of one that keeps the order."""
-        column = _operands(subject)[0] if subject.variant_name() == "Cast" else subject
+        column = operands(subject)[0] if subject.variant_name() == "Cast" else subject
         index = self._index(column)
         if index < 0 or not value.is_valid:
             return None
+        known = self._whole.get(index)
+        if known is not None and value.type == self._schema.types[index]:  # as most are: no call of Arrow's, each 10 us
+            return _ORDERS[op](*known, value.as_py())
         has_values = self._numbers(f"nulls:{index}") < self._rows()  # null is never true
         if f"min:{index}" not in self._table.column_names:
             return has_values
@@ -282,10 +295,10 @@ def _literal(expression: Expr) -> pa.Scalar:
     return value
 
 
-def _operands(expression: Expr) -> list[Expr]:
-    return [_expression(operand) for operand in expression.rex_call_operands()]
+def operands(expression: Expr) -> list[Expr]:
+    return [as_expr(operand) for operand in expression.rex_call_operands()]
 
 
-def _expression(value: Any) -> Expr:
+def as_expr(value: Any) -> Expr:
     """`value` as an expression: the engine hands out its raw ones in places."""
     return value if isinstance(value, Expr) else Expr(value)

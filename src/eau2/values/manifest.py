@@ -22,6 +22,9 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
+
 MANIFEST_FORMAT = b"1"
 _SCHEMA, _FORMAT = b"eau2:schema", b"eau2:manifest"
 
@@ -81,6 +84,17 @@ class Manifest:
     def size(self) -> int:
         """Bytes of the chunk files together."""
         return sum(self.chunk_sizes)
+
+    @cached_property
+    def whole_numbers(self) -> dict[int, tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
+        """The least and the most of each chunk, of the columns of whole numbers of which all chunks know them."""
+        found = {}
+        for index, type_ in enumerate(self.schema.types):
+            if pa.types.is_integer(type_) and f"min:{index}" in self.table.column_names:
+                least, most = self.table.column(f"min:{index}"), self.table.column(f"max:{index}")
+                if not (least.null_count or most.null_count):
+                    found[index] = least.to_numpy(), most.to_numpy()
+        return found
 
     @classmethod
     def of(cls, schema: pa.Schema, chunks: Sequence[ChunkEntry]) -> Manifest:
