@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import tempfile
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RAW_RATIO_MAX, RAW_SECONDS_MIN = 1.10, 0.020  # shorter queries are planning, and noise
+_asked = itertools.count()  # in the text of each query, or eau2 would plan it the first time only
 AGAIN = "datafusion again"  # a second bare session over the same batches: how far this machine tells equals apart
 
 
@@ -74,7 +76,7 @@ def _one_query(engines: dict[str, Callable[[str], object]], name: str, query: st
 
     def asking(engine: str) -> Callable[[], None]:
         def ask() -> None:
-            answers[engine] = engines[engine](query)
+            answers[engine] = engines[engine](f"{query} -- {next(_asked)}")
 
         return ask
 

@@ -6,6 +6,8 @@ import pytest
 from tests.until import until
 
 import eau2
+from eau2.frame.opened import PLAN_TEXT_MAX, PLANS_MAX
+from eau2.query.engine import Engine
 
 
 def mapped_and_removed():
@@ -28,3 +30,69 @@ def test_a_deleted_frame_that_nobody_holds_takes_no_disk_space(tmp_path):
         del held
         gc.collect()
         until(lambda: mapped_and_removed() <= before)
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The texts of the queries that were planned, in their order."""
+    texts = []
+    plan = Engine.sql
+
+    def noted(self, query, *args):
+        texts.append(query)
+        return plan(self, query, *args)
+
+    monkeypatch.setattr(Engine, "sql", noted)
+    return texts
+
+
+def test_a_query_asked_again_is_not_planned_again_until_a_frame_that_it_reads_is_another(tmp_path, planned):
+    query = "select sum(n) as n from t"
+    with eau2.open(tmp_path) as store, eau2.open(tmp_path) as other:
+        for writer in (store, other):
+            for number in (1, 2):
+                writer.put("t", {"n": [number, 10]})
+                planned.clear()
+                answers = [store.sql(query).to_arrow()["n"].to_pylist() for _ in range(3)]
+                assert answers == [[number + 10]] * 3
+                assert planned == [query]
+        other.put("another", b"which no query reads")
+        assert store.sql(query).to_arrow()["n"].to_pylist() == [12]
+        assert planned == [query]
+        store.delete("t")
+        with pytest.raises(eau2.UnknownTable):
+            store.sql(query)
+
+
+def test_a_query_is_planned_again_where_one_of_its_names_has_come_to_mean_another_frame(tmp_path):
+    with eau2.open(tmp_path) as store:
+        store.put("T", {"n": [1]})
+        assert store.sql("select n from T").to_arrow()["n"].to_pylist() == [1]
+        store.put("t", {"n": [2]})
+        assert store.sql("select n from T").to_arrow()["n"].to_pylist() == [2]
+
+
+@pytest.mark.parametrize("query", ["select now() as x from t", "select random() as x from t"])
+def test_a_query_asked_again_is_of_its_own_time_and_chance(tmp_path, query):
+    with eau2.open(tmp_path) as store:
+        store.put("t", {"n": [1]})
+        first, second = (store.sql(query).to_arrow()["x"][0].as_py() for _ in range(2))
+        assert first != second
+
+
+def test_values_of_parameters_are_those_of_each_asking(tmp_path):
+    with eau2.open(tmp_path) as store:
+        store.put("t", {"n": [1, 2, 3]})
+        for number in (1, 2, 1):
+            answer = store.sql("select n from t where n = $number", parameters={"number": number})
+            assert answer.to_arrow()["n"].to_pylist() == [number]
+
+
+def test_plans_are_kept_for_the_latest_queries_only(tmp_path, planned):
+    with eau2.open(tmp_path) as store:
+        store.put("t", {"n": [1]})
+        queries = [f"select n + {number} as n from t" for number in range(PLANS_MAX + 1)]
+        long = f"select n from t where n in ({'1, ' * PLAN_TEXT_MAX} 1)"
+        for query in (*queries, long, long, queries[-1], queries[0]):
+            store.sql(query)
+        assert planned == [*queries, long, long, queries[0]]

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from eau2.query.row_wise import filters, let_few_pass
 from eau2.query.sessions import ROWS_PER_STEP, ROWS_PER_STEP_IN_ORDER
 
 
@@ -22,6 +23,43 @@ def test_fewer_rows_are_handed_on_at_once_where_they_are_wide_or_memory_is_small
     assert 8192 < most_rows_at_once(tables, narrow, groups) <= ROWS_PER_STEP
     assert most_rows_at_once(tables, narrow.append_column("text", pa.array(["x" * 300] * rows))) <= 8192
     assert most_rows_at_once(make_tables(16 << 20, threads=2), narrow) <= 8192
+
+
+@pytest.mark.parametrize(
+    ("condition", "few"),
+    [
+        ("wide = 4242", True),
+        ("7 = wide", True),
+        ("wide = 4242 and text like 'a%'", True),
+        ("narrow < 5 and (text = 'a' and wide = 1)", True),
+        ("narrow = 5", False),
+        ("holes = 5", False),
+        ("text = 'a'", False),
+        ("wide = 4242 or narrow = 5", False),
+        ("wide < 4242", False),
+        ("wide = narrow", False),
+        (" and ".join(f"text <> '{number}'" for number in range(600)) + " and wide = 3", True),
+    ],
+)
+def test_rows_are_handed_on_in_small_steps_where_hardly_one_is_wanted(tables, condition, few):
+    rows = 100_000
+    random = np.random.default_rng(3)
+    table = pa.table(
+        {
+            "wide": random.integers(-(2**62), 2**62, rows),
+            "narrow": random.integers(0, 100, rows).astype(np.int8),
+            "holes": pa.array(random.integers(0, 2**40, rows), mask=np.arange(rows) < rows // 2),  # a chunk of nulls
+            "text": ["a"] * rows,
+        }
+    )
+    tables.hold("t", table, rows_per_chunk=rows // 2)
+    recipe = tables.engine.sql(f"select * from t where {condition}", tables.sources.get)
+    found = filters(recipe.planned)
+    assert let_few_pass(found, tables.sources["t"]) == few
+    expected = tables.engine.collect(
+        tables.engine.sql(f"select * from t where ({condition}) is true", tables.sources.get)
+    )
+    assert tables.engine.collect(recipe).equals(expected)
 
 
 @pytest.mark.parametrize("apart", [1, 4, 15, 60, 10**12])

@@ -1,4 +1,5 @@
-"""The frames queried last stay open: asking again decodes no manifest, maps no file and makes no engine table."""
+"""The frames queried last stay open: asking again decodes no manifest, maps no file and makes no engine table. So do
+the queries asked last of them: asking one again plans nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +12,11 @@ from eau2.query.source import Source
 from eau2.values.manifest import Manifest
 
 if TYPE_CHECKING:
+    from eau2.query.recipe import Recipe
     from eau2.store.nodes import Entry, Node
 
+PLANS_MAX = 32  # each holds a plan, some 100 kB, and only frames that are open besides
+PLAN_TEXT_MAX = 10_000  # characters
 SOURCES_MAX = 8  # what was replaced or deleted meanwhile keeps its disk space until the next look: hence few
 
 
@@ -20,9 +24,10 @@ class OpenSources:
     """The sources of one node, by key: the latest SOURCES_MAX of them. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both below
+        self._lock = threading.Lock()  # guards all below
         self._sources: OrderedDict[str, Source] = OrderedDict()
         self._generation = -1  # of the node when all of them were last known to be what is under their key
+        self._plans: OrderedDict[str, Recipe] = OrderedDict()  # over sources that are all open
 
     def open(self, node: Node, key: str, entry: Entry) -> Source:
         """Return the frame that `entry` is, mapped. FileNotFoundError when a chunk is gone. 5 us when it is open."""
@@ -39,6 +44,7 @@ class OpenSources:
             self._sources.move_to_end(key)
             while len(self._sources) > SOURCES_MAX:
                 self._sources.popitem(last=False)
+            self._drop_plans()
         return source
 
     def drop_stale(self, node: Node) -> None:
@@ -62,10 +68,41 @@ class OpenSources:
                 if (now is None or now.version != source.version) and self._sources.get(key) is source:
                     del self._sources[key]
             self._generation = generation
+            self._drop_plans()
+
+    def plan(self, query: str) -> Recipe | None:
+        """Return what `query` was planned as before, over frames that were open then. 1 us."""
+        with self._lock:
+            found = self._plans.get(query)
+            if found is not None:
+                self._plans.move_to_end(query)
+            return found
+
+    def keep_plan(self, query: str, recipe: Recipe) -> None:
+        """Remember what `query` was planned as, as long as every frame that it reads stays open."""
+        if len(query) > PLAN_TEXT_MAX or recipe.tells_time():
+            return
+        with self._lock:
+            self._plans[query] = recipe
+            self._plans.move_to_end(query)
+            while len(self._plans) > PLANS_MAX:
+                self._plans.popitem(last=False)
+            self._drop_plans()
 
     def clear(self) -> None:
         with self._lock:
             self._sources.clear()
+            self._plans.clear()
+
+    def _drop_plans(self) -> None:
+        """Let go of plans over frames that are not open any more: they hold their disk space. Under the lock."""
+        held = set(self._sources.values())
+        for query in [query for query, plan in self._plans.items() if not held.issuperset(map(_read, plan.reads))]:
+            del self._plans[query]
+
+
+def _read(read: tuple[str, Source]) -> Source:
+    return read[1]
 
 
 def _is_current(source: Source, node: Node, version: int) -> bool:

@@ -77,15 +77,24 @@ class FrameTables:
         return Frame.derived(self._engine.received(plan, sources), self._engine)
 
     def sql(self, store: Store, query: str, parameters: object = None) -> Frame:
+        absent = []
+
         def resolve(name: str) -> Source | None:
             try:
                 return store.frame(name).source
             except (KeyMissing, WrongKind):
+                absent.append(name)
                 return None
 
         check_query(query)
         text, values = bound(query, parameters)
-        return Frame.derived(self._engine.sql(text, resolve, store.node.frames, values), self._engine)
+        recipe = None if values else self._opened.plan(text)
+        if recipe is None or any(resolve(name) is not source for name, source in recipe.reads):
+            absent.clear()
+            recipe = self._engine.sql(text, resolve, store.node.frames, values)
+            if not (values or absent):  # a name that was absent may mean something the next time
+                self._opened.keep_plan(text, recipe)
+        return Frame.derived(recipe, self._engine)
 
     def load(self, store: Store, key: str, path: str | os.PathLike[str], **options: Any) -> LoadReport:
         from eau2.ingest.reading import read  # here: Arrow's readers of CSV, JSON and Parquet take 30 ms to import

@@ -7,7 +7,8 @@ import threading
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 
@@ -68,6 +69,14 @@ class Reading:
     nodes: tuple[Share, ...]  # what each node reads of it; () where there is one node
 
 
+class _Known(NamedTuple):
+    """What was found out of a recipe before it ran."""
+
+    chunks: Mapping[Source, Sequence[int]]  # those to read, of the sources of which some are skipped
+    row_wise: bool  # each row of its answer comes from one row of one table
+    few: bool  # of which few rows are expected
+
+
 class Engine:
     """Runs recipes. Thread-safe; makes its sessions when the first query comes, which takes 0.3 s in a new process.
 
@@ -86,6 +95,7 @@ class Engine:
         self._sessions: Sessions | None = None
         self._closed = False
         self._counts = [0, 0, 0, 0]
+        self._known: WeakKeyDictionary[Recipe, _Known] = WeakKeyDictionary()
 
     def close(self) -> None:
         """Let go of the sessions, end idle threads and processes, remove what was spilled. May be called again."""
@@ -194,7 +204,7 @@ class Engine:
     def first(self, recipe: Recipe, rows: int) -> Iterator[pa.RecordBatch]:
         """Run `recipe` and yield batches that begin with its first `rows` rows. No chunk is read that is not needed, as
         long as no more batches are asked for."""
-        if self._row_wise(recipe.planned, recipe)[0]:  # then it is in order
+        if self._known_of(recipe).row_wise:  # then it is in order
             return self.stream(recipe)
         return self.stream(self.extend(lambda frame: frame.limit(rows), recipe))
 
@@ -213,7 +223,7 @@ class Engine:
 
     def readings(self, recipe: Recipe) -> list[Reading]:
         """How much `recipe` reads of each of its tables."""
-        chosen = self._typed(lambda: self._prune(recipe))
+        chosen = self._known_of(recipe).chunks
         found = []
         for source in dict.fromkeys(source for _, source in recipe.reads):
             shares = Placed(source).shares(chosen.get(source))
@@ -241,7 +251,8 @@ class Engine:
     def _start(self, recipe: Recipe, *, whole: bool = False) -> tuple[DataFrame, bool]:
         """Verify what `recipe` reads; return its query over only the chunks that it needs, and if it is row-wise."""
         sessions = self._ready()
-        chosen = {} if whole else self._typed(lambda: self._prune(recipe))
+        known = self._known_of(recipe)
+        chosen = {} if whole else dict(known.chunks)
         read = skipped = row_bytes = 0
         tables = []
         for source in dict.fromkeys(source for _, source in recipe.reads):
@@ -266,23 +277,27 @@ class Engine:
         with self._lock:
             for index, more in enumerate((1, read, skipped)):
                 self._counts[index] += more
-        row_wise, few = self._row_wise(frame, recipe)
-        session = sessions.running(row_bytes, in_order=row_wise, few=few)
+        session = sessions.running(row_bytes, in_order=known.row_wise, few=known.few)
         if session is not sessions.plain:
             frame = session.create_dataframe_from_logical_plan(frame.logical_plan())
-        return frame, row_wise
+        return frame, known.row_wise
 
-    def _prune(self, recipe: Recipe) -> dict[Source, list[int]]:
+    def _known_of(self, recipe: Recipe) -> _Known:
+        with self._lock:
+            found = self._known.get(recipe)
+        if found is None:
+            found = self._typed(lambda: self._look_at(recipe))
+            with self._lock:
+                self._known[recipe] = found
+        return found
+
+    def _look_at(self, recipe: Recipe) -> _Known:
         from eau2.query.pruning import chunks_to_read  # here: the engine takes 0.3 s to import
-
-        return chunks_to_read(recipe)
-
-    def _row_wise(self, frame: DataFrame, recipe: Recipe) -> tuple[bool, bool]:
-        """Whether each row of `frame` comes from one row of one table, and if so, whether few rows are expected."""
         from eau2.query.row_wise import filters, let_few_pass
 
-        found = filters(frame)
-        return found is not None, found is not None and let_few_pass(found, recipe.reads[0][1])
+        found = filters(recipe.planned)
+        few = False if not (found and recipe.reads) else let_few_pass(found, recipe.reads[0][1])
+        return _Known(chunks_to_read(recipe), found is not None, few)
 
     def _are_enough(self, chosen: Mapping[Source, Sequence[int]], recipe: Recipe, frame: DataFrame) -> bool:
         from eau2.query.pruning import are_enough
