@@ -68,11 +68,20 @@ def test_a_query_is_planned_again_where_one_of_its_names_has_come_to_mean_anothe
     with eau2.open(tmp_path) as store:
         store.put("T", {"n": [1]})
         assert store.sql("select n from T").to_arrow()["n"].to_pylist() == [1]
+        store.put("t", {"m": [0]})
+        assert store.sql("select n from T").to_arrow()["n"].to_pylist() == [1]  # as `t` has no such column
         store.put("t", {"n": [2]})
         assert store.sql("select n from T").to_arrow()["n"].to_pylist() == [2]
 
 
-@pytest.mark.parametrize("query", ["select now() as x from t", "select random() as x from t"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select now() as x from t",
+        "select random() as x from t",
+        f"select max(x) as x from (values {'(now() - interval 1 day), ' * 5} (now())) as v(x), t",
+    ],
+)
 def test_a_query_asked_again_is_of_its_own_time_and_chance(tmp_path, query):
     with eau2.open(tmp_path) as store:
         store.put("t", {"n": [1]})
@@ -92,7 +101,23 @@ def test_plans_are_kept_for_the_latest_queries_only(tmp_path, planned):
     with eau2.open(tmp_path) as store:
         store.put("t", {"n": [1]})
         queries = [f"select n + {number} as n from t" for number in range(PLANS_MAX + 1)]
-        long = f"select n from t where n in ({'1, ' * PLAN_TEXT_MAX} 1)"
-        for query in (*queries, long, long, queries[-1], queries[0]):
+        for query in (*queries, queries[-1], queries[0]):
             store.sql(query)
-        assert planned == [*queries, long, long, queries[0]]
+        assert planned == [*queries, queries[0]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("select 1 as n", id="of no frame"),
+        pytest.param(f"select n from t where n in ({'1, ' * PLAN_TEXT_MAX} 1)", id="long"),
+        pytest.param("select count(*) from " + ", ".join(f"wide w{number}" for number in range(20)), id="large"),
+    ],
+)
+def test_no_plan_is_kept_that_is_large_or_reads_nothing(tmp_path, planned, query):
+    with eau2.open(tmp_path) as store:
+        store.put("t", {"n": [1]})
+        store.put("wide", {f"column {number}": [1] for number in range(1000)})
+        store.sql(query)
+        store.sql(query)
+        assert planned == [query, query]

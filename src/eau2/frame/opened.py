@@ -3,6 +3,7 @@ the queries asked last of them: asking one again plans nothing."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from eau2.query.recipe import Recipe
     from eau2.store.nodes import Entry, Node
 
-PLANS_MAX = 32  # each holds a plan, some 100 kB, and only frames that are open besides
-PLAN_TEXT_MAX = 10_000  # characters
+PLANS_MAX = 32  # which hold only frames that are open besides
+PLAN_TEXT_MAX = 2_000  # characters
+PLAN_FIELDS_MAX = 5_000  # in the schemas of all its steps, at most; some 100 bytes each
+_TIME = re.compile(r"\b(?:now|today|current_\w+|localtime\w*)\b", re.IGNORECASE)
 SOURCES_MAX = 8  # what was replaced or deleted meanwhile keeps its disk space until the next look: hence few
 
 
@@ -79,8 +82,17 @@ class OpenSources:
             return found
 
     def keep_plan(self, query: str, recipe: Recipe) -> None:
-        """Remember what `query` was planned as, as long as every frame that it reads stays open."""
-        if len(query) > PLAN_TEXT_MAX or recipe.tells_time():
+        """Remember what `query` was planned as, as long as every frame that it reads stays open.
+
+        Not what reads none, and not what may tell the time: that would stand still.
+        """
+        read = set(map(_read, recipe.reads))
+        if not read or len(query) > PLAN_TEXT_MAX or _TIME.search(query):
+            return
+        with self._lock:
+            if not read.issubset(self._sources.values()):
+                return
+        if _fields(recipe) > PLAN_FIELDS_MAX or recipe.tells_time():
             return
         with self._lock:
             self._plans[query] = recipe
@@ -99,6 +111,13 @@ class OpenSources:
         held = set(self._sources.values())
         for query in [query for query, plan in self._plans.items() if not held.issuperset(map(_read, plan.reads))]:
             del self._plans[query]
+
+
+def _fields(recipe: Recipe) -> int:
+    """How many fields the steps of its plan have together, at most: each may have those of all tables."""
+    plan: str = recipe.planned.logical_plan().display_indent()
+    widest = max(len(source.schema) for _, source in recipe.reads)
+    return (plan.count("\n") + 1) * plan.count("TableScan:") * widest
 
 
 def _read(read: tuple[str, Source]) -> Source:

@@ -77,22 +77,23 @@ class FrameTables:
         return Frame.derived(self._engine.received(plan, sources), self._engine)
 
     def sql(self, store: Store, query: str, parameters: object = None) -> Frame:
-        absent = []
+        asked = set()
 
         def resolve(name: str) -> Source | None:
+            asked.add(name)
             try:
                 return store.frame(name).source
             except (KeyMissing, WrongKind):
-                absent.append(name)
                 return None
 
         check_query(query)
         text, values = bound(query, parameters)
         recipe = None if values else self._opened.plan(text)
         if recipe is None or any(resolve(name) is not source for name, source in recipe.reads):
-            absent.clear()
+            asked.clear()
             recipe = self._engine.sql(text, resolve, store.node.frames, values)
-            if not (values or absent):  # a name that was absent may mean something the next time
+            # Of a name that was asked for and is not read, it cannot be seen later whether it means another frame.
+            if not values and asked == {name for name, _ in recipe.reads}:
                 self._opened.keep_plan(text, recipe)
         return Frame.derived(recipe, self._engine)
 

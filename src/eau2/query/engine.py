@@ -296,7 +296,8 @@ class Engine:
         from eau2.query.row_wise import filters, let_few_pass
 
         found = filters(recipe.planned)
-        few = False if not (found and recipe.reads) else let_few_pass(found, recipe.reads[0][1])
+        source = recipe.reads[0][1] if found and recipe.reads else None
+        few = source is not None and len(source.manifest.chunk_rows) > 1 and let_few_pass(found or (), source)
         return _Known(chunks_to_read(recipe), found is not None, few)
 
     def _are_enough(self, chosen: Mapping[Source, Sequence[int]], recipe: Recipe, frame: DataFrame) -> bool:

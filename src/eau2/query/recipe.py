@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 STEPS_MAX = 1000  # one after the other: each nests the plan deeper, and at 8000 the engine overflows its stack
 
-_TIME = re.compile(r"\b(?:now|current_date|current_time)\(\)")  # by whatever names they were called
+# By whatever names they were called. The text of a plan has the first rows of VALUES only.
+_TIME = re.compile(r"\b(?:now|current_date|current_time)\(\)|^\s*Values: .*\.\.\.$", re.MULTILINE)
 
 
 class Planning(Protocol):
@@ -47,7 +48,7 @@ class Recipe:
     text: str = ""  # what it began as, in SQL; "" for a plan that was received
 
     def tells_time(self) -> bool:
-        """Whether it asks what time it is: a plan of it has the time at which it was built. 10 us."""
+        """Whether it asks what time it is, or may do so: a plan of it has the time at which it was built. 10 us."""
         return _TIME.search(self.planned.logical_plan().display_indent()) is not None
 
     def build(self, planning: Planning) -> DataFrame:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from eau2.query.source import Source
 
+LOOKED_AT_MAX = 50  # conditions, from the last: each costs more, the more of them there are
 MANY = 1 << 15  # values, of which one is rare: of as many rows hardly one is expected to have it
 _KINDS = frozenset({"Projection", "Filter", "SubqueryAlias"})
 
@@ -41,7 +42,9 @@ def let_few_pass(filters: Sequence[Expr], source: Source) -> bool:
     A guess, by what the manifest knows: it may cost time, never an answer.
     """
     pending = list(filters)
-    while pending:
+    for _ in range(LOOKED_AT_MAX):
+        if not pending:
+            break
         predicate = pending.pop()
         if predicate.variant_name() != "BinaryExpr":
             continue
