@@ -18,9 +18,10 @@ from tests.until import SECONDS_MAX, until
 import eau2
 from eau2.doors import resp, server, turn
 from eau2.doors.deadlines import Deadlines
+from eau2.doors.keyspace import Keyspace
 from eau2.doors.resp import Commands
-from eau2.doors.turn import TooMuch, Turn
-from eau2.doors.work import Plain
+from eau2.doors.turn import TooMuch, Turn, Turns
+from eau2.doors.work import Plain, Verb
 from eau2.errors import InvalidKey, StoreBusy
 from eau2.store import reading
 
@@ -45,8 +46,8 @@ def gets(*keys):
     return resp.gets(b"".join(encoded(b"GET", key) for key in keys))
 
 
-def puts(**values):
-    return Plain([key.encode() for key in values], [*values.values()], resp.NULL)
+def put(at_once, **values):
+    at_once.put({key.encode(): value for key, value in values.items()}, len(values))
 
 
 def encoded(*words):
@@ -55,7 +56,7 @@ def encoded(*words):
 
 def test_a_turn_is_one_look_up_and_one_transaction(store, at_once):
     before = store.statistics()
-    assert at_once.put([puts(a=b"1", b=b"2"), puts(a=b"3")]) == [resp.OK * 2, resp.OK]
+    at_once.put({b"a": b"3", b"b": b"2"}, 3)
     assert at_once.read([reads(b"a", b"none", b"b"), reads(b"b")]) == [b"$1\r\n3\r\n$-1\r\n$1\r\n2\r\n", b"$1\r\n2\r\n"]
     after = store.statistics()
     assert (after.commits - before.commits, after.writes - before.writes, after.gets - before.gets) == (1, 2, 3)
@@ -70,13 +71,17 @@ def test_what_is_kept_is_never_old(store, at_once, tmp_path):
             lambda: store.put("a", b"newer"),
             lambda: other.delete("a"),
             lambda: other.put("a", {"x": [1]}),
-            lambda: at_once.put([puts(a=b"last")]),
+            lambda: put(at_once, a=b"last"),
         ):
             store.put("a", b"old")
             for _ in range(3):
-                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"] == [at_once.kept(gets(b"a"), resp.NULL)]
+                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
+                assert at_once.kept(encoded(b"GET", b"a"), resp.NULL) == (b"$3\r\nold\r\n", 1)
+                for _ in range(2):
+                    assert at_once.kept(encoded(b"GET", b"a") * 4, resp.NULL) == (b"$3\r\nold\r\n" * 4, 4)
             change()
-            assert at_once.kept(gets(b"a"), resp.NULL) is None
+            assert at_once.kept(encoded(b"GET", b"a"), resp.NULL) is None
+            assert at_once.kept(encoded(b"GET", b"a") * 4, resp.NULL) is None
             value = store.get("a", default=None)
             expected = resp.bulk(value, resp3=False) if value is None or isinstance(value, bytes) else turn._WRONG
             assert at_once.read([reads(b"a")]) == [expected]
@@ -98,8 +103,8 @@ def test_a_write_of_another_right_after_ours_is_not_taken_for_ours(store, tmp_pa
     raced = Turn(Raced(store.node.here), Deadlines())
     store.put("a", b"old")
     assert raced.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
-    raced.put([puts(b=b"1")])
-    assert raced.kept(gets(b"a"), resp.NULL) is None
+    put(raced, b=b"1")
+    assert raced.kept(encoded(b"GET", b"a"), resp.NULL) is None
     assert raced.read([reads(b"a")]) == [b"$3\r\nnew\r\n"]
 
 
@@ -109,17 +114,19 @@ def test_what_is_absent_is_kept_too(store, at_once, tmp_path):
         for change in (
             lambda: other.put("a", b"1"),
             lambda: store.put("a", b"1"),
-            lambda: at_once.put([puts(a=b"1")]),
+            lambda: put(at_once, a=b"1"),
         ):
             for _ in range(2):
                 assert at_once.read([reads(b"a", b"b"), asked]) == [resp.NULL * 2, resp.NULL3 * 2]
             before = store.statistics().gets
             assert at_once.read([reads(b"a"), asked]) == [resp.NULL, resp.NULL3 * 2]
-            assert at_once.kept(gets(b"a"), resp.NULL) == resp.NULL
-            assert at_once.kept(gets(b"a"), resp.NULL3) == resp.NULL3
+            assert at_once.kept(encoded(b"GET", b"a"), resp.NULL) == (resp.NULL, 1)
+            assert at_once.kept(encoded(b"GET", b"a"), resp.NULL3) == (resp.NULL3, 1)
+            for absent in (resp.NULL, resp.NULL3) * 2:
+                assert at_once.kept(encoded(b"GET", b"a") * 4, absent) == (absent * 4, 4)
             assert store.statistics().gets == before
             change()
-            assert at_once.kept(gets(b"a"), resp.NULL) is None
+            assert at_once.kept(encoded(b"GET", b"a"), resp.NULL) is None
             assert at_once.read([reads(b"a"), asked]) == [b"$1\r\n1\r\n", b"$1\r\n1\r\n" + resp.NULL3]
             store.delete("a")
 
@@ -127,7 +134,7 @@ def test_what_is_absent_is_kept_too(store, at_once, tmp_path):
 def test_a_frame_is_replaced_by_the_other_thread(store, at_once):
     store.put("f", {"x": [1]})
     with pytest.raises(StoreBusy):
-        at_once.put([puts(a=b"1", f=b"2")])
+        put(at_once, a=b"1", f=b"2")
     assert (store.exists("a"), store.frame("f").rows) == (False, 1)
 
 
@@ -174,7 +181,7 @@ def test_our_own_puts_leave_what_else_is_kept(store, at_once):
     for _ in range(2):
         at_once.read([reads(b"a", b"b")])
     gets = store.statistics().gets
-    at_once.put([puts(a=b"3")])
+    put(at_once, a=b"3")
     assert at_once.read([reads(b"b")]) == [b"$1\r\n2\r\n"]
     assert store.statistics().gets == gets
     assert at_once.read([reads(b"a")]) == [b"$1\r\n3\r\n"]
@@ -190,7 +197,7 @@ def test_what_somebody_puts_at_the_same_time_is_not_taken_for_ours(store, at_onc
             return super().put(values)
 
     store.node.here.__class__ = Beside
-    at_once.put([puts(a=b"3")])
+    put(at_once, a=b"3")
     assert at_once.read([reads(b"b")]) == [b"$16\r\nof somebody else\r\n"]
 
 
@@ -200,6 +207,15 @@ def test_what_is_kept_is_bounded(store, at_once, monkeypatch):
     for number in range(100):
         at_once.read([reads(b"k%d" % number)])
         assert len(at_once._replies) < 12
+    monkeypatch.setattr(turn, "TOGETHER_MAX", 8)
+    at_once.read([reads(b"k0"), reads(b"k1")])
+    for number in range(4, 24):
+        together = encoded(b"GET", b"k0") * number
+        assert at_once.kept(together, resp.NULL) == (b"$100\r\n%b\r\n" % (b"x" * 100) * number, number)
+        assert together in at_once._together
+        assert len(at_once._together) <= 8
+    assert at_once.kept(encoded(b"GET", b"k0") * 400, resp.NULL)[1] == 400
+    assert len(at_once._together) <= 8
     store.put("large", bytes(turn.CACHED_BYTES_MAX + 1))
     at_once.read([reads(b"large")])
     assert gets(b"large")[0] not in at_once._replies
@@ -210,7 +226,7 @@ def test_what_is_long_is_done_elsewhere(store, at_once):
     with pytest.raises(TooMuch):
         at_once.read([reads(*(b"k%d" % number for number in range(40)))])
     with pytest.raises(TooMuch):
-        at_once.put([puts(**{f"new{number}": bytes(100_000) for number in range(40)})])
+        put(at_once, **{f"new{number}": bytes(100_000) for number in range(40)})
     store.put("large", bytes(turn.READ_BYTES_MAX))
     with pytest.raises(TooMuch):
         at_once.read([reads(b"large", b"large")])
@@ -218,7 +234,7 @@ def test_what_is_long_is_done_elsewhere(store, at_once):
         at_once.read([reads(*[b"k0"] * 11)])
     assert len(at_once.read([reads(b"large")])[0]) > turn.READ_BYTES_MAX
     with pytest.raises(InvalidKey):
-        at_once.put([Plain([b"a", b"\xff"], [b"1", b"2"], resp.NULL)])
+        at_once.put({b"a": b"1", b"\xff": b"2"}, 2)
     assert not store.exists("a")
     assert not store.exists("new0")
     assert at_once.read([reads(b"\xff", b"a")])[0].startswith(b"-ERR a key is text")
@@ -237,12 +253,13 @@ def test_nobody_is_waited_for(store, at_once):
     try:
         assert entered.wait(SECONDS_MAX)
         with pytest.raises(StoreBusy):
-            at_once.put([puts(a=b"1")])
+            put(at_once, a=b"1")
     finally:
         leave.set()
         thread.join()
     assert not store.exists("a")
-    assert at_once.put([puts(a=b"1")]) == [resp.OK]
+    put(at_once, a=b"1")
+    assert store.get("a") == b"1"
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -299,6 +316,149 @@ def test_nobody_is_told_of_a_put_before_it_is_on_the_medium(tmp_path, monkeypatc
         first.sendall(encoded(b"SET", b"k", b"3"))
         assert first.recv(100) == resp.OK
         assert store.get("k") == b"3"
+
+
+class Loop:
+    """An event loop that does what it is to do when it is told to."""
+
+    def __init__(self):
+        self.calls = []
+
+    def call_soon(self, call, *arguments):
+        self.calls.append((call, arguments))
+
+    def turn(self):
+        calls, self.calls = self.calls, []
+        for call, arguments in calls:
+            call(*arguments)
+
+
+class Client:
+    """A `Connection` without one."""
+
+    def __init__(self, turns):
+        self.turns, self.said, self.replies, self.alone = turns, b"", [], []
+
+    def says(self, *words):
+        self.said = encoded(*words)
+        return self.turns.gather(self, resp.begins(self.said), len(self.said))
+
+    def take(self):
+        said, self.said = self.said, b""
+        return said
+
+    def plain(self, data):
+        found = resp.plain(data)
+        return found and Plain(*found, resp.NULL, resp.gets(data) if found[1] is None else [])
+
+    def told(self, reply, requests):
+        self.replies.append((reply, requests))
+
+    def turned_away(self, data):
+        self.alone.append(data)
+
+
+@pytest.fixture
+def flushes(tmp_path, monkeypatch):
+    """How many flushes there were, the loop, and clients."""
+    monkeypatch.setattr(turn, "MORE_SECONDS", SECONDS_MAX)
+    loop, counted = Loop(), []
+    with eau2.open(tmp_path / "flushing", flush="power") as store:
+        keyspace = Keyspace(store, Deadlines())
+        turns = Turns(store.node.here, Deadlines(), keyspace, loop)
+        real = os.fdatasync
+        monkeypatch.setattr(os, "fdatasync", lambda file: (counted.append(file), real(file)))
+        yield counted, loop, [Client(turns) for _ in range(6)]
+        keyspace.close()
+
+
+def test_who_was_told_at_the_last_flush_is_waited_for_before_the_next(flushes):
+    counted, loop, (first, second, third, *_) = flushes
+    for who in (first, second):
+        assert who.says(b"SET", b"a", b"1")
+    loop.turn()
+    assert (len(counted), first.replies, second.replies) == (1, [(resp.OK, 1)], [(resp.OK, 1)])
+    third.says(b"SET", b"c", b"1")
+    loop.turn()
+    first.says(b"SET", b"a", b"2")
+    loop.turn()
+    assert (len(counted), first.replies[1:], third.replies) == (1, [], [])
+    first.turns.gather(second, resp.begins(encoded(b"GET", b"a")), 0)  # who reads waits for nobody
+    second.said = encoded(b"GET", b"a")
+    loop.turn()
+    assert second.replies[1:] == [(b"$1\r\n1\r\n", 1)]
+    second.says(b"SET", b"b", b"2")
+    loop.turn()
+    assert (len(counted), [who.replies[-1] for who in (first, second, third)]) == (2, [(resp.OK, 1)] * 3)
+    assert not loop.calls
+
+
+def test_who_does_not_come_is_waited_for_no_longer_than_a_moment(flushes, monkeypatch):
+    counted, loop, (first, second, *_) = flushes
+    for who in (first, second):
+        who.says(b"SET", b"a", b"1")
+    loop.turn()
+    first.says(b"SET", b"a", b"2")
+    loop.turn()
+    assert len(counted) == 1
+    monkeypatch.setattr(turn, "MORE_SECONDS", 0.001)
+    until(lambda: loop.turn() or len(counted) == 2)
+    for number in range(3):  # of one, none is waited for
+        first.says(b"SET", b"a", b"3")
+        loop.turn()
+        assert len(counted) == 3 + number
+
+
+def test_who_has_put_much_waits_for_nobody(flushes, monkeypatch):
+    counted, loop, (first, second, *_) = flushes
+    monkeypatch.setattr(turn, "TOGETHER_BYTES_MAX", 100)
+    for who in (first, second):
+        who.says(b"SET", b"a", b"1")
+    loop.turn()
+    first.says(b"SET", b"a", bytes(100))
+    loop.turn()
+    assert len(counted) == 2
+
+
+def test_what_is_not_plain_is_each_clients_own_matter(flushes):
+    counted, loop, clients = flushes
+    said = [
+        [b"SET", b"a", b"1"],
+        [b"SET", b"b", b"1", b"NX"],
+        [b"SET", b"c", b"1\r\n"],
+        [b"SET", b"d", b"1", b"EX", b"x"],
+        [b"SET", b"ee", b"22"],
+    ]
+    for who, words in zip(clients, said, strict=False):
+        who.says(*words)
+    clients[5].says(b"GET", b"a")
+    clients[5].said = b""  # more has come, and all of it was done by itself
+    loop.turn()
+    assert [who.alone for who in clients] == [[], [encoded(*said[1])], [encoded(*said[2])], [encoded(*said[3])], [], []]
+    assert [len(who.replies) for who in clients] == [1, 0, 0, 0, 1, 0]
+    assert len(counted) == 1
+    for who in clients[:2]:
+        who.says(b"SET", b"\xff", b"1")
+    clients[4].says(b"SET", b"a", b"3")
+    loop.turn()
+    assert [who.alone[-1:] for who in clients[:2]] == [[encoded(b"SET", b"\xff", b"1")]] * 2
+    assert clients[4].alone == [encoded(b"SET", b"a", b"3")]
+    clients[1].says(b"SET", b"b", b"1", b"NX")
+    loop.turn()
+    assert len(counted) == 1  # nothing was put
+
+
+def test_what_was_gathered_as_the_one_and_is_the_other_by_then_is_done_by_itself(flushes):
+    _, loop, (first, second, third, *_) = flushes
+    first.says(b"GET", b"a")
+    first.says(b"SET", b"a", b"1")  # the GET was done by itself, as more came with it
+    second.says(b"SET", b"a", b"2")
+    second.says(b"GET", b"a")
+    third.says(b"SET", b"a", b"3")
+    loop.turn()
+    assert (first.alone, first.replies) == ([encoded(b"SET", b"a", b"1")], [])
+    assert (second.alone, second.replies) == ([], [(resp.NULL, 1)])
+    assert (third.alone, third.replies) == ([], [(resp.OK, 1)])
 
 
 @pytest.mark.parametrize("how", ["each by itself", "together", "cut"])
@@ -388,7 +548,7 @@ def test_what_is_taken_for_plain_is_what_the_commands_say(requests, tail):
     if found is not None:
         assert [[words[0].upper(), words[1]] for words in Commands().feed(data)] == [[b"GET", key] for key in found[0]]
         assert found[1] is None
-    asked = resp.gets(data)
+    asked = resp.gets(data) if resp.begins(data) is Verb.GET else None
     bulks = {b"$%d\r\n%b\r\n" % (len(key), key) for _, key in requests if b"\r\n" not in key}
     if asked is not None and bulks.issuperset(asked):  # as where their replies are kept
         assert b"".join(b"$%d\r\n%b\r\n" % (len(words[1]), words[1]) for words in Commands().feed(data)) == b"".join(
@@ -443,6 +603,55 @@ def test_many_puts_that_are_alike_are_plain():
         assert [*zip(*resp.plain(data), strict=True)] == pairs[:count]
         assert resp.plain(data[:-1]) is None
         assert resp.plain(data + b"*3\r\n") is None
+
+
+BEGINS = b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n"
+SAID = some.one_of(
+    some.tuples(some.sampled_from([b"SET", b"set"]), WORD, WORD).map(lambda words: encoded(*words)),
+    some.lists(
+        some.sampled_from([*BEGINS, b"$2\r\n*3\r\n$3\r\nSET\r\n", b"$1\r\na\r\n", b"$2\r\n", b"*3\r\n", b"a"])
+    ).map(lambda parts: BEGINS[0] + b"".join(parts)),
+)
+
+
+@given(some.lists(SAID, min_size=1, max_size=6), some.lists(some.integers(0, 60), max_size=3))
+def test_puts_of_many_clients_are_what_each_of_them_says(said, cuts):
+    for at, cut in enumerate(cuts):  # of two that follow one another the end of the first comes with the second
+        if at + 1 < len(said):
+            said[at : at + 2] = [said[at][: 13 + cut], said[at][13 + cut :] + said[at + 1]]
+    found = resp.sets(said)
+    if found is not None:
+        for data, *pair in zip(said, *found, strict=True):
+            commands = Commands()
+            [[name, *words]] = commands.feed(data)
+            assert (name.upper(), words, commands.amid, commands.broken) == (b"SET", pair, False, "")
+
+
+@given(some.lists(some.tuples(some.binary(max_size=4), some.binary(max_size=4)), min_size=1, max_size=80))
+def test_plain_puts_of_many_clients_are_found(pairs):
+    found = resp.sets([encoded(b"SET", *pair) for pair in pairs])
+    if found is None:
+        assert any(b"\r\n" in word for pair in pairs for word in pair)
+    else:
+        assert [*zip(*found, strict=True)] == pairs
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [encoded(b"SET", b"a", b"1") + BEGINS[0] + b"$2\r\n", BEGINS[0]],  # two, but not one each
+        [encoded(b"SET", b"a", b"1") + BEGINS[0] + b"$2\r\n", BEGINS[1]],
+        [encoded(b"SET", b"a", b"1") * 2, b""],
+        [encoded(b"SET", b"a", b"1") * 2, encoded(b"SET", b"a", b"1")],
+        [encoded(b"SET", b"a", b"1"), encoded(b"GET", b"a")],
+        [encoded(b"SET", b"a", b"1"), encoded(b"SET", b"a", b"1", b"NX")],
+        [encoded(b"SET", b"a", b"1"), encoded(b"SET", b"a", b"1")[:-1]],
+        [encoded(b"GET", b"a"), encoded(b"GET", b"a")],
+        [b"", b""],
+    ],
+)
+def test_what_is_not_one_put_each_is_looked_at_by_itself(said):
+    assert resp.sets(said) is None
 
 
 @pytest.mark.parametrize(

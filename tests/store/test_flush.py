@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from eau2.errors import OutcomeUnknown
-from eau2.store import database, flushing
+from eau2.store import database
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Kind, Write
 
@@ -155,15 +155,6 @@ def test_what_is_put_here_is_on_the_medium_once_it_is_flushed(directory, flushed
     again.here.flush()
     again.close()
     assert len(flushed) == 3
-
-
-def test_without_a_way_to_begin_early_a_flush_does_it_all(directory, flushed, monkeypatch):
-    monkeypatch.setattr(flushing, "_begin_writing", None)
-    node = DirectoryNode(directory, flush="power")
-    node.here.put({"a": b"1"})
-    node.here.flush()
-    assert len(flushed) == 1
-    node.close()
 
 
 def test_the_log_is_longer_than_what_is_in_it_so_that_a_flush_need_not_say_how_long(directory, monkeypatch):

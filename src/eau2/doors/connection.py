@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from eau2.doors.addresses import client_text
-from eau2.doors.work import Asked, Said
+from eau2.doors.work import Asked, Said, Verb
 from eau2.errors import StoreClosed
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Said | Asked] = deque()
         self._waiting_bytes = 0
         self._busy = False  # the store has some of our requests
+        self._unread = b""  # what came, begins as what is plain, and is looked at together with what others say
         self._ending = False  # no more is read; what was accepted is answered
         self._paused = False  # the client does not take what we send
         self._reading = True
@@ -62,23 +64,15 @@ class Connection(asyncio.Protocol):
         self._moved = self._shared.now()
         counts = self._counts
         counts.received += len(data)
-        if not self._busy and not self._waiting and not self._paused:
+        if self._unread:  # and that is not all
+            self._busy = False
+            data = self.take() + data
+        elif not self._busy and not self._waiting and not self._paused:
             if counts.requests >= counts.time_at:
                 self._timed = counts.begin()
             if self._answers_now(data):
                 return
-        requests = self._conversation.feed(data)
-        counts.requests += len(requests)
-        if requests:
-            self._begun_bytes = 0
-        elif not self._busy:
-            self._timed = 0.0  # what is yet to come of it takes its client's time
-        if self._conversation.amid:
-            self._began = self._began if self._begun_bytes else self._moved
-            self._begun_bytes += len(data)
-        else:
-            self._begun_bytes = 0
-        self._take(requests, len(data))
+        self._feed(data)
 
     def eof_received(self) -> bool:
         self._take(self._conversation.end(), 0)
@@ -97,15 +91,29 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._counts.connected(-1)
+        if self._unread:  # it is done all the same
+            left = [each.command for each in self._conversation.feed(self.take()) if isinstance(each, Asked)]
+            with contextlib.suppress(StoreClosed):
+                self._shared.submit(left, lambda _: None)
         self._waiting.clear()
         del self._conversation  # it knows us, and would be kept until garbage is collected
         self._shared.leave(self)
 
     # -- what the server calls ----------------------------------------------------------------------------------------
 
-    def told(self, reply: bytes) -> None:
-        """Answer what was gathered."""
+    def take(self) -> bytes:
+        """Return what was gathered: nothing where it was done by itself, as more came."""
+        data, self._unread = self._unread, b""
+        return data
+
+    def plain(self, data: bytes) -> Plain | None:
+        """Return what `data`, which was taken, asks; None where that is not plain."""
+        return self._conversation.plain(data)
+
+    def told(self, reply: bytes, requests: int) -> None:
+        """Answer so many requests, which were taken."""
         self._busy = False
+        self._counts.requests += requests
         if self._transport is None:
             return
         self._transport.write(reply)
@@ -113,12 +121,10 @@ class Connection(asyncio.Protocol):
         if self._waiting or self._ending:
             self._go_on()
 
-    def turned_away(self, plain: Plain) -> None:
-        """Have `plain`, which was gathered, done as anything else is."""
+    def turned_away(self, data: bytes) -> None:
+        """Have `data`, which was taken, done as anything else is."""
         self._busy = False
-        if self._transport is not None:
-            self._waiting.extendleft(reversed(self._conversation.meant(plain)))
-            self._go_on()
+        self._feed(data)
 
     def end(self) -> None:
         """Read no more; answer what was accepted, then close."""
@@ -151,23 +157,42 @@ class Connection(asyncio.Protocol):
     # -- private ------------------------------------------------------------------------------------------------------
 
     def _answers_now(self, data: bytes) -> bool:
-        """Whether `data` is plain, and is answered, or will be in this turn of the loop."""
-        gets = self._conversation.gets(data)
-        reply = None if gets is None else self._shared.kept(*gets)
-        if reply is not None:
-            assert self._transport is not None
-            assert gets is not None
-            self._transport.write(reply)
-            self._counts.requests += len(gets[0])
-            if self._timed:
-                self._replied(reply)
-            return True
-        plain = self._conversation.plain(data)
-        if plain is None or not self._shared.gather(self, plain):
+        """Whether `data` is answered, or is looked at once all have said what they ask now, for it begins as what is
+        plain does."""
+        conversation = self._conversation
+        begins = conversation.begins(data)
+        if begins is None:
             return False
-        self._counts.requests += len(plain.keys)
+        if begins is Verb.GET:
+            kept = self._shared.kept(data, conversation.absent)
+            if kept is not None:
+                assert self._transport is not None
+                reply, requests = kept
+                self._transport.write(reply)
+                self._counts.requests += requests
+                if self._timed:
+                    self._replied(reply)
+                return True
+        if not self._shared.gather(self, begins, len(data)):
+            return False
+        self._unread = data
         self._busy = True
         return True
+
+    def _feed(self, data: bytes) -> None:
+        """Have what `data` asks done in the order in which it came."""
+        requests = self._conversation.feed(data)
+        self._counts.requests += len(requests)
+        if requests:
+            self._begun_bytes = 0
+        elif not self._busy:
+            self._timed = 0.0  # what is yet to come of it takes its client's time
+        if self._conversation.amid:
+            self._began = self._began if self._begun_bytes else self._moved
+            self._begun_bytes += len(data)
+        else:
+            self._begun_bytes = 0
+        self._take(requests, len(data))
 
     def _replied(self, reply: bytes) -> None:
         """Count what was just sent."""

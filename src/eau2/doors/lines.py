@@ -235,14 +235,15 @@ class LinesConversation:
             self._lines.trusted = self._access.role > Role.NOTHING
         return found
 
-    def gets(self, data: bytes) -> None:
+    def begins(self, data: bytes) -> None:
         return None
+
+    @property
+    def absent(self) -> bytes:
+        return b""
 
     def plain(self, data: bytes) -> Plain | None:
         return None
-
-    def meant(self, plain: Plain) -> list[Said | Asked]:
-        return []
 
     def end(self) -> list[Said | Asked]:
         return [] if self._ended else [self._meant(request) for request in self._lines.end()]

@@ -17,7 +17,7 @@ from eau2.doors.deadlines import Deadlines
 from eau2.doors.redis_words import failure, integer_of, name_of
 from eau2.doors.resp import Commands
 from eau2.doors.tokens import Role
-from eau2.doors.work import Asked, Plain, Said
+from eau2.doors.work import Asked, Plain, Said, Verb
 from eau2.errors import Eau2Error, InvalidOption
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LISTINGS_MAX = 64  # scans that are under way
 LISTED_MAX = 4_000_000  # keys of theirs together
 _OF_BROWSERS = frozenset(("POST", "HOST:"))  # a page that somebody looks at here must not get commands done
+_ROLES = {Verb.GET: Role.READ, Verb.PUT: Role.WRITE}
 _OFFSET_BITS = 32  # of a cursor; those above are the listing
 
 
@@ -104,28 +105,22 @@ class RedisConversation:
             found.append(Said(resp.error(f"ERR Protocol error: {self._commands.broken}"), ends=True))
         return found
 
-    def gets(self, data: bytes) -> tuple[list[bytes], bytes] | None:
-        asked = resp.gets(data)
-        if asked is None or self._commands.amid or self._ended or self.access.role < Role.READ:
+    def begins(self, data: bytes) -> Verb | None:
+        verb = resp.begins(data)
+        if verb is None or self._commands.amid or self._ended:
             return None
-        return asked, self.null()
+        return verb if self.access.role >= _ROLES[verb] else None
+
+    @property
+    def absent(self) -> bytes:
+        return self.null()
 
     def plain(self, data: bytes) -> Plain | None:
-        if self._commands.amid or self._ended or self.access.role < Role.READ:
-            return None
         found = resp.plain(data)
         if found is None:
             return None
         keys, values = found
-        if values is not None and self.access.role < Role.WRITE:
-            return None
-        asked = [] if values is not None else resp.gets(data) or []
-        return Plain(keys, values, self.null(), asked)
-
-    def meant(self, plain: Plain) -> list[Said | Asked]:
-        if plain.values is None:
-            return [self._meant([b"GET", key]) for key in plain.keys]
-        return [self._meant([b"SET", *pair]) for pair in zip(plain.keys, plain.values, strict=True)]
+        return Plain(keys, values, self.null(), resp.gets(data) if values is None else [])
 
     def end(self) -> list[Said | Asked]:
         return []  # as Redis does: a command that is cut off is forgotten

@@ -5,11 +5,13 @@ To hand it to another thread costs more than the work: two threads of Python tak
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from eau2.doors import resp
 from eau2.doors.log import log
 from eau2.doors.redis_words import failure, key_of
+from eau2.doors.work import Verb
 from eau2.errors import Eau2Error, InvalidKey, OutcomeUnknown, StoreClosed, WrongKind
 from eau2.store.expiry import bytes_of, until_of
 from eau2.store.nodes import Kind
@@ -25,14 +27,16 @@ if TYPE_CHECKING:
     from eau2.store.here import Here
     from eau2.store.nodes import Entry
 
-    _Gathered = tuple[Connection, Plain]
-
 CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
 _ENTRY_BYTES = 150  # what the two cost besides
 CACHED_BYTES_MAX = 16 << 10  # a reply
+ONE_BYTES = 64  # what is longer may be several GETs, which others may ask too
+TOGETHER_MAX = 1024  # such
 READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
 READ_BYTES_MAX = 1 << 20  # in one turn, and of the replies to one client; what is larger is done elsewhere
 WRITE_BYTES_MAX = 1 << 20
+TOGETHER_BYTES_MAX = WRITE_BYTES_MAX // 4  # that are said; then no more are waited for
+MORE_SECONDS = 20e-6  # for which a put waits for another that is flushed with it; a flush takes 100 us and more
 _WRONG = failure(WrongKind(""))
 
 
@@ -52,27 +56,38 @@ class Turn:
         self._store, self._deadlines = store, deadlines
         self._answered = store.tally()
         self._replies: dict[bytes, bytes] = {}  # of what was found to be plain, NULL where nothing is
+        self._together: dict[bytes, tuple[bytes, int]] = {}  # of several GETs that came at once; and how many
         self._bytes = 0
         self._generation: int | None = None  # for which the replies are right
 
-    def kept(self, gets: Sequence[bytes], absent: bytes) -> bytes | None:
-        """Return the reply to `gets` of some `Conversation`, where it is kept: nobody has begun to write since it was.
-        1 us."""
+    def kept(self, data: bytes, absent: bytes) -> tuple[bytes, int] | None:
+        """Return the reply to `data`, which begins with a GET, and to how many it is, where it is kept: nobody has
+        begun to write since it was. 1 us."""
+        together = self._together if len(data) > ONE_BYTES and absent == resp.NULL else None
         try:
             generation = self._store.generation()
             if generation is None or generation != self._generation:
                 return None
-            reply = _joined([*map(self._replies.__getitem__, gets)], absent)
+            if together is not None and (found := together.get(data)) is not None:
+                self._answered.keys += found[1]
+                return found
+            gets = resp.gets(data)
+            found = _joined([*map(self._replies.__getitem__, gets)], absent), len(gets)
         except (KeyError, TooMuch, StoreClosed):
             return None
-        self._answered.keys += len(gets)
-        return reply
+        if together is not None and len(data) + len(found[0]) <= CACHED_BYTES_MAX:
+            if len(together) >= TOGETHER_MAX:
+                together.clear()
+            together[data] = found
+        self._answered.keys += found[1]
+        return found
 
     def read(self, asked: Sequence[Plain]) -> list[bytes]:
         """Return the replies to the reads `asked`. Errors of the store; TooMuch."""
         generation = self._store.generation()
         if generation is None or generation != self._generation or self._bytes > CACHE_BYTES_MAX:
             self._replies.clear()
+            self._together.clear()
             self._bytes = 0
             self._generation = generation
         kept = self._replies.__getitem__
@@ -88,25 +103,19 @@ class Turn:
         self._answered.keys += sum(len(plain.keys) for plain in asked) - looked_up
         return answers
 
-    def put(self, asked: Sequence[Plain]) -> list[bytes]:
-        """Do the puts `asked`; return the replies. StoreBusy, TooMuch and InvalidKey, and others of the whole: nothing
-        was done."""
-        pairs: dict[bytes, bytes] = {}
-        for keys, values, *_ in asked:
-            if len(keys) == 1 and values:  # as usual, and a quarter of what the next costs
-                pairs[keys[0]] = values[0]
-            else:
-                pairs.update(zip(keys, values or (), strict=True))
+    def put(self, pairs: Mapping[bytes, bytes], count: int) -> None:
+        """Put the `pairs`, which are what comes of `count` puts. StoreBusy, TooMuch and InvalidKey, and others of the
+        whole: nothing was done."""
         if sum(map(len, pairs.values())) > WRITE_BYTES_MAX:
             raise TooMuch
         generation = self._store.generation()
         alone = self._store.put({key_of(key): value for key, value in pairs.items()})
-        self._answered.keys += sum(len(plain.keys) for plain in asked) - len(pairs)
+        self._answered.keys += count - len(pairs)
         if alone and generation is not None and generation == self._generation:
             self._generation = generation + 1  # not a second look: another may have written since, after us
+            self._together.clear()
             for key in pairs if self._replies else ():
                 self._replies.pop(resp.bulk(key, resp3=False), None)
-        return [resp.OK * len(plain.keys) for plain in asked]
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +199,7 @@ def _joined(replies: list[bytes], absent: bytes) -> bytes:
 
 
 class Turns:
-    """Gathers what clients ask, and has it answered before the loop looks at their sockets again.
+    """Gathers what clients ask, and has it answered before the loop looks at their sockets again, or soon after.
 
     here: None where other processes must be asked; then nothing is gathered.
     """
@@ -199,71 +208,129 @@ class Turns:
         self, here: Here | None, deadlines: Deadlines, keyspace: Keyspace, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._here, self._turn = here, None if here is None else Turn(here, deadlines)
-        self.kept = (lambda gets, absent: None) if self._turn is None else self._turn.kept
+        self.kept = (lambda data, absent: None) if self._turn is None else self._turn.kept
         self._keyspace, self._loop = keyspace, loop
-        self._gathered: list[_Gathered] = []
-        self._flushing = False  # some wait for the medium; others begin when it is done
+        self._due = False  # `_answer` will be called
+        self._reads: list[Connection] = []
+        self._puts: list[Connection] = []
+        self._put_bytes = 0  # that they have said
+        self._told: set[int] = set()  # who were told at the last flush, and have not put since
+        self._seen, self._since = 0, 0.0  # so many had put when it was looked at last; when the last of them had come
 
-    def gather(self, who: Connection, plain: Plain) -> bool:
-        """Whether `who` will be told what comes of `plain`, or is turned away, once all have said what they ask now.
+    def gather(self, who: Connection, begins: Verb, size: int) -> bool:
+        """Whether the `size` bytes that `who` has said, which begin so, will be looked at once all have said what they
+        ask now.
 
         Not while the other thread has work: it may hold what we would wait for.
         """
         if self._turn is None or not self._keyspace.idle:
             return False
-        if not self._gathered and not self._flushing:
+        if not self._due:
+            self._due = True
             self._loop.call_soon(self._answer)
-        self._gathered.append((who, plain))
+        if begins is Verb.PUT:
+            self._puts.append(who)
+            self._put_bytes += size
+            self._told.discard(id(who))
+        else:
+            self._reads.append(who)
         return True
 
     def _answer(self) -> None:
         assert self._turn is not None
         assert self._here is not None
-        gathered, self._gathered = self._gathered, []
-        reads = [each for each in gathered if each[1].values is None]
-        puts = [each for each in gathered if each[1].values is not None]
-        if reads:
-            _tell(reads, self._done(self._turn.read, reads))
-        if not puts:
+        self._due = False
+        if self._reads:
+            self._read(self._turn)
+        if not self._puts:
             return
-        replies = self._done(self._turn.put, puts)
-        if replies is not None and self._here.flushes:
-            # The medium is written to while the loop takes what has been said in the meantime.
-            self._flushing = True
-            self._loop.call_soon(self._flush, puts, replies)
-        else:
-            _tell(puts, replies)
-
-    def _flush(self, puts: list[_Gathered], replies: list[bytes]) -> None:
-        def flushed(_: list[Plain]) -> list[bytes]:
-            assert self._here is not None
-            self._here.flush()
-            return replies
-
-        _tell(puts, self._done(flushed, puts))
-        self._flushing = False
-        if self._gathered:  # those who have been told now may join
+        if self._here.flushes and self._awaits_more():
+            self._due = True
             self._loop.call_soon(self._answer)
+            return
+        self._put(self._turn, self._here)
 
-    def _done(self, do: Callable[[list[Plain]], list[bytes]], some: list[_Gathered]) -> list[bytes] | None:
-        """Return the replies of `do` to `some`; None where each is to be done by itself: what one has wrong, or the
-        store, is said to it alone."""
-        try:
-            return do([plain for _, plain in some])
-        except OutcomeUnknown as error:  # it must not be done again
-            refused = failure(error)
-        except (Eau2Error, TooMuch):
-            return None
-        except Exception as error:  # our own fault; whoever asked must not wait for ever
-            log("failed", error=repr(error))
-            refused = failure(OutcomeUnknown(f"internal failure: {type(error).__name__}"))
-        return [refused * len(plain.keys) for _, plain in some]
+    def _awaits_more(self) -> bool:
+        """Whether some may put in a moment whose puts can share the flush: each flush has its price, and whoever comes
+        during one needs the next."""
+        count, now = len(self._puts), time.perf_counter()
+        if count != self._seen:
+            self._seen, self._since = count, now
+        return bool(self._told) and self._put_bytes < TOGETHER_BYTES_MAX and now - self._since < MORE_SECONDS
+
+    def _read(self, turn: Turn) -> None:
+        who, self._reads = self._reads, []
+        who, said, plain = _plain(who, [each.take() for each in who], puts=False)
+        replies: list[bytes] = []
+        failed = _failure(lambda: replies.extend(turn.read(plain)))
+        counts = [len(each.keys) for each in plain]
+        if failed is not None:
+            _tell_failure(who, said, counts, failed)
+            return
+        for each, reply, count in zip(who, replies, counts, strict=True):
+            each.told(reply, count)
+
+    def _put(self, turn: Turn, here: Here) -> None:
+        who, self._puts = self._puts, []
+        self._seen = self._put_bytes = 0
+        said = [each.take() for each in who]
+        found = resp.sets(said)
+        if found is not None:
+            pairs, counts = dict(zip(*found, strict=True)), [1] * len(who)
+        else:
+            who, said, plain = _plain(who, said, puts=True)
+            pairs, counts = {}, [len(each.keys) for each in plain]
+            for each in plain:
+                pairs.update(zip(each.keys, each.values or (), strict=True))
+        if not who:
+            return
+        failed = _failure(lambda: turn.put(pairs, sum(counts)))
+        if failed is None and here.flushes:
+            failed = _failure(here.flush, again=False)
+            self._told = {*map(id, who)}
+        if failed is None:
+            _tell(who, counts, resp.OK)
+        else:
+            _tell_failure(who, said, counts, failed)
 
 
-def _tell(some: list[_Gathered], replies: list[bytes] | None) -> None:
-    if replies is None:
-        for who, plain in some:
-            who.turned_away(plain)
+def _plain(
+    who: list[Connection], said: list[bytes], *, puts: bool
+) -> tuple[list[Connection], list[bytes], list[Plain]]:
+    """Return who has said what is plain, what they have said, and what that asks. The others are turned away."""
+    found: list[tuple[Connection, bytes, Plain]] = []
+    for each, data in zip(who, said, strict=True):
+        plain = each.plain(data) if data else None
+        if plain is not None and (plain.values is not None) == puts:
+            found.append((each, data, plain))
+        elif data:  # also what came after something that was gathered, and was done by itself
+            each.turned_away(data)
+    return [each for each, *_ in found], [data for _, data, _ in found], [plain for *_, plain in found]
+
+
+def _tell(who: list[Connection], counts: list[int], reply: bytes) -> None:
+    for each, count in zip(who, counts, strict=True):
+        each.told(reply * count, count)
+
+
+def _tell_failure(who: list[Connection], said: list[bytes], counts: list[int], failed: bytes) -> None:
+    if failed:
+        _tell(who, counts, failed)
         return
-    for (who, _), reply in zip(some, replies, strict=True):
-        who.told(reply)
+    for each, data in zip(who, said, strict=True):
+        each.turned_away(data)
+
+
+def _failure(do: Callable[[], object], *, again: bool = True) -> bytes | None:
+    """Do it; return what is said where that fails, None where it does not. Nothing where each is to be done by itself,
+    if that may be done `again`: what one has wrong, or the store, is said to it alone."""
+    try:
+        do()
+    except OutcomeUnknown as error:  # it must not be done again
+        return failure(error)
+    except (Eau2Error, TooMuch) as error:
+        return b"" if again else failure(OutcomeUnknown(str(error)))
+    except Exception as error:  # our own fault; whoever asked must not wait for ever
+        log("failed", error=repr(error))
+        return failure(OutcomeUnknown(f"internal failure: {type(error).__name__}"))
+    return None

@@ -149,7 +149,7 @@ class Plain(NamedTuple):
     keys: Sequence[bytes]
     values: Sequence[bytes] | None  # None: to read
     absent: bytes
-    asked: Sequence[bytes] = ()  # of reads, the keys as `Conversation.gets` has them
+    asked: Sequence[bytes] = ()  # of reads, the keys as they came
 
 
 class Conversation(Protocol):
@@ -162,16 +162,16 @@ class Conversation(Protocol):
     def feed(self, data: bytes) -> list[Said | Asked]:
         """Return the requests that end in `data`."""
 
-    def gets(self, data: bytes) -> tuple[list[bytes], bytes] | None:
-        """Return what `data` asks for, where it seems that it only reads, and what is said where nothing is. It does
-        read if each of these was `asked` by something plain."""
+    def begins(self, data: bytes) -> Verb | None:
+        """Return GET or PUT where `data` begins as what is `plain` does, nothing has begun that has not ended, and who
+        asks may do that; else None, and then it is to be fed."""
+
+    @property
+    def absent(self) -> bytes:
+        """What is said where a GET finds nothing."""
 
     def plain(self, data: bytes) -> Plain | None:
-        """Return what `data` asks where that is plain, and nothing has begun that has not ended; else None, and then it
-        is to be fed."""
-
-    def meant(self, plain: Plain) -> list[Said | Asked]:
-        """Return what `feed` would have for the same requests."""
+        """Return what `data`, which `begins` so, asks; None where that is not plain, and then it is to be fed."""
 
     def end(self) -> list[Said | Asked]:
         """Return what to answer when no more bytes come."""

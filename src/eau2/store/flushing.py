@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,8 @@ if TYPE_CHECKING:
 
     from eau2.store.generation import Generation
 
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE
 _AHEAD_BYTES = 32 << 10  # what a commit usually writes to the log is less
 _STEP_BYTES_MAX = 1 << 20
-_begin_writing = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)  # of Linux
-if _begin_writing is not None:
-    _begin_writing.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 class Flushing:
@@ -50,11 +45,6 @@ class Flushing:
                 step = min(max(self._size, 2 * _AHEAD_BYTES), _STEP_BYTES_MAX)
                 with contextlib.suppress(OSError):  # what has no room is said by the commit
                     self._size += os.pwrite(self._log, bytes(step), self._size)
-
-    def begin(self) -> None:
-        """Have the medium written to while something else is done: `flush` then takes half as long. 15 us."""
-        if _begin_writing is not None:
-            _begin_writing(self._log, 0, 0, _WRITE)  # what it cannot do, `flush` will say
 
     def flush(self, started: int) -> None:
         """Have commit `started`, and all before it, on the medium, before anybody is told or a file is removed.

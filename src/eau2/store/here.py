@@ -53,8 +53,7 @@ class Here(Protocol):
         """Whether what was put must be on the medium before anybody is told."""
 
     def flush(self) -> None:
-        """Have all that was `put` on the medium. Half of the time it takes is saved by what is done between the two.
-        OutcomeUnknown."""
+        """Have all that was `put` on the medium. OutcomeUnknown."""
 
     def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
         """As `Node.write` of different keys without chunks, but all of them or, where one is refused, none."""
@@ -129,8 +128,6 @@ class _NodeHere:
 
     def _note_unflushed(self, started: int) -> None:
         self._unflushed = started
-        if self._writer.flushing is not None:
-            self._writer.flushing.begin()
 
     def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
         writer = self._writer
