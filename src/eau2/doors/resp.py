@@ -204,7 +204,7 @@ def plain(data: bytes) -> tuple[Sequence[bytes], Sequence[bytes] | None] | None:
 
 def sets(said: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]] | None:
     r"""Return the keys and the values where each of what is `said` is one SET, as `plain` takes it; None where one is
-    not, and for some that have a line end in a key or value. 0.15 us each where they are alike, else 0.35.
+    not, and for some that have a line end or `*$` in a key or value. 0.15 us each where they are alike, else 0.35.
 
     >>> sets([b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nx\r\n", b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$2\r\nyz\r\n"])
     ([b'a', b'b'], [b'x', b'yz'])

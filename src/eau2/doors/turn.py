@@ -86,9 +86,7 @@ class Turn:
         """Return the replies to the reads `asked`. Errors of the store; TooMuch."""
         generation = self._store.generation()
         if generation is None or generation != self._generation or self._bytes > CACHE_BYTES_MAX:
-            self._replies.clear()
-            self._together.clear()
-            self._bytes = 0
+            self._forget()
             self._generation = generation
         kept = self._replies.__getitem__
         answers: list[bytes] = []
@@ -111,11 +109,13 @@ class Turn:
         generation = self._store.generation()
         alone = self._store.put({key_of(key): value for key, value in pairs.items()})
         self._answered.keys += count - len(pairs)
-        if alone and generation is not None and generation == self._generation:
+        if alone and generation is not None:
+            if generation != self._generation or self._bytes > CACHE_BYTES_MAX:
+                self._forget()
             self._generation = generation + 1  # not a second look: another may have written since, after us
             self._together.clear()
-            for key in pairs if self._replies else ():
-                self._replies.pop(resp.bulk(key, resp3=False), None)
+            for key, value in pairs.items():
+                self._note_put(resp.bulk(key, resp3=False), value)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -169,6 +169,20 @@ class Turn:
                     continue
                 self._keep(get, b"$%d\r\n%b\r\n" % (length, payload), others)
         return others
+
+    def _forget(self) -> None:
+        self._replies.clear()
+        self._together.clear()
+        self._bytes = 0
+
+    def _note_put(self, get: bytes, value: bytes) -> None:
+        """Keep the reply to what was just put: who puts often reads."""
+        before = self._replies.pop(get, None)
+        if before is not None:
+            self._bytes -= len(get) + len(before) + _ENTRY_BYTES
+        if len(value) < CACHED_BYTES_MAX:
+            self._replies[get] = reply = b"$%d\r\n%b\r\n" % (len(value), value)
+            self._bytes += len(get) + len(reply) + _ENTRY_BYTES
 
     def _keep(self, get: bytes, reply: bytes, others: dict[bytes, bytes]) -> None:
         """Keep `reply`, or add it to the `others`."""
