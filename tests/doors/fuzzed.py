@@ -225,9 +225,9 @@ def check_resp(data):
     if len(pieces) > 1 and len(said) > 1:  # and one of them has said two, or a part of the next
         said[:2] = [said[0] + said[1][: len(pieces[0]) % len(said[1])], said[1]]
     if said and (each := resp.sets(said)) is not None:
-        for data, *pair in zip(said, *each, strict=True):
+        for one, *pair in zip(said, *each, strict=True):
             alone = resp.Commands()
-            assert ([alone.feed(data)], alone.amid, alone.broken) == ([[[b"SET", *pair]]], False, "")
+            assert ([alone.feed(one)], alone.amid, alone.broken) == ([[[b"SET", *pair]]], False, "")
     asked = resp.gets(stream) if resp.begins(stream) is Verb.GET else None
     if asked and not demanded and all(_is_bulk(each) for each in asked):
         assert ([words[1:] for words in found], whole.amid) == ([[each.split(b"\r\n")[1]] for each in asked], False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import socket
+import struct
 import threading
 import time
 from contextlib import ExitStack
@@ -19,10 +21,12 @@ import eau2
 from eau2.doors import resp, server, turn
 from eau2.doors.deadlines import Deadlines
 from eau2.doors.keyspace import Keyspace
+from eau2.doors.redis import Listings, RedisConversation
 from eau2.doors.resp import Commands
+from eau2.doors.tokens import Access, Role, Tokens
 from eau2.doors.turn import TooMuch, Turn, Turns
 from eau2.doors.work import Plain, Verb
-from eau2.errors import InvalidKey, StoreBusy
+from eau2.errors import InvalidKey, StoreBusy, StoreClosed
 from eau2.store import reading
 
 
@@ -65,6 +69,7 @@ def test_a_turn_is_one_look_up_and_one_transaction(store, at_once):
 
 
 def test_what_is_kept_is_never_old(store, at_once, tmp_path):
+    numbers = itertools.count()
     with eau2.open(tmp_path / "store") as other:
         for change in (
             lambda: other.put("a", b"new"),
@@ -73,12 +78,12 @@ def test_what_is_kept_is_never_old(store, at_once, tmp_path):
             lambda: other.put("a", {"x": [1]}),
             lambda: put(at_once, a=b"last"),
         ):
-            store.put("a", b"old")
+            store.put("a", old := b"old%d" % next(numbers))
             for _ in range(3):
-                assert at_once.read([reads(b"a")]) == [b"$3\r\nold\r\n"]
-                assert at_once.kept(encoded(b"GET", b"a"), resp.NULL) == (b"$3\r\nold\r\n", 1)
+                assert at_once.read([reads(b"a")]) == [b"$4\r\n%b\r\n" % old]
+                assert at_once.kept(encoded(b"GET", b"a"), resp.NULL) == (b"$4\r\n%b\r\n" % old, 1)
                 for _ in range(2):
-                    assert at_once.kept(encoded(b"GET", b"a") * 4, resp.NULL) == (b"$3\r\nold\r\n" * 4, 4)
+                    assert at_once.kept(encoded(b"GET", b"a") * 4, resp.NULL) == (b"$4\r\n%b\r\n" % old * 4, 4)
             change()
             for count in (1, 4):  # what we have put ourselves is kept
                 kept = at_once.kept(encoded(b"GET", b"a") * count, resp.NULL)
@@ -391,70 +396,130 @@ class Client:
         self.alone.append(data)
 
 
+class Flushes:
+    """A store that flushes, what gathers, its loop, clients, and a clock that stands still."""
+
+    def __init__(self, store, keyspace):
+        self.loop, self.now, self.count, self.error = Loop(), 0.0, 0, None
+        self.turns = Turns(store.node.here, Deadlines(), keyspace, self.loop)
+        self.clients = [Client(self.turns) for _ in range(6)]
+
+    def perf_counter(self):
+        return self.now
+
+    def fdatasync(self, file):
+        if self.error is not None:
+            raise self.error
+        self.count += 1
+
+    def turn(self, seconds=0.0):
+        self.now += seconds
+        self.loop.turn()
+
+
 @pytest.fixture
 def flushes(tmp_path, monkeypatch):
-    """How many flushes there were, the loop, and clients."""
-    monkeypatch.setattr(turn, "MORE_SECONDS", SECONDS_MAX)
-    loop, counted = Loop(), []
     with eau2.open(tmp_path / "flushing", flush="power") as store:
         keyspace = Keyspace(store, Deadlines())
-        turns = Turns(store.node.here, Deadlines(), keyspace, loop)
-        real = os.fdatasync
-        monkeypatch.setattr(os, "fdatasync", lambda file: (counted.append(file), real(file)))
-        yield counted, loop, [Client(turns) for _ in range(6)]
+        made = Flushes(store, keyspace)
+        monkeypatch.setattr(turn, "time", made)
+        monkeypatch.setattr(os, "fdatasync", made.fdatasync)
+        yield made
         keyspace.close()
 
 
 def test_who_was_told_at_the_last_flush_is_waited_for_before_the_next(flushes):
-    counted, loop, (first, second, third, *_) = flushes
+    first, second, third, *_ = flushes.clients
     for who in (first, second):
         assert who.says(b"SET", b"a", b"1")
-    loop.turn()
-    assert (len(counted), first.replies, second.replies) == (1, [(resp.OK, 1)], [(resp.OK, 1)])
+    flushes.turn()
+    assert (flushes.count, first.replies, second.replies) == (1, [(resp.OK, 1)], [(resp.OK, 1)])
     third.says(b"SET", b"c", b"1")
-    loop.turn()
+    flushes.turn()
     first.says(b"SET", b"a", b"2")
-    loop.turn()
-    assert (len(counted), first.replies[1:], third.replies) == (1, [], [])
-    first.turns.gather(second, resp.begins(encoded(b"GET", b"a")), 0)  # who reads waits for nobody
-    second.said = encoded(b"GET", b"a")
-    loop.turn()
+    flushes.turn()
+    assert (flushes.count, first.replies[1:], third.replies) == (1, [], [])
+    second.says(b"GET", b"a")  # who reads waits for nobody
+    flushes.turn()
     assert second.replies[1:] == [(b"$1\r\n1\r\n", 1)]
     second.says(b"SET", b"b", b"2")
-    loop.turn()
-    assert (len(counted), [who.replies[-1] for who in (first, second, third)]) == (2, [(resp.OK, 1)] * 3)
-    assert not loop.calls
+    flushes.turn()
+    assert (flushes.count, [who.replies[-1] for who in (first, second, third)]) == (2, [(resp.OK, 1)] * 3)
+    assert not flushes.loop.calls
 
 
-def test_who_does_not_come_is_waited_for_no_longer_than_a_moment(flushes, monkeypatch):
-    counted, loop, (first, second, *_) = flushes
+def test_who_does_not_come_is_waited_for_no_longer_than_a_moment(flushes):
+    first, second, *others = flushes.clients
     for who in (first, second):
         who.says(b"SET", b"a", b"1")
-    loop.turn()
+    flushes.turn()
+    for number in range(3):  # as long each time
+        first.says(b"SET", b"a", b"2")
+        flushes.turn()
+        flushes.turn(turn.MORE_SECONDS / 2)
+        others[0].says(b"SET", b"b", b"2")
+        flushes.turn(turn.MORE_SECONDS / 4)
+        flushes.turn(turn.MORE_SECONDS * 0.9)
+        assert flushes.count == 1 + 2 * number
+        flushes.turn(turn.MORE_SECONDS / 4)
+        assert flushes.count == 2 + 2 * number
+        for who in (first, second, others[0]):  # nobody else is expected
+            who.says(b"SET", b"a", b"3")
+        flushes.turn()
+        assert flushes.count == 3 + 2 * number
+        flushes.clients[2:] = others = [others[0], *others[1:]]
+
+
+def test_the_first_is_done_after_a_millisecond_though_others_come_all_the_time(flushes):
+    clients = [Client(flushes.turns) for _ in range(500)]
+    absent, first, *others = clients
+    for who in (absent, first):
+        who.says(b"SET", b"a", b"1")
+    flushes.turn()
     first.says(b"SET", b"a", b"2")
-    loop.turn()
-    assert len(counted) == 1
-    monkeypatch.setattr(turn, "MORE_SECONDS", 0.001)
-    until(lambda: loop.turn() or len(counted) == 2)
-    for number in range(3):  # of one, none is waited for
-        first.says(b"SET", b"a", b"3")
-        loop.turn()
-        assert len(counted) == 3 + number
+    for who in others:
+        if len(first.replies) == 2:
+            break
+        flushes.turn(turn.MORE_SECONDS / 2)
+        who.says(b"SET", b"b", b"2")
+    assert turn.ALL_SECONDS <= flushes.now <= turn.ALL_SECONDS + turn.MORE_SECONDS
 
 
 def test_who_has_put_much_waits_for_nobody(flushes, monkeypatch):
-    counted, loop, (first, second, *_) = flushes
-    monkeypatch.setattr(turn, "TOGETHER_BYTES_MAX", 100)
-    for who in (first, second):
-        who.says(b"SET", b"a", b"1")
-    loop.turn()
-    first.says(b"SET", b"a", bytes(100))
-    loop.turn()
-    assert len(counted) == 2
+    first, second, *_ = flushes.clients
+    monkeypatch.setattr(turn, "TOGETHER_BYTES_MAX", 200)
+    for number in range(3):
+        for who in (first, second):
+            who.says(b"SET", b"a", b"1")
+        flushes.turn()
+        assert flushes.count == 1 + 2 * number
+        first.says(b"SET", b"a", bytes(200))
+        flushes.turn()
+        assert flushes.count == 2 + 2 * number
+    first.says(b"SET", b"a", b"1")
+    second.says(b"SET", b"a", b"1")
+    flushes.turn()
+    first.says(b"SET", b"a", b"1")
+    flushes.turn()
+    assert flushes.count == 7  # the second may come
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), StoreClosed("closed"), RuntimeError("no")])
+def test_what_was_put_and_could_not_be_flushed_is_not_done_again(flushes, error):
+    first, second, *_ = flushes.clients
+    flushes.error = error
+    first.says(b"SET", b"a", b"1")
+    second.said = encoded(b"SET", b"b", b"1") * 3
+    flushes.turns.gather(second, resp.begins(second.said), 1)
+    flushes.turn()
+    for who, count in ((first, 1), (second, 3)):
+        [(reply, requests)] = who.replies
+        assert [line[:1] for line in reply.splitlines()] == [b"-"] * count
+        assert (requests, who.alone) == (count, [])
 
 
 def test_what_is_not_plain_is_each_clients_own_matter(flushes):
-    counted, loop, clients = flushes
+    clients = flushes.clients
     said = [
         [b"SET", b"a", b"1"],
         [b"SET", b"b", b"1", b"NX"],
@@ -466,32 +531,169 @@ def test_what_is_not_plain_is_each_clients_own_matter(flushes):
         who.says(*words)
     clients[5].says(b"GET", b"a")
     clients[5].said = b""  # more has come, and all of it was done by itself
-    loop.turn()
+    flushes.turn()
     assert [who.alone for who in clients] == [[], [encoded(*said[1])], [encoded(*said[2])], [encoded(*said[3])], [], []]
     assert [len(who.replies) for who in clients] == [1, 0, 0, 0, 1, 0]
-    assert len(counted) == 1
+    assert flushes.count == 1
     for who in clients[:2]:
         who.says(b"SET", b"\xff", b"1")
     clients[4].says(b"SET", b"a", b"3")
-    loop.turn()
+    flushes.turn()
     assert [who.alone[-1:] for who in clients[:2]] == [[encoded(b"SET", b"\xff", b"1")]] * 2
     assert clients[4].alone == [encoded(b"SET", b"a", b"3")]
     clients[1].says(b"SET", b"b", b"1", b"NX")
-    loop.turn()
-    assert len(counted) == 1  # nothing was put
+    flushes.turn()
+    assert flushes.count == 1  # nothing was put
+
+
+def test_what_fails_with_one_client_is_not_the_others_matter(flushes):
+    class Broken(Client):
+        def told(self, reply, requests):
+            raise RuntimeError("told")
+
+        def turned_away(self, data):
+            raise RuntimeError("turned away")
+
+        def abort(self):
+            self.replies.append("let go")
+
+    first, second, third, *_ = flushes.clients
+    broken = Broken(flushes.turns)
+    for words in ([b"SET", b"a", b"1"], [b"SET", b"a", b"1", b"NX"], [b"SET", b"\xff", b"1"], [b"GET", b"a"]):
+        for who in (broken, first):
+            who.says(*words)
+        second.says(b"SET", b"b", b"1")
+        third.says(b"GET", b"b")
+        flushes.turn()
+        flushes.turn(1)
+        assert broken.replies.pop() == "let go"
+        assert len(first.replies + first.alone) == len(second.replies + second.alone) == len(third.replies) > 0
+        for who in (first, second, third):
+            who.replies.clear()
+            who.alone.clear()
 
 
 def test_what_was_gathered_as_the_one_and_is_the_other_by_then_is_done_by_itself(flushes):
-    _, loop, (first, second, third, *_) = flushes
+    first, second, third, *_ = flushes.clients
     first.says(b"GET", b"a")
     first.says(b"SET", b"a", b"1")  # the GET was done by itself, as more came with it
     second.says(b"SET", b"a", b"2")
     second.says(b"GET", b"a")
     third.says(b"SET", b"a", b"3")
-    loop.turn()
+    flushes.turn()
     assert (first.alone, first.replies) == ([encoded(b"SET", b"a", b"1")], [])
     assert (second.alone, second.replies) == ([], [(resp.NULL, 1)])
     assert (third.alone, third.replies) == ([], [(resp.OK, 1)])
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch):
+    """A server of a store that flushes, where who puts waits for a client that has put before and does so no more."""
+    monkeypatch.setattr(turn, "MORE_SECONDS", 0.3)
+    monkeypatch.setattr(turn, "ALL_SECONDS", SECONDS_MAX)
+    with (
+        eau2.open(tmp_path / "store", flush="power") as store,
+        server.Server(store, server.Doors(redis_port=0)) as opened,
+        ExitStack() as stack,
+    ):
+
+        def connect():
+            client = stack.enter_context(socket.create_connection(opened.addresses["redis"]))
+            client.settimeout(SECONDS_MAX)
+            return client
+
+        quiet = connect()
+        quiet.sendall(encoded(b"SET", b"quiet", b"1"))
+        assert quiet.recv(100) == resp.OK
+        yield store, connect, quiet
+
+
+def test_what_comes_after_what_waits_is_done_after_it(waiting):
+    _, connect, _ = waiting
+    client = connect()
+    client.sendall(encoded(b"SET", b"a", b"1"))
+    time.sleep(0.05)
+    client.sendall(encoded(b"INCR", b"a") + encoded(b"SET", b"a", b"long" * 9)[:40])
+    assert client.recv(100) in (resp.OK, resp.OK + b":2\r\n")
+    time.sleep(0.05)
+    client.sendall(encoded(b"SET", b"a", b"long" * 9)[40:] + encoded(b"GET", b"a"))
+    received = b""
+    while not received.endswith(b"longlong\r\n"):
+        received += client.recv(100)
+    assert received.count(resp.OK) == 1
+
+
+def test_a_value_that_looks_like_a_put_is_none(waiting):
+    store, connect, _ = waiting
+    client, value = connect(), encoded(b"SET", b"b", b"1")
+    whole = encoded(b"SET", b"a", value)
+    at = whole.index(value)
+    client.sendall(whole[:at])
+    time.sleep(0.05)
+    client.sendall(whole[at:])
+    assert client.recv(100) == resp.OK
+    assert (store.get("a"), store.exists("b")) == (value, False)
+
+
+@pytest.mark.parametrize("said", [b"whole", b"with an end", b"cut", b"no key", b"get"])
+def test_what_was_put_by_who_has_gone_is_done_and_nobody_else_is_harmed(waiting, said):
+    store, connect, quiet = waiting
+    data = {
+        b"whole": encoded(b"SET", b"a", b"1") * 2,
+        b"with an end": encoded(b"SET", b"a", b"1", b"EX", b"1000"),
+        b"cut": encoded(b"SET", b"a", b"1")[:20],
+        b"no key": encoded(b"SET", b"\xff", b"1"),
+        b"get": encoded(b"GET", b"a"),
+    }[said]
+    gone = connect()
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gone.sendall(data)
+    time.sleep(0.05)
+    gone.close()
+    if said in (b"whole", b"with an end"):
+        until(lambda: store.exists("a"))
+    time.sleep(0.05)
+    for words in ([b"SET", b"quiet", b"2"], [b"INCR", b"quiet"]):
+        quiet.sendall(encoded(*words))
+        assert quiet.recv(100) in (resp.OK, b":3\r\n")
+    requests = {b"whole": 2, b"with an end": 1, b"cut": 0, b"no key": 1, b"get": 1}[said] + 3
+    until(lambda: counted(store) == [requests])
+
+
+def counted(store):
+    return [each.value for each in store.reports()[0].metrics if each.name == "door_redis_requests"]
+
+
+def test_all_that_is_asked_is_counted(served):
+    clients = [served.redis() for _ in range(3)]
+    before = served.store.statistics().operations
+    for number in range(4):
+        for client in clients:
+            client.send("SET", "k", number)
+        assert [client.reply() for client in clients] == ["OK"] * 3
+        for client in clients:
+            client.socket.sendall(encoded(b"GET", b"k") * 5)
+            assert [client.reply() for _ in range(5)] == [b"%d" % number] * 5
+    until(lambda: counted(served.store) == [72])
+    assert served.store.statistics().operations == before + 72
+
+
+def test_only_what_is_plain_and_allowed_begins_so():
+    access = Access(Tokens([("r" * 16, Role.READ), ("w" * 16, Role.WRITE)]), print)
+    conversation = RedisConversation(access, Listings(), dict)
+    get, put = encoded(b"GET", b"a"), encoded(b"SET", b"a", b"1")
+    assert [conversation.begins(data) for data in (get, put)] == [None, None]
+    access.identify("r" * 16)
+    assert [conversation.begins(data) for data in (get, put)] == [Verb.GET, None]
+    access.identify("w" * 16)
+    assert [conversation.begins(data) for data in (get, put, put[:13])] == [Verb.GET, Verb.PUT, Verb.PUT]
+    assert [conversation.begins(data) for data in (b"", put[:12], b"PING\r\n", encoded(b"DEL", b"a"))] == [None] * 4
+    conversation.feed(put[:-1])
+    assert [conversation.begins(data) for data in (get, put)] == [None, None]
+    conversation.feed(put[-1:])
+    assert conversation.begins(put) is Verb.PUT
+    conversation.feed(encoded(b"QUIT"))
+    assert [conversation.begins(data) for data in (get, put)] == [None, None]
 
 
 @pytest.mark.parametrize("how", ["each by itself", "together", "cut"])
@@ -679,6 +881,7 @@ def test_plain_puts_of_many_clients_are_found(pairs):
         [encoded(b"SET", b"a", b"1"), encoded(b"GET", b"a")],
         [encoded(b"SET", b"a", b"1"), encoded(b"SET", b"a", b"1", b"NX")],
         [encoded(b"SET", b"a", b"1"), encoded(b"SET", b"a", b"1")[:-1]],
+        [encoded(b"SET", b"a", b"1"), encoded(b"SET", b"b", b"1") + encoded(b"SET", b"c", b"1"), b""],
         [encoded(b"GET", b"a"), encoded(b"GET", b"a")],
         [b"", b""],
     ],

@@ -91,10 +91,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._counts.connected(-1)
-        if self._unread:  # it is done all the same
-            left = [each.command for each in self._conversation.feed(self.take()) if isinstance(each, Asked)]
-            with contextlib.suppress(StoreClosed):
-                self._shared.submit(left, lambda _: None)
+        if self._unread:
+            self._do_unheard(self.take())
         self._waiting.clear()
         del self._conversation  # it knows us, and would be kept until garbage is collected
         self._shared.leave(self)
@@ -178,6 +176,16 @@ class Connection(asyncio.Protocol):
         self._unread = data
         self._busy = True
         return True
+
+    def _do_unheard(self, data: bytes) -> None:
+        """Have what puts done though the client has gone that sent it."""
+        puts = self._conversation.begins(data) is Verb.PUT
+        requests = self._conversation.feed(data)
+        self._counts.requests += len(requests)
+        asked = [each.command for each in requests if isinstance(each, Asked)]
+        if puts and asked:
+            with contextlib.suppress(StoreClosed):
+                self._shared.submit(asked, lambda _: None)
 
     def _feed(self, data: bytes) -> None:
         """Have what `data` asks done in the order in which it came."""

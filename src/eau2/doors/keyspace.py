@@ -61,10 +61,12 @@ class Keyspace:
         self._thread.start()
 
     def submit(self, commands: Sequence[Command], done: Callable[[list[Outcome]], None]) -> None:
-        """Have `commands` done, in order, and then `done` called in another thread with the outcomes.
+        """Have `commands`, one at least, done, in order, and then `done` called in another thread with the outcomes.
 
         These may be those of the first commands only, where values are large: the others were not done. StoreClosed.
         """
+        if not commands:
+            raise ValueError("nothing to do")
         with self._ready:
             if self._closed:
                 raise StoreClosed("the door is closed")

@@ -36,7 +36,8 @@ READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
 READ_BYTES_MAX = 1 << 20  # in one turn, and of the replies to one client; what is larger is done elsewhere
 WRITE_BYTES_MAX = 1 << 20
 TOGETHER_BYTES_MAX = WRITE_BYTES_MAX // 4  # that are said; then no more are waited for
-MORE_SECONDS = 20e-6  # for which a put waits for another that is flushed with it; a flush takes 100 us and more
+MORE_SECONDS = 20e-6  # for which puts wait for another that is flushed with them; a flush takes 100 us and more
+ALL_SECONDS = 1e-3  # for which the first waits, where others come all the time
 _WRONG = failure(WrongKind(""))
 
 
@@ -229,7 +230,8 @@ class Turns:
         self._puts: list[Connection] = []
         self._put_bytes = 0  # that they have said
         self._told: set[int] = set()  # who were told at the last flush, and have not put since
-        self._seen, self._since = 0, 0.0  # so many had put when it was looked at last; when the last of them had come
+        self._seen = 0  # so many had put when it was looked at last
+        self._first = self._last = 0.0  # when the first and the last of them had come
 
     def gather(self, who: Connection, begins: Verb, size: int) -> bool:
         """Whether the `size` bytes that `who` has said, which begin so, will be looked at once all have said what they
@@ -268,21 +270,26 @@ class Turns:
         """Whether some may put in a moment whose puts can share the flush: each flush has its price, and whoever comes
         during one needs the next."""
         count, now = len(self._puts), time.perf_counter()
+        if not self._seen:
+            self._first = now
         if count != self._seen:
-            self._seen, self._since = count, now
-        return bool(self._told) and self._put_bytes < TOGETHER_BYTES_MAX and now - self._since < MORE_SECONDS
+            self._seen, self._last = count, now
+        if not self._told or self._put_bytes >= TOGETHER_BYTES_MAX:
+            return False
+        return now - self._last < MORE_SECONDS and now - self._first < ALL_SECONDS
 
     def _read(self, turn: Turn) -> None:
         who, self._reads = self._reads, []
         who, said, plain = _plain(who, [each.take() for each in who], puts=False)
+        if not who:
+            return
+        counts = [len(each.keys) for each in plain]
         replies: list[bytes] = []
         failed = _failure(lambda: replies.extend(turn.read(plain)))
-        counts = [len(each.keys) for each in plain]
-        if failed is not None:
+        if failed is None:
+            _tell(who, counts, replies)
+        else:
             _tell_failure(who, said, counts, failed)
-            return
-        for each, reply, count in zip(who, replies, counts, strict=True):
-            each.told(reply, count)
 
     def _put(self, turn: Turn, here: Here) -> None:
         who, self._puts = self._puts, []
@@ -303,7 +310,7 @@ class Turns:
             failed = _failure(here.flush, again=False)
             self._told = {*map(id, who)}
         if failed is None:
-            _tell(who, counts, resp.OK)
+            _tell(who, counts, [resp.OK * count for count in counts])
         else:
             _tell_failure(who, said, counts, failed)
 
@@ -318,21 +325,37 @@ def _plain(
         if plain is not None and (plain.values is not None) == puts:
             found.append((each, data, plain))
         elif data:  # also what came after something that was gathered, and was done by itself
-            each.turned_away(data)
+            _turn_away(each, data)
     return [each for each, *_ in found], [data for _, data, _ in found], [plain for *_, plain in found]
 
 
-def _tell(who: list[Connection], counts: list[int], reply: bytes) -> None:
-    for each, count in zip(who, counts, strict=True):
-        each.told(reply * count, count)
+def _tell(who: list[Connection], counts: list[int], replies: list[bytes]) -> None:
+    for each, count, reply in zip(who, counts, replies, strict=True):
+        try:
+            each.told(reply, count)
+        except Exception as error:
+            _let_go(each, error)
 
 
 def _tell_failure(who: list[Connection], said: list[bytes], counts: list[int], failed: bytes) -> None:
     if failed:
-        _tell(who, counts, failed)
+        _tell(who, counts, [failed * count for count in counts])
         return
     for each, data in zip(who, said, strict=True):
-        each.turned_away(data)
+        _turn_away(each, data)
+
+
+def _turn_away(who: Connection, data: bytes) -> None:
+    try:
+        who.turned_away(data)
+    except Exception as error:
+        _let_go(who, error)
+
+
+def _let_go(who: Connection, error: Exception) -> None:
+    """Our own fault: what was asked with it is answered all the same."""
+    log("failed", client=str(who), error=repr(error))
+    who.abort()
 
 
 def _failure(do: Callable[[], object], *, again: bool = True) -> bytes | None:
