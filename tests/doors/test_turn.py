@@ -231,6 +231,17 @@ def test_what_was_put_is_kept_until_somebody_else_writes(store, at_once):
     assert at_once.kept(encoded(b"GET", b"b"), resp.NULL) is None
 
 
+def test_of_many_puts_at_once_nothing_is_kept_and_nothing_old_left(store, at_once):
+    many = {f"k{number}": b"1" for number in range(turn.KEPT_PUTS_MAX + 1)}
+    put(at_once, **many)
+    assert not at_once._replies
+    for each in ({"k0": b"2"}, dict.fromkeys(many, b"3")):
+        assert at_once.read([reads(b"k0", b"k1")])
+        put(at_once, **each)
+        assert at_once.read([reads(b"k0")]) == [resp.bulk(each["k0"], resp3=False)]
+        assert at_once.kept(encoded(b"GET", b"k0"), resp.NULL) == (resp.bulk(each["k0"], resp3=False), 1)
+
+
 def test_what_is_kept_of_puts_is_bounded_and_counted(store, at_once, monkeypatch):
     monkeypatch.setattr(turn, "CACHE_BYTES_MAX", 2000)
     for number in range(200):

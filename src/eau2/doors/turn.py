@@ -31,7 +31,8 @@ CACHE_BYTES_MAX = 64 << 20  # of keys and replies; then it begins anew
 _ENTRY_BYTES = 150  # what the two cost besides
 CACHED_BYTES_MAX = 16 << 10  # a reply
 ONE_BYTES = 64  # what is longer may be several GETs, which others may ask too
-TOGETHER_MAX = 1024  # such
+TOGETHER_MAX = 64  # such
+KEPT_PUTS_MAX = 64  # of one turn, that are kept for who reads: more are a load
 READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
 READ_BYTES_MAX = 1 << 20  # in one turn, and of the replies to one client; what is larger is done elsewhere
 WRITE_BYTES_MAX = 1 << 20
@@ -115,8 +116,9 @@ class Turn:
                 self._forget()
             self._generation = generation + 1  # not a second look: another may have written since, after us
             self._together.clear()
-            for key, value in pairs.items():
-                self._note_put(resp.bulk(key, resp3=False), value)
+            keeps = len(pairs) <= KEPT_PUTS_MAX
+            for key, value in pairs.items() if keeps or self._replies else ():
+                self._note_put(resp.bulk(key, resp3=False), value if keeps else None)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -176,12 +178,12 @@ class Turn:
         self._together.clear()
         self._bytes = 0
 
-    def _note_put(self, get: bytes, value: bytes) -> None:
-        """Keep the reply to what was just put: who puts often reads."""
+    def _note_put(self, get: bytes, value: bytes | None) -> None:
+        """Keep the reply to what was just put, unless that is None: who puts often reads."""
         before = self._replies.pop(get, None)
         if before is not None:
             self._bytes -= len(get) + len(before) + _ENTRY_BYTES
-        if len(value) < CACHED_BYTES_MAX:
+        if value is not None and len(value) < CACHED_BYTES_MAX:
             self._replies[get] = reply = b"$%d\r\n%b\r\n" % (len(value), value)
             self._bytes += len(get) + len(reply) + _ENTRY_BYTES
 
