@@ -35,8 +35,9 @@ WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every f
 _SUFFIX = ".arrow"
 _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
 # Bytes a system call: the kernel caches what is larger in pages as large. In a virtual machine these are often such as
-# the host has to give back first: in calls of 1 MB a gigabyte took up to 3 s every other time.
-_WRITE_BYTES_MAX = 32 << 10
+# the host has to give back first: in calls of 1 MB a gigabyte took up to 3 s every other time. In calls of 32 KB two
+# threads that write wait for each other, and for Python's lock: a third more.
+_WRITE_BYTES_MAX = 128 << 10
 _ROOM_BYTES_MIN = 1 << 20  # taken at once from here on
 
 _fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # of Linux
