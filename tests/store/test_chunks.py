@@ -12,7 +12,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pytest
 
+from hypothesis import given
+from hypothesis import strategies as some
+
 from eau2.errors import Corrupt, KeyExists
+from eau2.store import chunks
 from eau2.store.node import DirectoryNode
 from eau2.store.nodes import Expect, Kind, Write
 from eau2.values.chunk import decode, identify
@@ -481,3 +485,35 @@ def test_a_gigabyte_is_mapped_in_a_small_part_of_the_time_that_reading_it_takes(
         ratios.append((mapped - start) / (time.perf_counter() - mapped))
         del buffers
     assert sorted(ratios)[2] < 0.1
+
+
+@given(
+    some.lists(some.integers(0, 300), max_size=40).map(lambda sizes: [os.urandom(size) for size in sizes]),
+    some.integers(1, 400),
+    some.integers(1, 100),
+    some.integers(1, 4),
+    some.booleans(),
+)
+def test_pieces_are_written_whole_however_the_system_takes_them(pieces, most, taken_max, views_max, slow):
+    written, calls, times = bytearray(), [], iter(range(1_000_000))
+
+    def writev(file, views):
+        assert 0 < len(views) <= views_max
+        data = b"".join(views)
+        calls.append(len(data))
+        written.extend(data[:taken_max])
+        return min(len(data), taken_max)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks.os, "writev", writev)
+        patch.setattr(chunks.time, "thread_time", lambda: next(times) * slow)
+        patch.setattr(chunks, "_WRITE_BYTES_MAX", most)
+        patch.setattr(chunks, "_WRITE_BYTES_MIN", 1 + most // 4)
+        patch.setattr(chunks, "_PIECES_MAX", views_max)
+        chunks.write_all(0, [pa.py_buffer(piece) for piece in pieces], 0)
+    whole = b"".join(pieces)
+    assert bytes(written) == whole
+    assert max(calls, default=0) <= most
+    rest = len(whole) - most  # all after the first call is written in small ones, where that took long
+    later = [size for size in calls if size > 1 + most // 4]
+    assert not slow or rest <= 0 or sum(calls) == 0 or len(later) <= 1 + most // taken_max

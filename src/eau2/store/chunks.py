@@ -16,6 +16,7 @@ import errno
 import itertools
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,10 @@ WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every f
 _SUFFIX = ".arrow"
 _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
 # Bytes a system call: the kernel caches what is larger in pages as large. In a virtual machine these are often such as
-# the host has to give back first: in calls of 1 MB a gigabyte took up to 3 s every other time. In calls of 32 KB two
-# threads that write wait for each other, and for Python's lock: a third more.
-_WRITE_BYTES_MAX = 128 << 10
+# the host has to give back first: in calls of 1 MB a gigabyte took up to 3 s every other time. So calls get small for
+# the rest of a file when one has taken long; from the beginning they would cost two threads that write a third more.
+_WRITE_BYTES_MAX, _WRITE_BYTES_MIN = 128 << 10, 32 << 10
+_LONG_SECONDS = 250e-6  # of the processor; 30 us are usual
 _ROOM_BYTES_MIN = 1 << 20  # taken at once from here on
 
 _fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # of Linux
@@ -241,7 +243,9 @@ def write_all(file: int, pieces: Iterable[pa.Buffer], size: int) -> None:
     """
     if size >= _ROOM_BYTES_MIN and _fallocate is not None:
         _fallocate(file, _KEEP_SIZE, 0, size)  # what it cannot do, the writes will say
-    for views in _calls(memoryview(piece).cast("B") for piece in pieces):
+    room, left = _WRITE_BYTES_MAX, _Views(memoryview(piece).cast("B") for piece in pieces)
+    while views := left.take(room):
+        start = time.thread_time()
         while views:
             count = os.writev(file, views)
             if count == 0:
@@ -253,22 +257,29 @@ def write_all(file: int, pieces: Iterable[pa.Buffer], size: int) -> None:
             del views[:done]
             if count:
                 views[0] = views[0][count:]
+        if time.thread_time() - start > _LONG_SECONDS:
+            room = _WRITE_BYTES_MIN
 
 
-def _calls(views: Iterable[memoryview]) -> Iterator[list[memoryview]]:
-    """Yield `views`, cut and put together as system calls take them."""
-    together: list[memoryview] = []
-    room = _WRITE_BYTES_MAX
-    for view in views:
-        start = 0
-        while start < len(view):
-            together.append(view[start : start + room])
-            start += len(together[-1])
-            room -= len(together[-1])
-            if not room or len(together) == _PIECES_MAX:
-                yield together
-                together, room = [], _WRITE_BYTES_MAX
-    yield together
+class _Views:
+    """Views that are cut and put together as system calls take them."""
+
+    def __init__(self, views: Iterable[memoryview]) -> None:
+        self._views = iter(views)
+        self._rest: memoryview | None = None  # of one that was cut
+
+    def take(self, size: int) -> list[memoryview]:
+        """Return the next `size` bytes, or as many as there are, in at most as many views as a system call takes."""
+        together: list[memoryview] = []
+        while size and len(together) < _PIECES_MAX:
+            view = self._rest if self._rest is not None else next(self._views, None)
+            if view is None:
+                break
+            self._rest = view[size:] if len(view) > size else None
+            if len(view):
+                together.append(view[:size])
+                size -= len(together[-1])
+        return together
 
 
 def _unlink(path: str) -> bool:
