@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as some
 
