@@ -36,7 +36,7 @@ KEPT_PUTS_MAX = 64  # of one turn, that are kept for who reads: more are a load
 READ_TOGETHER_MAX = 16  # values of one look-up, each of which may be large
 READ_BYTES_MAX = 1 << 20  # in one turn, and of the replies to one client; what is larger is done elsewhere
 WRITE_BYTES_MAX = 1 << 20
-TOGETHER_BYTES_MAX = WRITE_BYTES_MAX // 4  # that are said; then no more are waited for
+AWAITED_BYTES_MAX = WRITE_BYTES_MAX // 4  # that are said; then no more are waited for
 MORE_SECONDS = 20e-6  # for which puts wait for another that is flushed with them; a flush takes 100 us and more
 ALL_SECONDS = 1e-3  # for which the first waits, where others come all the time
 _WRONG = failure(WrongKind(""))
@@ -276,7 +276,7 @@ class Turns:
             self._first = now
         if count != self._seen:
             self._seen, self._last = count, now
-        if not self._told or self._put_bytes >= TOGETHER_BYTES_MAX:
+        if not self._told or self._put_bytes >= AWAITED_BYTES_MAX:
             return False
         return now - self._last < MORE_SECONDS and now - self._first < ALL_SECONDS
 
