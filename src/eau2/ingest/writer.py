@@ -13,7 +13,7 @@ import pyarrow as pa
 from eau2.errors import InvalidValue
 from eau2.values.chunk import CHUNK_BYTES_MAX, encode_as_one, one_batch
 from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest, homes_of_equal
-from eau2.values.ranges import column_range
+from eau2.values.ranges import Span, column_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,17 +158,23 @@ class FrameWriter:
         batches.clear()
         if self._plain_schema is not self.schema:
             table = _with_views(one_batch(table), self.schema)
-        if not beside:
-            return self._written(table, homes, map(column_range, table.columns))
+        spans = {
+            index: span
+            for index, column in enumerate(table.columns)
+            if len(column) and not column.null_count and (span := Span.of(column.type)) is not None
+        }
+        others = [column for index, column in enumerate(table.columns) if index not in spans]
+        if not (beside and others):
+            return self._written(table, homes, spans, map(column_range, others))
         with ThreadPoolExecutor(self._workers, thread_name_prefix="eau2-writer") as pool:
-            return self._written(table, homes, pool.map(column_range, table.columns))
+            return self._written(table, homes, spans, pool.map(column_range, others))
 
     def _written(
-        self, table: pa.Table, homes: tuple[str, ...], ranges: Iterable[ColumnRange]
+        self, table: pa.Table, homes: tuple[str, ...], spans: dict[int, Span], others: Iterable[ColumnRange]
     ) -> tuple[ChunkEntry, Staged]:
-        """Stage `table`. What its columns span is taken from `ranges` at the end."""
+        """Stage `table`. What its columns span is told by `spans`, as they are written, and by `others` at the end."""
         try:
-            chunk = encode_as_one(table)
+            chunk = encode_as_one(table, spans)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowCapacityError) as error:
             raise InvalidValue(
                 f"Arrow cannot write these rows to a file: {error}",
@@ -176,11 +182,20 @@ class FrameWriter:
             ) from error
         staged = self._node.stage(chunk, homes)
         try:
-            columns = tuple(ranges)
+            rest = iter(others)
+            columns = tuple(
+                _range(spans[index], column) if index in spans else next(rest)
+                for index, column in enumerate(table.columns)
+            )
         except BaseException:
             self._node.discard([staged])
             raise
         return ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, columns), staged
+
+
+def _range(span: Span, column: pa.ChunkedArray) -> ColumnRange:
+    """Return what `span` has seen, if that was all of `column`: it may have come in batches that cannot be joined."""
+    return span.range() if span.rows == len(column) else column_range(column)
 
 
 def tolerated(bytes_max: int) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import xxhash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 CHUNK_BYTES_MAX = 64 << 20  # of Arrow buffers: large enough to scan at full speed, small enough to move and retry
+_SEEN_BYTES = 512 << 10  # hashed and measured at once: fits the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +26,37 @@ class Chunk:
     pieces: tuple[pa.Buffer, ...]  # the file in order; large ones are the columns' own memory, not copies
 
 
+class Sees(Protocol):
+    """Is shown the values of a column, part by part."""
+
+    def see(self, part: pa.Buffer) -> None: ...
+
+
 class _Pieces:
     """A sink that keeps what the IPC writer hands it, without copying the columns."""
 
     closed = False
 
-    def __init__(self, behind: dict[int, list[pa.Buffer]]) -> None:
-        self._behind = behind
+    def __init__(self, behind: dict[int, list[pa.Buffer]], spans: dict[int, tuple[Sees, int]]) -> None:
+        self._behind, self._spans = behind, spans  # by the addresses of the writer's buffers
         self.pieces: list[pa.Buffer] = []
         self.size = 0
         self.hash = xxhash.xxh3_128()
 
     def write(self, data: object) -> int:
         piece = pa.py_buffer(data)
+        span, left = self._spans.get(piece.address, (None, 0))
         for part in self._behind.pop(piece.address, None) or [piece]:
             self.pieces.append(part)
-            self.hash.update(part)
+            if span is None or piece.size < left:
+                self.hash.update(part)
+                continue
+            for start in range(0, part.size, _SEEN_BYTES):
+                block = part.slice(start, min(_SEEN_BYTES, part.size - start))
+                self.hash.update(block)
+                if left:  # what comes after fills the buffer up
+                    span.see(block if block.size <= left else block.slice(0, left))
+                    left -= min(left, block.size)
         self.size += piece.size
         return int(piece.size)
 
@@ -74,12 +90,21 @@ def encode_stream(table: pa.Table) -> Chunk:
     return _encoded(table, pa.ipc.new_stream)
 
 
-def encode_as_one(table: pa.Table) -> Chunk:
+def encode_as_one(table: pa.Table, spans: Mapping[int, Sees] | None = None) -> Chunk:
     """Return what `encode` has for `one_batch` of `table`. Columns of numbers without nulls are not copied for that:
     what their batches have is written one behind the other. Half the time of a copy into memory that is not yet there.
+
+    spans: are shown what columns of plain numbers without nulls have, by the columns' numbers, as it is hashed: then it
+    is in the processor's cache. Those of other columns are shown nothing.
     """
     joined, behind = _joined(table)
-    chunk = _encoded(joined, pa.ipc.new_file, behind)
+    shown = {}
+    for index, span in (spans or {}).items():
+        column = joined.column(index)
+        if column.num_chunks == 1 and _is_plain(column.type) and not column.null_count:
+            (part,), width = column.chunks, column.type.bit_width // 8
+            shown[part.buffers()[1].address + width * part.offset] = span, width * len(part)
+    chunk = _encoded(joined, pa.ipc.new_file, behind, shown)
     return encode(one_batch(table)) if behind else chunk  # should Arrow hand on anything but the buffers that it has
 
 
@@ -123,8 +148,9 @@ def _encoded(
     table: pa.Table,
     new: Callable[[pa.PythonFile, pa.Schema], Any],
     behind: dict[int, list[pa.Buffer]] | None = None,
+    shown: dict[int, tuple[Sees, int]] | None = None,
 ) -> Chunk:
-    sink = _Pieces(behind if behind is not None else {})
+    sink = _Pieces(behind if behind is not None else {}, shown or {})
     with pa.PythonFile(sink, mode="w") as file, new(file, table.schema) as writer:
         writer.write_table(table)
     return Chunk(sink.hash.hexdigest(), table.num_rows, sink.size, tuple(sink.pieces))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pyarrow as pa
 
 from eau2.values.key import prefix_end
 from eau2.values.manifest import ColumnRange
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 TEXT_LENGTH_MAX = 64  # characters or bytes of a bound: long ones would make manifests large and skip no more
 
 
 def column_range(column: pa.ChunkedArray) -> ColumnRange:
-    """Return what `column` spans; bounds are left out for types without an order. 16 GB/s for floats, 0.8 for text."""
+    """Return what `column` spans; bounds are left out for types without an order. 8 GB/s for floats, 0.8 for text."""
     nulls = column.null_count
     if nulls == len(column):
         return ColumnRange(nulls)
-    if pa.types.is_float32(column.type) or pa.types.is_float64(column.type):
-        return _float_range(column, nulls)
+    span = Span.of(column.type)
+    if span is not None and pa.types.is_floating(column.type):
+        return _float_range(column, span)
     import pyarrow.compute as pc  # here: it takes 60 ms to import, a quarter of `import eau2`
 
     try:
@@ -27,17 +33,47 @@ def column_range(column: pa.ChunkedArray) -> ColumnRange:
     return _short(nulls, bounds["min"], bounds["max"])
 
 
-def _float_range(column: pa.ChunkedArray, nulls: int) -> ColumnRange:
-    """As `column_range`, NaN above every number as in the engine; Arrow's own kernel ignores NaN, and is slower."""
-    parts = [
-        np.from_dlpack(chunk.drop_null() if chunk.null_count else chunk)  # to_numpy and pa.array would import pandas
-        for chunk in column.chunks
-        if chunk.null_count < len(chunk)
-    ]
-    most = np.max([part.max() for part in parts])  # NaN when there is one
-    least = np.fmin.reduce([np.fmin.reduce(part) if np.isnan(most) else part.min() for part in parts])
-    bounds = pa.py_buffer(np.array([least, most], parts[0].dtype))
-    return ColumnRange(nulls, *pa.Array.from_buffers(column.type, 2, [None, bounds]))
+class Span:
+    """What numbers span that are seen one part after the other, of a type that `of` takes. 8 GB/s; 25 while they are
+    in the processor's cache."""
+
+    def __init__(self, type_: pa.DataType, dtype: np.dtype[Any]) -> None:
+        self._type, self._dtype = type_, dtype
+        self._least: list[np.generic] = []
+        self._most: list[np.generic] = []
+        self.rows = 0
+
+    @classmethod
+    def of(cls, type_: pa.DataType) -> Span | None:
+        """Return one for floats and whole numbers, or None."""
+        if pa.types.is_float32(type_) or pa.types.is_float64(type_):
+            return cls(type_, np.dtype(f"f{type_.bit_width // 8}"))
+        if pa.types.is_integer(type_):
+            return cls(type_, np.dtype(f"{'i' if pa.types.is_signed_integer(type_) else 'u'}{type_.bit_width // 8}"))
+        return None
+
+    def see(self, part: pa.Buffer) -> None:
+        """See the values that `part` has, at least one, and no nulls."""
+        self.add(np.frombuffer(part, self._dtype))
+
+    def add(self, part: npt.NDArray[Any]) -> None:
+        """As `see`. NaN is above every number, as in the engine; Arrow's own kernel ignores NaN, and is slower."""
+        most = part.max()  # NaN when there is one
+        self._most.append(most)
+        self._least.append(np.fmin.reduce(part) if most != most else part.min())
+        self.rows += len(part)
+
+    def range(self, nulls: int = 0) -> ColumnRange:
+        """Return what was seen, of a column that has so many nulls besides."""
+        bounds = np.array([np.fmin.reduce(self._least), np.max(self._most)], self._dtype)
+        return ColumnRange(nulls, *pa.Array.from_buffers(self._type, 2, [None, pa.py_buffer(bounds)]))
+
+
+def _float_range(column: pa.ChunkedArray, span: Span) -> ColumnRange:
+    for chunk in column.chunks:
+        if chunk.null_count < len(chunk):  # to_numpy and pa.array would import pandas
+            span.add(np.from_dlpack(chunk.drop_null() if chunk.null_count else chunk))
+    return span.range(column.null_count)
 
 
 def _short(nulls: int, least: pa.Scalar, most: pa.Scalar) -> ColumnRange:
