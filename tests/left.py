@@ -12,7 +12,7 @@ from pathlib import Path
 _GRACE_SECONDS = 5.0  # idle threads end by themselves in a tenth of a second
 _COLLECT_SECONDS = 0.25  # it takes longer than what mostly is waited for: a thread that is about to end
 _SERVERS = ("multiprocessing.forkserver", "resource_tracker")  # of Python, for the whole run
-_SHARED = ("eau2-query",)  # belong to the process, and are idle
+_SHARED = ("eau2-query", "eau2-memory")  # belong to the process; they are idle, or end by themselves
 _OF_AN_ENGINE = ("LokyProcess", "/eau2-spill-")
 
 

@@ -2,13 +2,16 @@
 
 import gc
 import threading
+import time
 
 import pyarrow as pa
 import pytest
+from tests.until import until
 
 from eau2.errors import Corrupt
+from eau2.remote import memory as remote_memory
 from eau2.remote.chunks import ChunkCache
-from eau2.remote.memory import Memory
+from eau2.remote.memory import IDLE_SECONDS, Memory
 from eau2.values.chunk import identify
 
 MB = 1 << 20
@@ -62,6 +65,70 @@ def test_what_is_small_takes_no_region():
     for size in (0, 1, MB - 1):
         assert memory.keep(iter(()), size) is None
     assert memory.bytes == 0
+
+
+@pytest.fixture
+def offered(monkeypatch):
+    found = []
+    monkeypatch.setattr(remote_memory, "_offer", found.append)
+    return found
+
+
+def test_what_waits_is_offered_to_the_kernel_after_a_while_and_once(offered):
+    memory = Memory(12 * MB)
+    assert not memory.look(time.monotonic())  # nothing to see to
+    held, waits = (memory.keep(pieces_of(bytes(MB), MB), MB) for _ in range(2))
+    before = time.monotonic()
+    del waits
+    gc.collect()
+    assert memory.look(before + IDLE_SECONDS - 0.001)
+    assert not offered
+    assert memory.look(time.monotonic() + IDLE_SECONDS)  # one is held
+    assert len(offered) == 1
+    assert memory.look(time.monotonic() + 2 * IDLE_SECONDS)
+    assert len(offered) == 1
+    again = memory.keep(pieces_of(b"a" * MB, MB), MB)
+    assert memory.bytes == 8 * MB
+    assert again.buffer().to_pybytes() == b"a" * MB
+    del held, again
+    gc.collect()
+    assert memory.look(time.monotonic())  # they wait, and are not offered
+    assert not memory.look(time.monotonic() + IDLE_SECONDS)
+    assert len(offered) == 3
+    assert memory.bytes == 8 * MB
+
+
+def test_a_thread_sees_to_it_while_there_is_anything_to_see_to(offered, monkeypatch):
+    monkeypatch.setattr(remote_memory, "IDLE_SECONDS", 0.05)
+
+    def threads():
+        return {thread for thread in threading.enumerate() if thread.name == "eau2-memory"} - others
+
+    others = {thread for thread in threading.enumerate() if thread.name == "eau2-memory"}
+    memory = Memory(12 * MB)
+    for turn in range(2):
+        kept = [memory.keep(pieces_of(bytes(MB), MB), MB) for _ in range(2)]
+        assert len(threads()) == 1
+        time.sleep(0.2)
+        assert len(threads()) == 1
+        kept.clear()
+        gc.collect()
+        until(lambda: not threads())
+        assert len(offered) == 2 * (turn + 1)
+
+
+def test_memory_is_used_where_there_is_no_thread_for_it(offered, monkeypatch):
+    def none_left(thread):
+        raise RuntimeError("can't start new thread")
+
+    memory = Memory(12 * MB)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        kept = memory.keep(pieces_of(b"a" * MB, MB), MB)
+    assert kept.buffer().to_pybytes() == b"a" * MB
+    del kept
+    gc.collect()
+    assert memory.look(time.monotonic())
 
 
 def test_a_forked_child_waits_for_no_lock_and_has_none_of_the_regions_that_wait():

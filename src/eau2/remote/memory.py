@@ -1,11 +1,17 @@
-"""Memory for chunks that are brought. It is used again: fresh memory costs more than what is then written to it."""
+"""Memory for chunks that are brought. It is used again: fresh memory costs more than what is then written to it.
+
+What waits to be used is the kernel's to take after some seconds, and not at once: writing to a page that was offered
+costs as much again as the copy, since the processor has to note in each that it was written to.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
 import threading
+import time
 import weakref
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -16,6 +22,7 @@ from eau2.errors import Corrupt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+IDLE_SECONDS = 5.0
 _STEP = 4 << 20  # regions have a multiple of these bytes, so that one fits chunks of nearly the same size
 _SMALLEST = 1 << 20  # what is smaller is not worth a region
 _FREE = getattr(mmap, "MADV_FREE", None)  # not in a Python that was built where it was not known
@@ -34,17 +41,26 @@ class Kept:
         return pa.foreign_buffer(self._data.address, self.size, base=self)
 
 
+@dataclass(slots=True)
+class _Idle:
+    region: mmap.mmap
+    since: float  # by `time.monotonic`
+    is_offered: bool = False  # to the kernel
+
+
 class Memory:
     """Regions of memory, at most `bytes_max` with those that wait to be used again. Thread-safe.
 
-    Those are the kernel's to take back as soon as it needs memory, though they count as ours till then.
+    Those are the kernel's to take as soon as it needs memory, from IDLE_SECONDS on, though they count as ours till
+    then. A thread sees to that as long as there are others.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._let_go: SimpleQueue[mmap.mmap] = SimpleQueue()  # of all queues it may be put to amid itself
+        self._let_go: SimpleQueue[_Idle] = SimpleQueue()  # of all queues it may be put to amid itself
         self._lock = threading.Lock()  # guards everything below
-        self._idle: list[mmap.mmap] = []  # the last used is the last
+        self._idle: list[_Idle] = []  # the last used is the last
+        self._is_looking = False
         self.bytes = 0
 
     def keep(self, pieces: Iterable[pa.Buffer], size: int) -> Kept | None:
@@ -65,40 +81,71 @@ class Memory:
                 view[start:end] = part
         return kept
 
+    def look(self, now: float) -> bool:
+        """Offer the kernel what has waited for IDLE_SECONDS at `now`. Return whether there is anything else."""
+        with self._lock:
+            self._gather()
+            for idle in self._idle:
+                if not idle.is_offered and now - idle.since >= IDLE_SECONDS:
+                    _offer(idle.region)
+                    idle.is_offered = True
+            self._is_looking = self._held() > 0 or not all(idle.is_offered for idle in self._idle)
+            return self._is_looking
+
     def abandon(self) -> None:
         """In a forked child: begin anew. Another thread may have had the lock, and what the parent has is copied as
         soon as one of the two changes it."""
-        self._lock, self._let_go, self._idle, self.bytes = threading.Lock(), SimpleQueue(), [], 0
+        self._lock, self._let_go = threading.Lock(), SimpleQueue()
+        self._idle, self._is_looking, self.bytes = [], False, 0
+
+    # -- private, all under the lock ----------------------------------------------------------------------------------
 
     def _region(self, size: int) -> mmap.mmap | None:
         if size < _SMALLEST:
             return None
         wanted = -(-size // _STEP) * _STEP
         with self._lock:
-            with contextlib.suppress(Empty):
-                while True:
-                    self._idle.append(self._let_go.get_nowait())
+            self._gather()
             for at in reversed(range(len(self._idle))):
-                if len(self._idle[at]) == wanted:
-                    return self._idle.pop(at)
-            held = self.bytes - sum(map(len, self._idle))
-            if held + wanted > self._bytes_max:
+                if len(self._idle[at].region) == wanted:
+                    self._see_to_it()
+                    return self._idle.pop(at).region
+            if self._held() + wanted > self._bytes_max:
                 return None
             while self.bytes + wanted > self._bytes_max:
-                self.bytes -= len(self._idle.pop(0))
+                self.bytes -= len(self._idle.pop(0).region)
             try:
                 region = mmap.mmap(-1, wanted, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             except OSError:  # a limit of the process
                 return None
+            self._see_to_it()
             self.bytes += wanted
             return region
 
+    def _gather(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self._idle.append(self._let_go.get_nowait())
 
-def _give_back(region: mmap.mmap, queue: SimpleQueue[mmap.mmap]) -> None:
-    try:
+    def _held(self) -> int:
+        return self.bytes - sum(len(idle.region) for idle in self._idle)
+
+    def _see_to_it(self) -> None:
+        if not self._is_looking and _FREE is not None:
+            with contextlib.suppress(RuntimeError):  # no more threads: the next will see to it
+                threading.Thread(target=self._look_on, name="eau2-memory", daemon=True).start()
+                self._is_looking = True
+
+    def _look_on(self) -> None:
+        while self.look(time.monotonic()):
+            time.sleep(IDLE_SECONDS / 2)
+
+
+def _offer(region: mmap.mmap) -> None:
+    with contextlib.suppress(OSError):  # then it stays as it is
         if _FREE is not None:
             region.madvise(_FREE)
-    except OSError:  # it stays as it is
-        pass
-    finally:
-        queue.put(region)
+
+
+def _give_back(region: mmap.mmap, queue: SimpleQueue[_Idle]) -> None:
+    queue.put(_Idle(region, time.monotonic()))
