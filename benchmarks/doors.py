@@ -109,8 +109,8 @@ def redis_rates(flush: str) -> dict[str, dict[str, float]]:
             asked(where, "set", 16, sized(FILL, 2_000), *RANDOM)
         for (load, options), what, pipeline in itertools.product(LOADS.items(), ("set", "get"), PIPELINES):
             name = f"{what.upper()}, {pipeline} at a time" if pipeline > 1 else what.upper()
-            slow = what == "set" and (flush == "power" or load != "as it comes")
-            count = sized((30_000 if slow else 80_000) * (4 if pipeline > 1 else 1), 2_000)
+            slow = what == "set" and load != "as it comes"
+            count = sized((30_000 if slow else 100_000) * (4 if pipeline > 1 else 1), 2_000)
             each = rates[f"{name}, {load}"] = {server: [] for server in servers}
             for _ in range(sized(RUNS + 1, 2)):
                 for server, where in servers.items():
