@@ -1,15 +1,20 @@
 """Chunks of batches that are joined as they are written: the bytes that a copy would have."""
 
 import datetime as dt
+import itertools
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+import eau2
 from eau2.values import chunk
 from eau2.values.chunk import decode, encode, encode_as_one, one_batch
+from eau2.values.manifest import Manifest
+from eau2.values.ranges import Span, column_range
 
 VALUES = {
     pa.int64(): some.integers(-(2**63), 2**63 - 1),
@@ -54,6 +59,55 @@ def test_what_is_joined_as_it_is_written_is_what_a_copy_would_be(table):
     found, expected = encode_as_one(table), encode(one_batch(table))
     assert (found.id, found.rows, found.size) == (expected.id, expected.rows, expected.size)
     assert bytes_of(found) == bytes_of(expected)
+
+
+def spans_of(table):
+    found = {index: Span.of(column.type) for index, column in enumerate(table.columns)}
+    return {index: span for index, span in found.items() if span is not None}
+
+
+def bounds(known):
+    return [None if each is None else repr(each.as_py()) for each in (known.least, known.most)]  # NaN is NaN, 0 not -0
+
+
+def assert_seen(table):
+    """Columns of numbers without nulls are shown as a whole, the others not at all."""
+    spans = spans_of(table)
+    assert encode_as_one(table, spans).id == encode_as_one(table).id
+    for index, span in spans.items():
+        column = table.column(index)
+        assert span.rows == (0 if column.null_count else table.num_rows)
+        if span.rows:
+            assert span.range().nulls == 0
+            assert bounds(span.range()) == bounds(column_range(column))
+
+
+@given(of_batches())
+def test_numbers_are_shown_as_they_are_hashed(table):
+    assert_seen(table)
+
+
+@pytest.mark.parametrize("cuts", [(0, 300_000), (0, 7, 65_536, 200_001, 300_000), (3, 299_999)])
+def test_large_columns_are_shown_block_by_block(cuts):
+    rng = np.random.default_rng(7)
+    floats = rng.standard_normal(300_000)
+    floats[250_000] = np.nan
+    numbers = rng.integers(0, 2**64, 300_000, np.uint64)
+    whole = pa.table({"a": floats, "b": numbers, "c": numbers.astype(np.int8)})
+    parts = [whole.slice(start, end - start) for start, end in itertools.pairwise(cuts)]
+    assert_seen(pa.concat_tables(parts))
+
+
+def test_columns_that_share_their_memory_are_measured_as_what_they_have(tmp_path):
+    """Else one of them is shown twice and the others not at all."""
+    shared = pa.array(range(1000, 3000))
+    table = pa.table({"a": shared, "b": shared, "c": shared.view(pa.uint64())})
+    with eau2.open(tmp_path / "store") as store:
+        store.put("f", table)
+        manifest = Manifest.decode(store.node.get("f").payload)
+    for index in range(3):
+        assert manifest.table.column(f"min:{index}").to_pylist() == [1000]
+        assert manifest.table.column(f"max:{index}").to_pylist() == [2999]
 
 
 def test_columns_of_numbers_are_not_copied():
