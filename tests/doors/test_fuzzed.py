@@ -24,6 +24,7 @@ def test_what_is_held_true_of_seeds_is_true(parser):
     ("parser", "found"),
     [
         ("lines", b"\x13abcR a\nDONE\nE\nAUTH what is no token here\nC te"),
+        ("lines", b"\0U %b \n" % (b"a" * 97)),  # as long as a line may be: with #0 it would be longer
         ("redis", b"\x15xyzaaNONE a b\nQUIT\nAUTH me 'what is no token'\nGETRANGE ) 0\n\0 -1\nQ"),
     ],
 )

@@ -1,6 +1,8 @@
 """Memory that is used again: bounded, never while anybody holds what is in it."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 
@@ -75,25 +77,25 @@ def offered(monkeypatch):
 
 
 def test_what_waits_is_offered_to_the_kernel_after_a_while_and_once(offered):
-    memory = Memory(12 * MB)
-    assert not memory.look(time.monotonic())  # nothing to see to
+    memory, now = Memory(12 * MB), time.monotonic()
+    assert not memory.look(now)  # nothing to see to
     held, waits = (memory.keep(pieces_of(bytes(MB), MB), MB) for _ in range(2))
-    before = time.monotonic()
     del waits
     gc.collect()
-    assert memory.look(before + IDLE_SECONDS - 0.001)
+    assert memory.look(now)  # from when it waits
+    assert memory.look(now + IDLE_SECONDS - 0.001)
     assert not offered
-    assert memory.look(time.monotonic() + IDLE_SECONDS)  # one is held
+    assert memory.look(now + IDLE_SECONDS)  # one is held
     assert len(offered) == 1
-    assert memory.look(time.monotonic() + 2 * IDLE_SECONDS)
+    assert memory.look(now + 2 * IDLE_SECONDS)
     assert len(offered) == 1
     again = memory.keep(pieces_of(b"a" * MB, MB), MB)
     assert memory.bytes == 8 * MB
     assert again.buffer().to_pybytes() == b"a" * MB
     del held, again
     gc.collect()
-    assert memory.look(time.monotonic())  # they wait, and are not offered
-    assert not memory.look(time.monotonic() + IDLE_SECONDS)
+    assert memory.look(now)  # they wait, and are not offered
+    assert not memory.look(now + IDLE_SECONDS)
     assert len(offered) == 3
     assert memory.bytes == 8 * MB
 
@@ -117,18 +119,72 @@ def test_a_thread_sees_to_it_while_there_is_anything_to_see_to(offered, monkeypa
         assert len(offered) == 2 * (turn + 1)
 
 
-def test_memory_is_used_where_there_is_no_thread_for_it(offered, monkeypatch):
-    def none_left(thread):
-        raise RuntimeError("can't start new thread")
+def test_memory_is_used_where_there_is_no_thread_for_it_and_the_next_has_one(monkeypatch):
+    monkeypatch.setattr(remote_memory, "IDLE_SECONDS", 0.05)
+    memory, started = Memory(12 * MB), []
 
-    memory = Memory(12 * MB)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none_left)
-        kept = memory.keep(pieces_of(b"a" * MB, MB), MB)
+    def start(thread, start=threading.Thread.start):
+        started.append(thread)
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    kept = memory.keep(pieces_of(b"a" * MB, MB), MB)
     assert kept.buffer().to_pybytes() == b"a" * MB
+    with pytest.raises(KeyboardInterrupt):
+        memory.keep(pieces_of(b"b" * MB, MB), MB)
+    assert memory.keep(pieces_of(b"c" * MB, MB), MB).buffer().to_pybytes() == b"c" * MB
+    assert memory.bytes == 8 * MB  # what was interrupted holds nothing
+    assert len(started) == 3
     del kept
     gc.collect()
-    assert memory.look(time.monotonic())
+    until(lambda: not started[-1].is_alive())
+
+
+def test_a_thread_that_fails_is_followed_by_another(monkeypatch):
+    offered, failed = [], []
+    monkeypatch.setattr(remote_memory, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+
+    def fail(region):
+        offered.append(region)
+        if len(offered) == 1:
+            raise MemoryError
+
+    monkeypatch.setattr(remote_memory, "_offer", fail)
+    memory = Memory(4 * MB)
+    for _ in range(2):
+        memory.keep(pieces_of(bytes(MB), MB), MB)
+        gc.collect()
+        until(lambda: not memory._is_looking)
+    assert len(offered) == 2
+    assert [each.exc_type for each in failed] == [MemoryError]
+
+
+AT_THE_END = """
+import builtins, weakref
+from eau2.remote.memory import Memory
+import pyarrow as pa
+
+class Late:
+    def __init__(self):
+        self.memory, self.piece = Memory(8 << 20), pa.py_buffer(b"x" * (1 << 20))
+
+    def __del__(self, print=print):
+        print(self.memory.keep([self.piece], 1 << 20).buffer().size, flush=True)
+
+weakref.finalize(Late, id, 0).atexit = False  # as whoever holds a frame has done before: the first imports something
+builtins.late = Late()  # goes when the interpreter's own modules do: no thread can begin then
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_used_at_the_end_of_the_interpreter():
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (f"{MB}\n", "")
 
 
 def test_a_forked_child_waits_for_no_lock_and_has_none_of_the_regions_that_wait():

@@ -2,10 +2,12 @@
 
 import datetime as dt
 import itertools
+import math
 from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -98,16 +100,35 @@ def test_large_columns_are_shown_block_by_block(cuts):
     assert_seen(pa.concat_tables(parts))
 
 
-def test_columns_that_share_their_memory_are_measured_as_what_they_have(tmp_path):
-    """Else one of them is shown twice and the others not at all."""
+def test_columns_that_share_their_memory_are_each_shown_once():
     shared = pa.array(range(1000, 3000))
-    table = pa.table({"a": shared, "b": shared, "c": shared.view(pa.uint64())})
+    assert_seen(pa.table({"a": shared, "b": shared, "c": shared.view(pa.uint64()), "d": shared}))
+    spans = {0: Span.of(shared.type), 1: Span.of(pa.int32())}  # that begins there too, and is shorter
+    half = pa.Array.from_buffers(pa.int32(), 2000, [None, shared.buffers()[1].slice(0, 8000)])
+    encode_as_one(pa.table({"a": shared, "b": half}), spans)
+    assert [spans[0].rows, spans[1].rows] == [2000, 0]
+
+
+@pytest.mark.parametrize("rows", [0, 7])
+def test_a_table_that_cannot_be_joined_spans_what_it_has(tmp_path, rows):
+    words = [pa.array(["a", "b"][:count]).dictionary_encode() for count in (2, 1)]
+    runs = [pc.run_end_encode(each.cast(pa.string())) for each in words]
+    parts = [
+        pa.record_batch({"n": pa.array(range(start, start + len(run))), "x": [math.inf] * len(run), "r": run})
+        for start, run in zip((rows, rows + 2), runs, strict=True)
+    ]
     with eau2.open(tmp_path / "store") as store:
-        store.put("f", table)
-        manifest = Manifest.decode(store.node.get("f").payload)
-    for index in range(3):
-        assert manifest.table.column(f"min:{index}").to_pylist() == [1000]
-        assert manifest.table.column(f"max:{index}").to_pylist() == [2999]
+        store.put("f", pa.Table.from_batches(parts))
+        manifest = Manifest.decode(store.node.get("f").payload).table
+        assert store.frame("f").to_arrow()["n"].to_pylist() == [rows, rows + 1, rows + 2]
+    assert (manifest["min:0"].to_pylist(), manifest["max:0"].to_pylist()) == ([rows], [rows + 2])
+    assert (manifest["min:1"].to_pylist(), manifest["max:1"].to_pylist()) == ([math.inf], [math.inf])
+
+
+def test_nothing_is_shown_of_no_rows():
+    empty = pa.Array.from_buffers(pa.int64(), 0, [None, None])
+    span = Span.of(pa.int64())
+    assert encode_as_one(pa.table({"a": empty}), {0: span}).rows == span.rows == 0
 
 
 def test_columns_of_numbers_are_not_copied():

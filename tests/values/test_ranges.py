@@ -1,6 +1,7 @@
 import datetime
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -51,6 +52,17 @@ def test_a_column_of_only_nan_spans_nan():
     assert nulls == 0
     assert math.isnan(least)
     assert math.isnan(most)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_a_signalling_nan_does_not_hide_the_least_either(width):
+    """Of which `fmin` makes a quiet one, and so forgets what it has seen before."""
+    values = np.array([-5, 1, 2], f"f{width}")
+    values.view(f"u{width}")[1] = {4: 0x7FA00000, 8: 0x7FF4000000000000}[width]
+    column = pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), 3, [None, pa.py_buffer(values)])
+    found = column_range(pa.chunked_array([column]))
+    assert found.least.as_py() == -5
+    assert math.isnan(found.most.as_py())
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), min_size=1))

@@ -25,7 +25,7 @@ Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 WORKERS_MAX = 4  # each holds a chunk, and memory is bandwidth-bound before that
 SMALL_BATCHES_MAX = 1000  # are joined: a batch of a row takes over a kilobyte that its size in bytes does not say
-MEASURED_BESIDE_BYTES = 4 << 20  # a single chunk from here on is measured by other threads while it is written
+MEASURED_BESIDE_BYTES = 4 << 20  # text of a single chunk from here on is measured by other threads beside the rest
 
 
 class FrameWriter:
@@ -153,7 +153,8 @@ class FrameWriter:
     def _stage(
         self, batches: list[pa.RecordBatch], homes: tuple[str, ...], *, beside: bool = False
     ) -> tuple[ChunkEntry, Staged]:
-        """Write the rows of `batches`; `beside` lets threads of its own measure them meanwhile."""
+        """Write the rows of `batches`. Numbers are measured as they are hashed; `beside` lets threads of its own
+        measure the other columns meanwhile."""
         table = pa.Table.from_batches(batches, self._plain_schema)
         batches.clear()
         if self._plain_schema is not self.schema:
@@ -194,7 +195,7 @@ class FrameWriter:
 
 
 def _range(span: Span, column: pa.ChunkedArray) -> ColumnRange:
-    """Return what `span` has seen, if that was all of `column`: it may have come in batches that cannot be joined."""
+    """Return what `span` has seen, if that was all of `column`; not where its table cannot be joined."""
     return span.range() if span.rows == len(column) else column_range(column)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import sys
 import threading
 import time
 import weakref
@@ -44,7 +45,7 @@ class Kept:
 @dataclass(slots=True)
 class _Idle:
     region: mmap.mmap
-    since: float  # by `time.monotonic`
+    since: float  # by `time.monotonic`, when it was noticed
     is_offered: bool = False  # to the kernel
 
 
@@ -57,7 +58,7 @@ class Memory:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._let_go: SimpleQueue[_Idle] = SimpleQueue()  # of all queues it may be put to amid itself
+        self._let_go: SimpleQueue[mmap.mmap] = SimpleQueue()  # of all queues it may be put to amid itself
         self._lock = threading.Lock()  # guards everything below
         self._idle: list[_Idle] = []  # the last used is the last
         self._is_looking = False
@@ -70,7 +71,8 @@ class Memory:
         if region is None:
             return None
         kept = Kept(region, size)
-        weakref.finalize(kept, _give_back, region, self._let_go).atexit = False
+        weakref.finalize(kept, self._let_go.put, region).atexit = False  # no Python of ours: Ctrl-C may come amid it
+        self._see_to_it()
         with memoryview(region) as view:
             end = 0
             for piece in pieces:
@@ -84,13 +86,14 @@ class Memory:
     def look(self, now: float) -> bool:
         """Offer the kernel what has waited for IDLE_SECONDS at `now`. Return whether there is anything else."""
         with self._lock:
-            self._gather()
+            self._gather(now)
             for idle in self._idle:
                 if not idle.is_offered and now - idle.since >= IDLE_SECONDS:
                     _offer(idle.region)
                     idle.is_offered = True
-            self._is_looking = self._held() > 0 or not all(idle.is_offered for idle in self._idle)
-            return self._is_looking
+            more = self._held() > 0 or not all(idle.is_offered for idle in self._idle)
+            self._is_looking = self._is_looking and more
+            return more
 
     def abandon(self) -> None:
         """In a forked child: begin anew. Another thread may have had the lock, and what the parent has is copied as
@@ -98,17 +101,16 @@ class Memory:
         self._lock, self._let_go = threading.Lock(), SimpleQueue()
         self._idle, self._is_looking, self.bytes = [], False, 0
 
-    # -- private, all under the lock ----------------------------------------------------------------------------------
+    # -- private ------------------------------------------------------------------------------------------------------
 
     def _region(self, size: int) -> mmap.mmap | None:
         if size < _SMALLEST:
             return None
         wanted = -(-size // _STEP) * _STEP
         with self._lock:
-            self._gather()
+            self._gather(time.monotonic())
             for at in reversed(range(len(self._idle))):
                 if len(self._idle[at].region) == wanted:
-                    self._see_to_it()
                     return self._idle.pop(at).region
             if self._held() + wanted > self._bytes_max:
                 return None
@@ -118,34 +120,42 @@ class Memory:
                 region = mmap.mmap(-1, wanted, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             except OSError:  # a limit of the process
                 return None
-            self._see_to_it()
             self.bytes += wanted
             return region
 
-    def _gather(self) -> None:
+    def _gather(self, now: float) -> None:
+        """Under the lock: note what was let go since, which waits from `now` on."""
         with contextlib.suppress(Empty):
             while True:
-                self._idle.append(self._let_go.get_nowait())
+                self._idle.append(_Idle(self._let_go.get_nowait(), now))
 
     def _held(self) -> int:
+        """Under the lock."""
         return self.bytes - sum(len(idle.region) for idle in self._idle)
 
     def _see_to_it(self) -> None:
-        if not self._is_looking and _FREE is not None:
-            with contextlib.suppress(RuntimeError):  # no more threads: the next will see to it
-                threading.Thread(target=self._look_on, name="eau2-memory", daemon=True).start()
-                self._is_looking = True
+        with self._lock:
+            # To start a thread at the end of the interpreter would wait for ever.
+            if self._is_looking or _FREE is None or sys.is_finalizing():
+                return
+            self._is_looking = True
+        try:
+            threading.Thread(target=self._look_on, name="eau2-memory", daemon=True).start()
+        except BaseException as error:
+            self._is_looking = False  # the next will see to it
+            if not isinstance(error, RuntimeError):  # no more threads
+                raise
 
     def _look_on(self) -> None:
-        while self.look(time.monotonic()):
-            time.sleep(IDLE_SECONDS / 2)
+        try:
+            while self.look(time.monotonic()):
+                time.sleep(IDLE_SECONDS / 2)
+        except BaseException:
+            self._is_looking = False
+            raise
 
 
 def _offer(region: mmap.mmap) -> None:
     with contextlib.suppress(OSError):  # then it stays as it is
         if _FREE is not None:
             region.madvise(_FREE)
-
-
-def _give_back(region: mmap.mmap, queue: SimpleQueue[_Idle]) -> None:
-    queue.put(_Idle(region, time.monotonic()))

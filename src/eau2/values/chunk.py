@@ -37,28 +37,37 @@ class _Pieces:
 
     closed = False
 
-    def __init__(self, behind: dict[int, list[pa.Buffer]], spans: dict[int, tuple[Sees, int]]) -> None:
-        self._behind, self._spans = behind, spans  # by the addresses of the writer's buffers
+    def __init__(self, behind: dict[int, list[pa.Buffer]], shown: dict[int, tuple[int, list[Sees]]]) -> None:
+        self._behind, self._shown = behind, shown  # by the addresses of the writer's buffers
         self.pieces: list[pa.Buffer] = []
         self.size = 0
         self.hash = xxhash.xxh3_128()
 
     def write(self, data: object) -> int:
         piece = pa.py_buffer(data)
-        span, left = self._spans.get(piece.address, (None, 0))
+        size, spans = self._shown.pop(piece.address, (0, []))
+        if piece.size < size:  # of several batches, as the table could not be joined: not all of the column
+            spans = []
         for part in self._behind.pop(piece.address, None) or [piece]:
             self.pieces.append(part)
-            if span is None or piece.size < left:
+            if spans:
+                size -= self._show(part, size, spans)
+            else:
                 self.hash.update(part)
-                continue
-            for start in range(0, part.size, _SEEN_BYTES):
-                block = part.slice(start, min(_SEEN_BYTES, part.size - start))
-                self.hash.update(block)
-                if left:  # what comes after fills the buffer up
-                    span.see(block if block.size <= left else block.slice(0, left))
-                    left -= min(left, block.size)
         self.size += piece.size
         return int(piece.size)
+
+    def _show(self, part: pa.Buffer, size: int, spans: Iterable[Sees]) -> int:
+        """Hash `part`, and show the first `size` bytes of it: what comes after fills the buffer up. Return how many."""
+        shown = min(int(part.size), size)
+        for start in range(0, part.size, _SEEN_BYTES):
+            block = part.slice(start, min(_SEEN_BYTES, part.size - start))
+            self.hash.update(block)
+            if start < shown:
+                seen = block.slice(0, min(block.size, shown - start))
+                for span in spans:
+                    span.see(seen)
+        return shown
 
     def tell(self) -> int:
         return self.size
@@ -95,15 +104,19 @@ def encode_as_one(table: pa.Table, spans: Mapping[int, Sees] | None = None) -> C
     what their batches have is written one behind the other. Half the time of a copy into memory that is not yet there.
 
     spans: are shown what columns of plain numbers without nulls have, by the columns' numbers, as it is hashed: then it
-    is in the processor's cache. Those of other columns are shown nothing.
+    is in the processor's cache. Those of other columns are shown nothing, and those of a table that cannot be joined
+    perhaps not all.
     """
     joined, behind = _joined(table)
-    shown = {}
+    shown: dict[int, tuple[int, list[Sees]]] = {}
     for index, span in (spans or {}).items():
         column = joined.column(index)
-        if column.num_chunks == 1 and _is_plain(column.type) and not column.null_count:
+        if len(column) and column.num_chunks == 1 and _is_plain(column.type) and not column.null_count:
             (part,), width = column.chunks, column.type.bit_width // 8
-            shown[part.buffers()[1].address + width * part.offset] = span, width * len(part)
+            size = width * len(part)
+            there = shown.setdefault(part.buffers()[1].address + width * part.offset, (size, []))
+            if there[0] == size:  # columns may share their memory
+                there[1].append(span)
     chunk = _encoded(joined, pa.ipc.new_file, behind, shown)
     return encode(one_batch(table)) if behind else chunk  # should Arrow hand on anything but the buffers that it has
 
@@ -148,7 +161,7 @@ def _encoded(
     table: pa.Table,
     new: Callable[[pa.PythonFile, pa.Schema], Any],
     behind: dict[int, list[pa.Buffer]] | None = None,
-    shown: dict[int, tuple[Sees, int]] | None = None,
+    shown: dict[int, tuple[int, list[Sees]]] | None = None,
 ) -> Chunk:
     sink = _Pieces(behind if behind is not None else {}, shown or {})
     with pa.PythonFile(sink, mode="w") as file, new(file, table.schema) as writer:

@@ -45,12 +45,14 @@ class Span:
 
     @classmethod
     def of(cls, type_: pa.DataType) -> Span | None:
-        """Return one for floats and whole numbers, or None."""
+        """Return one for floats of 32 and 64 bits and for whole numbers, else None."""
         if pa.types.is_float32(type_) or pa.types.is_float64(type_):
-            return cls(type_, np.dtype(f"f{type_.bit_width // 8}"))
-        if pa.types.is_integer(type_):
-            return cls(type_, np.dtype(f"{'i' if pa.types.is_signed_integer(type_) else 'u'}{type_.bit_width // 8}"))
-        return None
+            kind = "f"
+        elif pa.types.is_integer(type_):
+            kind = "i" if pa.types.is_signed_integer(type_) else "u"
+        else:
+            return None
+        return cls(type_, np.dtype(f"{kind}{type_.bit_width // 8}"))
 
     def see(self, part: pa.Buffer) -> None:
         """See the values that `part` has, at least one, and no nulls."""
@@ -59,12 +61,13 @@ class Span:
     def add(self, part: npt.NDArray[Any]) -> None:
         """As `see`. NaN is above every number, as in the engine; Arrow's own kernel ignores NaN, and is slower."""
         most = part.max()  # NaN when there is one
+        numbers = part if most == most else part[part == part]  # fmin would begin anew after a signalling NaN
         self._most.append(most)
-        self._least.append(np.fmin.reduce(part) if most != most else part.min())
+        self._least.append(numbers.min() if len(numbers) else self._dtype.type(np.nan))
         self.rows += len(part)
 
     def range(self, nulls: int = 0) -> ColumnRange:
-        """Return what was seen, of a column that has so many nulls besides."""
+        """Return what was seen, one value at least, of a column that has so many nulls besides."""
         bounds = np.array([np.fmin.reduce(self._least), np.max(self._most)], self._dtype)
         return ColumnRange(nulls, *pa.Array.from_buffers(self._type, 2, [None, pa.py_buffer(bounds)]))
 
