@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -38,14 +39,18 @@ def _printing(*command: str) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def serve(path: str) -> None:
-    """Serve the store at `path` until standard input ends."""
-    from eau2.doors.server import Doors, Server
-
-    doors = Doors(crud_port=None, redis_port=None, udp_port=None, flight_port=0)
-    with eau2.open(path) as store, Server(store, doors) as server:
-        print(server.addresses["flight"][1], flush=True)
-        sys.stdin.read()
+@contextlib.contextmanager
+def _served(path: str) -> Iterator[int]:
+    """`eau2 serve` of the store at `path`; yield the port of its door for Flight."""
+    command = [sys.executable, "-m", "eau2.cli", "serve", "--store", path, "--json", "--flight-port=0"]
+    command += [f"--{door}-port=off" for door in ("crud", "redis", "http", "udp")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield json.loads(process.stdout.readline())["doors"]["flight"][1]
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def _wait_for(port: int) -> None:
@@ -87,9 +92,9 @@ def run() -> dict:
         tempfile.TemporaryDirectory(dir=scratch(), prefix="flight") as folder,
         tempfile.TemporaryDirectory(prefix="ray") as short,  # sockets have short names
         _printing(sys.executable, "-m", "benchmarks.flight_child") as bare_port,
-        _printing(sys.executable, "-c", f"from benchmarks.flight import serve; serve({folder!r})") as port,
+        _served(folder) as port,
         eau2.open(f"eau2://127.0.0.1:{port}") as store,
-        flight.connect(("127.0.0.1", int(port))) as plain,
+        flight.connect(("127.0.0.1", port)) as plain,
         flight.connect(("127.0.0.1", int(bare_port))) as bare,
         _ray(short, size) as ray,
     ):

@@ -12,6 +12,7 @@ import pytest
 from tests.until import SECONDS_MAX
 
 import eau2 as library
+from eau2.cli import arena
 from eau2.datagram import Client
 
 CRUD = Path(__file__).resolve().parents[3] / "shared" / "data" / "crud"
@@ -38,6 +39,58 @@ def crud(doors, lines, *options, **environment):
     return subprocess.run(
         command, input=lines, capture_output=True, timeout=SECONDS_MAX, check=False, env={**os.environ, **environment}
     )
+
+
+def arenas_of(process):
+    said = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    return [each for each in said if each.startswith(b"MALLOC_ARENA_MAX=")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not arena._has_glibc(), reason="as glibc does it")
+def test_a_server_has_one_arena_for_its_memory_or_as_many_as_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    with serving(tmp_path / "store") as (server, said):
+        assert said["pid"] == server.pid
+        assert arenas_of(server) == [b"MALLOC_ARENA_MAX=1"]
+        client = crud(said["doors"], b"C k v")
+        assert client.stdout == b"OK\n"
+    with serving(tmp_path / "store", MALLOC_ARENA_MAX="3") as (server, _):
+        assert arenas_of(server) == [b"MALLOC_ARENA_MAX=3"]
+
+
+def test_only_a_server_begins_anew_and_goes_on_where_it_cannot(monkeypatch):
+    begun = []
+
+    def fail(*asked):
+        begun.append(asked)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "execve", fail)
+    monkeypatch.setattr(arena, "_has_glibc", lambda: True)
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-X", "dev", "eau2", "serve"])
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    arena.begin_anew_with_one_arena(["get", "k"])
+    assert begun == []
+    arena.begin_anew_with_one_arena(["--json", "serve"])
+    ((program, words, environment),) = begun
+    assert (program, words) == (sys.executable, [sys.executable, "-X", "dev", "eau2", "serve"])
+    assert environment == {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    arena.begin_anew_with_one_arena(["serve"])
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    monkeypatch.setattr(sys, "executable", None)
+    arena.begin_anew_with_one_arena(["serve"])
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize("failure", [ValueError, AttributeError, OSError])
+def test_another_c_library_is_left_alone(monkeypatch, failure):
+    def unknown(name):
+        raise failure
+
+    monkeypatch.setattr(os, "confstr", unknown)
+    assert not arena._has_glibc()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from eau2.cli import certificate, cluster, doors, fleet, frames, nodes, programs, upkeep, values
+from eau2.cli.arena import begin_anew_with_one_arena
 from eau2.cli.bench import bench
 from eau2.cli.call import DebugOption, Given, JsonOption, StoreOption, with_common_options
 from eau2.cli.exits import DONE, PipeClosed, exit_code, show_error
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `eau2` and exit with the code that EXIT_CODES in eau2.cli.exits has for what happened."""
     _have_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        begin_anew_with_one_arena(given)
     code = _run(programs.translated(given))
     try:
         sys.stdout.flush()

@@ -3,8 +3,8 @@
 As it comes, glibc maps memory for each large message and gives it back after, and what is fresh costs up to 3 s a
 gigabyte in a virtual machine: more than all else that is done with it. Threads have arenas of 64 MB, which are given
 back just so; hence one for all where no thread has allocated before. Importing pyarrow starts one that has: then glibc
-keeps to one arena only with MALLOC_ARENA_MAX=1 in the environment, which halves what is kept. That may be in pieces,
-and is no bound: when nobody has asked anything for a while all of it is given back.
+keeps to one arena only with MALLOC_ARENA_MAX=1 in the environment, as `eau2 serve` has it. What is kept may be in
+pieces, and is no bound: when nobody has asked anything for a while all of it is given back.
 """
 
 from __future__ import annotations
