@@ -312,9 +312,9 @@ class Changes:
             if self.run("update chunk set refs = refs - 1 where id = ? returning refs", (chunk_id,)).get == 0:
                 self.unnamed.append(chunk_id)
 
-    def remove(self, chunk_ids: Iterable[str]) -> None:
-        """Remove those of the chunks that nothing names: files, then rows."""
+    def remove(self, chunk_ids: Iterable[str], *, aside: bool = False) -> None:
+        """Remove those of the chunks that nothing names: files, then rows. aside: see `freeing.unlink`."""
         for chunk_id in chunk_ids:
             if self.run("select 1 from chunk where id = ? and refs = 0", (chunk_id,)).get:
-                self.removed += self._files.remove(chunk_id)
+                self.removed += self._files.remove(chunk_id, aside=aside)
                 self.run("delete from chunk where id = ?", (chunk_id,))

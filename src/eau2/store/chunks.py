@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eau2.errors import StoreUnusable, failed_call
+from eau2.store.freeing import unlink
 from eau2.store.nodes import Staged, closed
 from eau2.values.chunk import identify
 
@@ -118,7 +119,7 @@ class ChunkFiles:
             finally:
                 os.close(file)
         except BaseException as error:
-            _unlink(path)
+            unlink(path)
             if isinstance(error, OSError):
                 closing = self.holder is not None and self.holder.closed
                 raise (closed() if closing else failed_call(error, path)) from error
@@ -136,12 +137,12 @@ class ChunkFiles:
                     return Staged(chunk_id, path)
                 os.unlink(path)
         except OSError:  # removed meanwhile, or a file system without links
-            _unlink(path)
+            unlink(path)
         return self.stage(chunk_id, [data], data.size)
 
     def discard(self, staged: Iterable[Staged]) -> None:
         for chunk in staged:
-            _unlink(chunk.path)
+            unlink(chunk.path)
 
     def _new_path(self, chunk_id: str) -> str:
         assert self.holder is not None  # the node has refused writes before
@@ -161,7 +162,7 @@ class ChunkFiles:
             self._flush_there(path)
             return self._renewed(staged.id, there, known)
         if there is not None and self.mark(there) == known:
-            os.unlink(staged.path)
+            unlink(staged.path, aside=True)
             self._flush_there(path)
             return there[1], known
         if new[2] != WRITTEN_NS:
@@ -200,9 +201,9 @@ class ChunkFiles:
         if self._durable:
             flush_file(directory)
 
-    def remove(self, chunk_id: str) -> bool:
-        """Unlink the file; return whether it was there."""
-        return _unlink(self.path(chunk_id))
+    def remove(self, chunk_id: str, *, aside: bool = False) -> bool:
+        """Unlink the file; return whether it was there. aside: see `freeing.unlink`."""
+        return unlink(self.path(chunk_id), aside=aside)
 
     # -- all of them --------------------------------------------------------------------------------------------------
 
@@ -280,11 +281,3 @@ class _Views:
                 together.append(view[:size])
                 size -= len(together[-1])
         return together
-
-
-def _unlink(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return False
-    return True

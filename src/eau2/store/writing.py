@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
@@ -303,7 +304,7 @@ class Writer:
                     self._note_done(batch)
             raise
         self._note_done(batch)
-        self._remove_unnamed()
+        self._remove_unnamed(aside=not any(request.makes_room for request in batch))
         if self._spare.is_short:
             self._spare.make()
 
@@ -387,12 +388,13 @@ class Writer:
                 if self._connection.in_transaction:
                     self._run("rollback")
 
-    def _remove_unnamed(self) -> None:
-        """The second transaction. What it leaves undone the next sweep does, so its failure is not the write's."""
-        chunk_ids = list(self.changes.unnamed)
-        if not chunk_ids:
+    def _remove_unnamed(self, *, aside: bool = False) -> None:
+        """The second transaction. What it leaves undone the next sweep does, so its failure is not the write's. Who
+        deletes has the room at once, and who puts need not wait for it: see `freeing.unlink`."""
+        if not (chunk_ids := list(self.changes.unnamed)):
             return
+        remove = partial(self.changes.remove, chunk_ids, aside=aside)
         try:
-            self._commit_somehow(lambda: self._commit(lambda: self.changes.remove(chunk_ids)), makes_room=True)
+            self._commit_somehow(lambda: self._commit(remove), makes_room=True)
         except Eau2Error:
             self.left_over = True
