@@ -222,7 +222,9 @@ def test_a_failure_names_the_chunk_and_its_node(store, workers):
     assert caught.value.chunk == 4
     for verb in (frame.map_rows, frame.filter_rows):
         with pytest.raises(FunctionFailed, match=f"chunk 6 of t v1 on {frame.source.places[6]}: KeyError"):
-            verb(lambda row: row["nope" if row["id"] == 6 * ROWS else "id"], workers=workers)  # of several, any is named
+            verb(
+                lambda row: row["nope" if row["id"] == 6 * ROWS else "id"], workers=workers
+            )  # of several, any is named
 
 
 def test_a_program_reads_on_each_node_what_is_there(store):

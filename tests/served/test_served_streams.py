@@ -13,7 +13,7 @@ import eau2
 from eau2.doors.flight_received import Received
 from eau2.errors import Corrupt, InvalidValue
 from eau2.ingest.writer import SMALL_BATCHES_MAX, FrameWriter
-from eau2.served import wire
+from eau2.served import uploads, wire
 from eau2.values.chunk import identify
 
 ROWS = 80_000
@@ -21,7 +21,7 @@ ROWS = 80_000
 
 def cut_at(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
     monkeypatch.setitem(FrameWriter.__init__.__kwdefaults__, "chunk_bytes", chunk_bytes)
-    monkeypatch.setattr("eau2.served.connection.CHUNK_BYTES_MAX", chunk_bytes)
+    monkeypatch.setattr("eau2.served.uploads.CHUNK_BYTES_MAX", chunk_bytes)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def rows_of(store: eau2.Store, key: str) -> list[int]:
 class TestSending:
     def test_rows_in_small_messages_are_cut_into_the_chunks_of_a_local_put(self, tmp_path, monkeypatch):
         cut_at(monkeypatch, 5 << 19)
-        monkeypatch.setattr(wire, "ROW_MESSAGE_BYTES", 1 << 20)
+        monkeypatch.setattr(uploads, "ROW_MESSAGE_BYTES", 1 << 20)
         whole = table()
-        assert whole.nbytes > 4 * wire.ROW_MESSAGE_BYTES
+        assert whole.nbytes > 4 * uploads.ROW_MESSAGE_BYTES
         odd = pa.concat_tables([whole.slice(0, 5), whole.slice(3, 60_000), whole.slice(60_003)])
         with serving(tmp_path / "served") as address, eau2.open(address) as served:
             with eau2.open(tmp_path / "local") as local:
@@ -65,17 +65,17 @@ class TestSending:
             assert served.frame("odd").to_arrow().equals(odd)
 
     def test_what_is_not_easily_joined_is_sent_whole(self, monkeypatch):
-        monkeypatch.setattr(wire, "ROW_MESSAGE_BYTES", 1 << 20)
-        plain = pa.record_batch({"a": pa.array(range(1 << 18))})
+        monkeypatch.setattr(uploads, "ROW_MESSAGE_BYTES", 1 << 20)
+        plain = pa.record_batch({"a": pa.array(range(1 << 18), pa.timestamp("s"))})
         nulls = pa.record_batch({"a": pa.array([None, *range(1 << 18)])})
         lists = pa.record_batch({"a": pa.array([[row] for row in range(1 << 18)])})
-        assert [mark for _, mark in wire.messages(plain)] == [wire.MORE, b""]
-        assert [mark for _, mark in wire.messages(nulls)] == [b""]
-        assert [mark for _, mark in wire.messages(lists)] == [b""]
+        assert [mark for _, mark in uploads.upload(plain.schema, [plain]).messages] == [uploads.MORE, b""]
+        assert [mark for _, mark in uploads.upload(nulls.schema, [nulls]).messages] == [b""]
+        assert [mark for _, mark in uploads.upload(lists.schema, [lists]).messages] == [b""]
 
     def test_a_batch_of_which_a_part_is_missing_is_refused(self):
         batch = pa.record_batch({"a": [1]})
-        marks = iter([(batch, wire.MORE), (None, wire.WHOLE)])
+        marks = iter([(batch, uploads.MORE), (None, uploads.WHOLE)])
 
         def read_chunk() -> SimpleNamespace:
             data, mark = next(marks)
@@ -83,16 +83,16 @@ class TestSending:
 
         reader = SimpleNamespace(schema=batch.schema, read_chunk=read_chunk)
         with pytest.raises(InvalidValue, match="gave up halfway"):
-            list(Received(reader, None, mark=wire.WHOLE))
+            list(Received(reader, None, mark=uploads.WHOLE))
 
     def test_parts_without_rows_are_not_kept_for_ever(self):
         empty, read = pa.record_batch({"a": pa.array([], pa.int64())}), []
 
         def read_chunk() -> SimpleNamespace:
             read.append(empty)
-            return SimpleNamespace(data=empty, app_metadata=pa.py_buffer(wire.MORE))
+            return SimpleNamespace(data=empty, app_metadata=pa.py_buffer(uploads.MORE))
 
-        coming = iter(Received(SimpleNamespace(schema=empty.schema, read_chunk=read_chunk), None, mark=wire.WHOLE))
+        coming = iter(Received(SimpleNamespace(schema=empty.schema, read_chunk=read_chunk), None, mark=uploads.WHOLE))
         for number in range(1, 4):
             assert next(coming).num_rows == 0
             assert len(read) == number * SMALL_BATCHES_MAX

@@ -152,3 +152,14 @@ def test_where_arrow_hands_on_a_copy_the_rows_are_copied_too(monkeypatch, type_)
     expected = encode(one_batch(table))
     monkeypatch.setattr(chunk, "_Pieces", Copying)
     assert encode_as_one(table).id == expected.id
+
+
+@pytest.mark.parametrize("type_", [pa.int8(), pa.int32(), pa.float64(), pa.timestamp("s"), pa.decimal128(38)])
+def test_the_same_numbers_are_the_same_chunk_whatever_follows_them_in_memory(type_):
+    values = pa.Array.from_buffers(type_, 1000, [None, pa.py_buffer(bytes(range(125)) * type_.bit_width)])
+    whole = pa.table({"a": values, "b": range(1000)})
+    for start, rows in ((0, 13), (1, 13), (5, 95), (0, 1000), (993, 7)):
+        part = whole.slice(start, rows)
+        alone = pa.concat_tables([part.slice(0, 1), part.slice(1)]).combine_chunks()  # a copy
+        assert encode_as_one(part).id == encode_as_one(alone).id
+        assert decode(pa.py_buffer(b"".join(encode_as_one(part).pieces))) == part

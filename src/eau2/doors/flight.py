@@ -29,6 +29,7 @@ from eau2.doors.flight_received import Received
 from eau2.doors.flight_rows import streamed
 from eau2.doors.flight_sessions import Sessions
 from eau2.doors.flight_sql import FlightSql
+from eau2.doors.flight_uploads import Uploaded, upload
 from eau2.doors.flight_watch import Watch
 from eau2.doors.log import log
 from eau2.doors.tokens import Role
@@ -212,7 +213,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
             caller.require(Role.WRITE)
             reply: dict[str, object]
             if asked is not None:
-                reply = {"token": self._staged(asked, Received(reader, gave_up, mark=wire.WHOLE))}
+                reply = {"token": self._staged(asked, upload(reader, gave_up, asked))}
             elif descriptor.descriptor_type == flight.DescriptorType.PATH:
                 rows = Received(reader, gave_up)
                 reply = {"version": self._store.put(_key_of(descriptor), iter(rows), schema=rows.schema)}
@@ -220,10 +221,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
                 raise InvalidOption("rows are put under a path of one key")
             writer.write(pa.py_buffer(json.dumps(reply).encode()))
 
-    def _staged(self, asked: dict[str, Any], rows: Received) -> str:
+    def _staged(self, asked: dict[str, Any], rows: Received | Uploaded) -> str:
         """Stage what our client sends."""
         key, store = check_key(asked.get("stage", "")), self._store
-        sent = store.tables.stage_batches(store.node, key, rows.schema, rows, str(asked.get("home", "")))
+        batches = rows.tables() if isinstance(rows, Uploaded) and store.node.here is None else rows
+        sent = store.tables.stage_batches(store.node, key, rows.schema, batches, str(asked.get("home", "")))
         return self._sessions.stage(asked.get("session"), sent)
 
     # -- actions ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from eau2.errors import InvalidValue
 from eau2.ingest.writer import SMALL_BATCHES_MAX, tolerated
-from eau2.served.wire import MORE
+from eau2.served.uploads import MORE
 from eau2.values.chunk import CHUNK_BYTES_MAX
 
 if TYPE_CHECKING:

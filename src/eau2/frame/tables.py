@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eau2.query.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
+    from eau2.values.arriving import Columns
 
 StagedFrame = tuple[bytes, tuple["Staged", ...]]  # the encoded manifest, and the chunks that it names
 
@@ -125,9 +126,9 @@ class FrameTables:
     # -- parts of it, which tables of another kind do otherwise -------------------------------------------------------
 
     def stage_batches(
-        self, node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], home: str = ""
+        self, node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | Columns], home: str = ""
     ) -> StagedFrame:
-        """Write `batches` as the chunks of a frame for `key`, not yet seen."""
+        """Write `batches` as the chunks of a frame for `key`, not yet seen. Columns only on a node of this process."""
         with FrameWriter(node, schema, key=key, home=home) as writer:
             for batch in batches:
                 writer.write(batch)

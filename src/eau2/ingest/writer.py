@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 
 from eau2.errors import InvalidValue
+from eau2.values.arriving import ArrivingChunk, Columns, gathered
 from eau2.values.chunk import CHUNK_BYTES_MAX, encode_as_one, one_batch
 from eau2.values.manifest import ChunkEntry, ColumnRange, Manifest, homes_of_equal
 from eau2.values.ranges import Span, column_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from eau2.store.nodes import Node, Staged
@@ -51,11 +52,8 @@ class FrameWriter:
         self._node = node
         self._key, self._home = key, home  # which say where the chunks go
         self._chunks = itertools.count()
-        self._chunk_bytes = chunk_bytes
+        self._packing = Packing(chunk_bytes)
         self._workers = workers or min(WORKERS_MAX, os.cpu_count() or 1)
-        self._pending: list[pa.RecordBatch] = []  # rows of the chunk that is not full yet
-        self._pending_bytes = 0
-        self._joined = 0  # of the pending batches, those that need no joining
         self._pool: ThreadPoolExecutor | None = None  # made for the second chunk: most frames have one
         self._running: deque[Future[tuple[ChunkEntry, Staged]]] = deque()
         self._done: list[tuple[ChunkEntry, Staged]] = []
@@ -70,22 +68,29 @@ class FrameWriter:
         if not self._finished:
             self.discard()
 
-    def write(self, batch: pa.RecordBatch | pa.Table) -> None:
+    def write(self, batch: pa.RecordBatch | pa.Table | Columns) -> None:
         """Add the rows of `batch`, whose schema is the writer's. A table counts as the one batch that its batches would
-        be. Waits while all workers are busy."""
-        plain = self._plain(batch)
-        # By the same `pieces_of`, before it was sent.
-        was_cut = isinstance(plain, pa.Table) and plain.nbytes <= tolerated(self._chunk_bytes)
-        for piece in [plain] if was_cut else pieces_of(plain, self._chunk_bytes):
-            size = piece.nbytes
-            if self._pending and self._pending_bytes + size > self._chunk_bytes:
-                self._submit()
-            self._pending += piece.to_batches() if isinstance(piece, pa.Table) else [piece]
-            self._pending_bytes += size
-            if len(self._pending) - self._joined >= SMALL_BATCHES_MAX:
-                small = pa.Table.from_batches(self._pending[self._joined :], self._plain_schema)
-                self._pending[self._joined :] = one_batch(small).to_batches()
-                self._joined = len(self._pending)
+        be; Columns, which only a node of this process takes, are a chunk by themselves, written before this returns.
+        Waits while all workers are busy."""
+        if isinstance(batch, Columns):
+            self._write_columns(batch)
+            return
+        for batches in self._packing.add(self._plain(batch)):
+            self._submit(batches)
+
+    def _write_columns(self, columns: Columns) -> None:
+        chunk = ArrivingChunk.of(self.schema, columns)
+        if chunk is None:
+            self.write(gathered(self.schema, columns))
+            return
+        if not self._packing.is_empty:
+            self._submit(self._packing.take())
+        self._collect(0)
+        homes = self._node.assigned(self._key, next(self._chunks), self._home)
+        here = self._node.here
+        assert here is not None  # else it is not given Columns
+        staged = here.stage_arriving(chunk)
+        self._done.append((ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, chunk.ranges), staged))
 
     def _plain(self, batch: Rows) -> Rows:
         """Return `batch` without views: a slice of a view keeps, and counts, all the text of the whole."""
@@ -99,8 +104,9 @@ class FrameWriter:
 
     def finish(self) -> tuple[bytes, tuple[Staged, ...]]:
         """Return the encoded manifest and the staged chunks that it names, each once."""
-        if self._pending:
-            self._submit(last=True)
+        if not self._packing.is_empty:
+            beside = self._packing.bytes >= MEASURED_BESIDE_BYTES
+            self._submit(self._packing.take(), is_last=True, beside=beside)
         self._collect(0)
         self._finished = True
         self._stop()
@@ -128,12 +134,10 @@ class FrameWriter:
         self._node.discard(surplus)
         return tuple(kept.values())
 
-    def _submit(self, *, last: bool = False) -> None:
-        batches, size = self._pending, self._pending_bytes
+    def _submit(self, batches: list[pa.RecordBatch], *, is_last: bool = False, beside: bool = False) -> None:
         homes = self._node.assigned(self._key, next(self._chunks), self._home)
-        self._pending, self._pending_bytes, self._joined = [], 0, 0
-        if last and self._pool is None:
-            self._done.append(self._stage(batches, homes, beside=size >= MEASURED_BESIDE_BYTES))
+        if is_last and self._pool is None:
+            self._done.append(self._stage(batches, homes, beside=beside))
             return
         self._collect(self._workers - 1)
         if self._pool is None:
@@ -192,6 +196,41 @@ class FrameWriter:
             self._node.discard([staged])
             raise
         return ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, columns), staged
+
+
+class Packing:
+    """Cuts batches and puts them together, to the rows of one chunk each: alike whoever does it, so that the same rows
+    are the same chunks."""
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self.bytes = 0  # of what `take` would return
+        self._chunk_bytes = chunk_bytes
+        self._pending: list[pa.RecordBatch] = []  # rows of the chunk that is not full yet
+        self._joined = 0  # of the pending batches, those that need no joining
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._pending
+
+    def add(self, batch: pa.RecordBatch | pa.Table) -> Iterator[list[pa.RecordBatch]]:
+        """Add the rows of `batch`, and yield those of each chunk that is full."""
+        # By the same `pieces_of`, before it was sent.
+        was_cut = isinstance(batch, pa.Table) and batch.nbytes <= tolerated(self._chunk_bytes)
+        for piece in [batch] if was_cut else pieces_of(batch, self._chunk_bytes):
+            size = piece.nbytes
+            if self._pending and self.bytes + size > self._chunk_bytes:
+                yield self.take()
+            self._pending += piece.to_batches() if isinstance(piece, pa.Table) else [piece]
+            self.bytes += size
+            if len(self._pending) - self._joined >= SMALL_BATCHES_MAX:
+                small = pa.Table.from_batches(self._pending[self._joined :])
+                self._pending[self._joined :] = one_batch(small).to_batches()
+                self._joined = len(self._pending)
+
+    def take(self) -> list[pa.RecordBatch]:
+        """Return the rows of the chunk that is not full, and begin another."""
+        batches, self._pending, self.bytes, self._joined = self._pending, [], 0, 0
+        return batches
 
 
 def _range(span: Span, column: pa.ChunkedArray) -> ColumnRange:

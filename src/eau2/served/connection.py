@@ -17,20 +17,17 @@ import pyarrow as pa
 from pyarrow import flight
 
 from eau2.errors import ClusterUnavailable, Eau2Error, NodeUnavailable, OutcomeUnknown, ReadOnly, WaitTimeout
-from eau2.ingest.writer import pieces_of
+from eau2.served.uploads import WHOLE, upload
 from eau2.served.wire import (
     LEASE_SECONDS,
-    WHOLE,
     Header,
     SessionGone,
     content,
     made_again,
     message,
-    messages,
     parsed,
 )
 from eau2.store.nodes import closed
-from eau2.values.chunk import CHUNK_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -114,18 +111,16 @@ class Connection:
         Raises what `batches` raises, and then the server forgets what came.
         """
         session, _ = self.in_session("keep", {"released": []})  # the server knows it: rows are not sent twice
-        asked = {"stage": key, "home": home, "session": session}
+        sent = upload(schema, batches)
+        asked = {"stage": key, "home": home, "session": session, **sent.header}
         descriptor = flight.FlightDescriptor.for_command(json.dumps(asked).encode())
         try:
-            writer, reader = self._client.do_put(descriptor, schema, self._options(LONG_SECONDS))
+            writer, reader = self._client.do_put(descriptor, sent.announced, self._options(LONG_SECONDS))
         except (flight.FlightError, pa.ArrowException) as error:
             raise self._error(error) from None
         try:
-            # Cut as the writer of chunks cuts them, so that the same rows are cut alike however they are put.
-            for batch in batches:
-                for part in pieces_of(batch, CHUNK_BYTES_MAX):
-                    for rows, mark in messages(part):
-                        writer.write_with_metadata(rows, mark)
+            for batch, mark in sent.messages:
+                writer.write_with_metadata(batch, mark)
             writer.write_metadata(pa.py_buffer(WHOLE))
             writer.done_writing()
             answer = reader.read()

@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from eau2 import errors
 from eau2.errors import Eau2Error, InvalidValue
-from eau2.ingest.writer import pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,18 +26,6 @@ ROWS_BYTES = 4 << 20  # of rows, before they are encoded
 REPLY_BYTES = 8 << 20  # of values in one message, as far as they are not larger each
 WRITE_BYTES_MAX = 512 << 20  # of the values in one call
 PIECES = pa.schema([pa.field("piece", pa.binary(), nullable=False)])
-ROW_MESSAGE_BYTES = 4 << 20  # of rows to be stored: of 1 MB each took a quarter longer, of 40 MB twice as long
-MORE = b"more"  # with a message of an upload: the next belongs to the same batch
-WHOLE = b"whole"  # with the last message of an upload: without it the client gave up halfway
-_FLAT = (
-    pa.types.is_integer,
-    pa.types.is_floating,
-    pa.types.is_temporal,
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-)
 LEASE_SECONDS = 60.0  # what is held for a client goes when it is not heard of for so long
 
 Header = dict[str, Any]
@@ -139,21 +126,6 @@ def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield piece(sink.getvalue())
 
 
-def messages(batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
-    """Yield `batch`, which has rows, as messages of an upload with their metadata: small ones where its parts are
-    joined easily."""
-    small = all(_joins(column) for column in batch.columns)
-    *parts, last = pieces_of(batch, ROW_MESSAGE_BYTES) if small else (batch,)
-    for part in parts:
-        yield part, MORE
-    yield last, b""
-
-
-def _joins(column: pa.Array) -> bool:
-    """Whether parts of `column` take as much as the whole, but for what fills up a buffer: so chunks are cut alike."""
-    return not column.null_count and any(is_it(column.type) for is_it in _FLAT)
-
-
 def schema_in(data: bytes | memoryview) -> pa.Schema:
     """Return the serialized schema that `data` is. InvalidValue when it is none."""
     try:
@@ -163,6 +135,6 @@ def schema_in(data: bytes | memoryview) -> pa.Schema:
 
 
 def rows_of(data: pa.Buffer) -> list[pa.RecordBatch]:
-    """Return the rows of a piece from the server, which is trusted: views into `data`."""
+    """Return the rows of a piece: views into `data`, and not looked through. What Arrow raises when it has none."""
     with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
         return list(reader)

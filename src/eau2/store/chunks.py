@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from eau2.store.holder import Holder
+    from eau2.values.arriving import ArrivingChunk
 
 
 WRITTEN_NS = 951_782_400_000_000_000  # 29 February 2000, whole seconds: every file system can keep it
@@ -109,6 +110,21 @@ class ChunkFiles:
         StoreClosed when the process's directory went meanwhile.
         """
         path = self._new_path(chunk_id)
+        self._write(path, pieces, size)
+        return Staged(chunk_id, path)
+
+    def stage_arriving(self, chunk: ArrivingChunk) -> Staged:
+        """As `stage`, of a chunk that is not known before its end."""
+        path = self._new_path("arriving")
+        self._write(path, chunk, chunk.size)
+        known = self._new_path(chunk.id)
+        try:
+            os.rename(path, known)
+        except OSError as error:
+            raise self._failed(error, path) from error
+        return Staged(chunk.id, known)
+
+    def _write(self, path: str, pieces: Iterable[pa.Buffer], size: int) -> None:
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
@@ -121,11 +137,12 @@ class ChunkFiles:
         except BaseException as error:
             unlink(path)
             if isinstance(error, OSError):
-                closing = self.holder is not None and self.holder.closed
-                raise (closed() if closing else failed_call(error, path)) from error
+                raise self._failed(error, path) from error
             raise
         self.written += 1
-        return Staged(chunk_id, path)
+
+    def _failed(self, error: OSError, path: str) -> Exception:
+        return closed() if self.holder is not None and self.holder.closed else failed_call(error, path)
 
     def stage_again(self, chunk_id: str, data: pa.Buffer, trusted: Stamp | None) -> Staged:
         """Stage a chunk that is mapped as `data`: a link to its file while that is `trusted`, else a copy."""

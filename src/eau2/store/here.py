@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from eau2.store.changes import Outcome
+    from eau2.store.chunks import ChunkFiles
     from eau2.store.generation import Generation, Waiting
-    from eau2.store.nodes import Entry, Write
+    from eau2.store.nodes import Entry, Staged, Write
     from eau2.store.reading import Reader
     from eau2.store.statistics import Tally
     from eau2.store.writing import Writer
+    from eau2.values.arriving import ArrivingChunk
 
 _END = f"""case when {IS_ELSEWHERE} then (select substr(payload, 1, 8) from large where id = entry.payload)
           else substr(payload, 1, 8) end"""
@@ -58,6 +60,9 @@ class Here(Protocol):
     def write_all(self, writes: Sequence[Write]) -> list[Outcome]:
         """As `Node.write` of different keys without chunks, but all of them or, where one is refused, none."""
 
+    def stage_arriving(self, chunk: ArrivingChunk) -> Staged:
+        """As `Node.stage`: write a chunk as it comes. What it raises meanwhile leaves nothing behind either."""
+
     def tally(self) -> Tally:
         """Return what a thread counts with that answers of what was read for others: these too are operations."""
 
@@ -66,10 +71,15 @@ class Here(Protocol):
 
 
 def here(
-    reader: Reader, writer: Writer | None, generation: Generation, waiting: Waiting, tally: Callable[[], Tally]
+    reader: Reader,
+    writer: Writer | None,
+    files: ChunkFiles,
+    generation: Generation,
+    waiting: Waiting,
+    tally: Callable[[], Tally],
 ) -> Here | None:
     """Return what only a node of this process can do; None of one that only reads."""
-    return None if writer is None else _NodeHere(reader, writer, generation, waiting, tally)
+    return None if writer is None else _NodeHere(reader, writer, files, generation, waiting, tally)
 
 
 class _Refused(Exception):
@@ -80,10 +90,16 @@ class _NodeHere:
     """Not the node itself: that would hold itself, and outlive the last who holds it."""
 
     def __init__(
-        self, reader: Reader, writer: Writer, generation: Generation, waiting: Waiting, tally: Callable[[], Tally]
+        self,
+        reader: Reader,
+        writer: Writer,
+        files: ChunkFiles,
+        generation: Generation,
+        waiting: Waiting,
+        tally: Callable[[], Tally],
     ) -> None:
         self._reader, self._writer, self._waiting = reader, writer, waiting
-        self.tally = tally
+        self.tally, self.stage_arriving = tally, files.stage_arriving
         self._counters = generation.counters
         self._seen = -1  # `started` when it was looked at last
         self._unflushed = 0  # the last that was put

@@ -81,7 +81,8 @@ class DirectoryNode:
         # Not a method of ours: the node would hold itself, and outlive the last who holds it.
         settle = (lambda: None) if self._writer is None else self._writer.settle
         self._waiting = generation.Waiting(self._generation, settle)
-        self.here = here(self._reader, self._writer, self._generation, self._waiting, self.figures.asked.tally)
+        tally = self.figures.asked.tally
+        self.here = here(self._reader, self._writer, self._files, self._generation, self._waiting, tally)
         self._forgotten = weakref.finalize(self, _let_go, self._files.holder, self._writer)
         self._forgotten.atexit = False  # closed whole then
         add_open(self)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eau2.query.source import Source
     from eau2.store.nodes import Entry, Node, Staged
     from eau2.store.store import Store
+    from eau2.values.arriving import Columns
 
 
 class Tables(Protocol):
@@ -32,9 +33,9 @@ class Tables(Protocol):
         manifest and the chunks, not yet seen."""
 
     def stage_batches(
-        self, node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], home: str = ""
+        self, node: Node, key: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | Columns], home: str = ""
     ) -> tuple[bytes, tuple[Staged, ...]]:
-        """As `stage`, of batches that all have `schema`."""
+        """As `stage`, of batches that all have `schema`. Columns only where `node.here` is one."""
 
     def frame(self, node: Node, key: str, entry: Entry) -> Frame:
         """Return the frame whose manifest is `entry`. FileNotFoundError when a chunk is gone."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 CHUNK_BYTES_MAX = 64 << 20  # of Arrow buffers: large enough to scan at full speed, small enough to move and retry
-_SEEN_BYTES = 512 << 10  # hashed and measured at once: fits the processor's cache
+SEEN_BYTES = 512 << 10  # hashed and measured at once: fits the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +32,11 @@ class Sees(Protocol):
     def see(self, part: pa.Buffer) -> None: ...
 
 
-class _Pieces:
-    """A sink that keeps what the IPC writer hands it, without copying the columns."""
+class _Sink:
+    """What Python's own files have besides `write`."""
 
     closed = False
-
-    def __init__(self, behind: dict[int, list[pa.Buffer]], shown: dict[int, tuple[int, list[Sees]]]) -> None:
-        self._behind, self._shown = behind, shown  # by the addresses of the writer's buffers
-        self.pieces: list[pa.Buffer] = []
-        self.size = 0
-        self.hash = xxhash.xxh3_128()
-
-    def write(self, data: object) -> int:
-        piece = pa.py_buffer(data)
-        size, spans = self._shown.pop(piece.address, (0, []))
-        if piece.size < size:  # of several batches, as the table could not be joined: not all of the column
-            spans = []
-        for part in self._behind.pop(piece.address, None) or [piece]:
-            self.pieces.append(part)
-            if spans:
-                size -= self._show(part, size, spans)
-            else:
-                self.hash.update(part)
-        self.size += piece.size
-        return int(piece.size)
-
-    def _show(self, part: pa.Buffer, size: int, spans: Iterable[Sees]) -> int:
-        """Hash `part`, and show the first `size` bytes of it: what comes after fills the buffer up. Return how many."""
-        shown = min(int(part.size), size)
-        for start in range(0, part.size, _SEEN_BYTES):
-            block = part.slice(start, min(_SEEN_BYTES, part.size - start))
-            self.hash.update(block)
-            if start < shown:
-                seen = block.slice(0, min(block.size, shown - start))
-                for span in spans:
-                    span.see(seen)
-        return shown
+    size = 0
 
     def tell(self) -> int:
         return self.size
@@ -84,6 +53,52 @@ class _Pieces:
 
     def seekable(self) -> bool:
         return False
+
+
+class _Pieces(_Sink):
+    """Keeps what the IPC writer hands it, without copying the columns."""
+
+    def __init__(self, behind: dict[int, list[pa.Buffer]], shown: dict[int, tuple[int, list[Sees]]]) -> None:
+        self._behind, self._shown = behind, shown  # by the addresses of the writer's buffers
+        self.pieces: list[pa.Buffer] = []
+        self.hash = xxhash.xxh3_128()
+
+    def write(self, data: object) -> int:
+        piece = pa.py_buffer(data)
+        size, spans = self._shown.pop(piece.address, (0, []))
+        if piece.size != size:  # of several batches, as the table could not be joined: not all of the column
+            spans = []
+        for part in self._behind.pop(piece.address, None) or [piece]:
+            self.pieces.append(part)
+            if spans:
+                self._show(part, spans)
+            else:
+                self.hash.update(part)
+        self.size += piece.size
+        return int(piece.size)
+
+    def _show(self, part: pa.Buffer, spans: Iterable[Sees]) -> None:
+        """Hash `part`, and show it."""
+        for start in range(0, part.size, SEEN_BYTES):
+            block = part.slice(start, min(SEEN_BYTES, part.size - start))
+            self.hash.update(block)
+            for span in spans:
+                span.see(block)
+
+
+class _Layout(_Sink):
+    """Keeps what the IPC writer hands it, with the numbers of the columns in their places."""
+
+    def __init__(self, columns: dict[tuple[int, int], int]) -> None:
+        self._columns = columns  # by the addresses and sizes of their buffers
+        self.pieces: list[pa.Buffer | int] = []
+
+    def write(self, data: object) -> int:
+        piece = pa.py_buffer(data)
+        column = self._columns.pop((piece.address, piece.size), None)
+        self.pieces.append(piece if column is None else column)
+        self.size += piece.size
+        return int(piece.size)
 
 
 def encode(table: pa.Table) -> Chunk:
@@ -107,7 +122,7 @@ def encode_as_one(table: pa.Table, spans: Mapping[int, Sees] | None = None) -> C
     is in the processor's cache. Those of other columns are shown nothing, and those of a table that cannot be joined
     perhaps not all.
     """
-    joined, behind = _joined(table)
+    joined, behind = _joined(_exact(table))
     shown: dict[int, tuple[int, list[Sees]]] = {}
     for index, span in (spans or {}).items():
         column = joined.column(index)
@@ -152,6 +167,25 @@ def _joined(table: pa.Table) -> tuple[pa.Table, dict[int, list[pa.Buffer]]]:
     return pa.Table.from_arrays(columns, schema=table.schema), behind
 
 
+def _exact(table: pa.Table) -> pa.Table:
+    """Return `table` with each column of plain numbers without nulls over its own bytes alone: of a slice, Arrow would
+    write what follows too, as far as it fills up eight bytes, and the same rows would not always be the same chunk."""
+    if not table.num_columns:  # its rows are a number alone
+        return table
+    columns = [
+        _over_own(column) if column.num_chunks == 1 and _is_plain(column.type) and not column.null_count else column
+        for column in table.columns
+    ]
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _over_own(column: pa.ChunkedArray) -> pa.Array:
+    (part,), width = column.chunks, column.type.bit_width // 8
+    _, values = part.buffers()
+    own = values if values is None else values.slice(part.offset * width, len(part) * width)
+    return pa.Array.from_buffers(column.type, len(part), [None, own], null_count=0)
+
+
 def _is_plain(type_: pa.DataType) -> bool:
     """Whether an array without nulls is one buffer, of as many bytes for each value."""
     return pa.types.is_decimal(type_) or (pa.types.is_primitive(type_) and not pa.types.is_boolean(type_))
@@ -167,6 +201,24 @@ def _encoded(
     with pa.PythonFile(sink, mode="w") as file, new(file, table.schema) as writer:
         writer.write_table(table)
     return Chunk(sink.hash.hexdigest(), table.num_rows, sink.size, tuple(sink.pieces))
+
+
+def layout(schema: pa.Schema, rows: int) -> list[pa.Buffer | int] | None:
+    """Return the file that `encode` makes of so many rows of plain numbers without nulls, with the numbers of the
+    columns where their values belong. None should Arrow hand on anything but the buffers that it has."""
+    sizes = [rows * type_.bit_width // 8 for type_ in schema.types]
+    nothing = pa.py_buffer(mmap.mmap(-1, sum(sizes)))  # addresses, and no memory
+    columns, places = [], {}
+    start = 0
+    for index, (type_, size) in enumerate(zip(schema.types, sizes, strict=True)):
+        there = nothing.slice(start, size)
+        start += size
+        places[there.address, size] = index
+        columns.append(pa.Array.from_buffers(type_, rows, [None, there], null_count=0))
+    sink = _Layout(places)
+    with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    return None if places else sink.pieces
 
 
 def one_batch(table: pa.Table) -> pa.Table:
