@@ -1,6 +1,7 @@
 """Bytes that break a parser of the doors are looked for, by hand: atheris learns from what each input reaches.
 
-python -m tests.doors.fuzz lines|resp|redis|datagrams|at_most_once|patterns|tokens [--seconds 600] [--folder FOLDER]
+python -m tests.doors.fuzz PARSER [--seconds 600] [--folder FOLDER]
+with lines, resp, redis, datagrams, at_most_once, patterns, tokens or uploads
 
 `uv pip install --group fuzz`, or pip's since 25.1, installs atheris (Python 3.11 to 3.13 on Linux). What is held
 true is in fuzzed.py. What breaks it lies in the folder as PARSER-crash-* or PARSER-timeout-*, and `--again FILE` does

@@ -12,6 +12,8 @@ from itertools import count, pairwise
 from unittest import mock
 
 import hiredis
+from tests.doors import fuzzed_uploads
+from tests.doors.fuzzed_uploads import check_uploads  # noqa: F401  # one of PARSERS
 from tests.doors.globs import matches
 
 from eau2.doors import datagrams, lines, redis_keys, resp
@@ -408,5 +410,6 @@ SEEDS = {
     "datagrams": [bytes(16) + b"\x01" + b"key".ljust(32, b"\0") + b"\x05\x00hello", bytes(16) + b"\x02" + bytes(32)],
     "at_most_once": [bytes(range(256)), bytes([2, 1, 2, 80, 2, 5, 6, 5, 6, 255, 254])],
     "patterns": [b"\x0c\0k[a-c]*\\?*[^x]kb-12?y", b"\x08\0*a*a*a*baaaaaaaaaaaaaaaaaaaa"],
+    "uploads": list(fuzzed_uploads.SEEDS),
     "tokens": [b"# who\nread a token that reads\n\nADMIN  abcdefghijklmnop\n", b"write abcdefghijklmnopqrst"],
 }

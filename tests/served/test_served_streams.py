@@ -66,7 +66,7 @@ class TestSending:
 
     def test_what_is_not_easily_joined_is_sent_whole(self, monkeypatch):
         monkeypatch.setattr(uploads, "ROW_MESSAGE_BYTES", 1 << 20)
-        plain = pa.record_batch({"a": pa.array(range(1 << 18), pa.timestamp("s"))})
+        plain = pa.record_batch({"a": pa.array(range(1 << 18), pa.duration("s"))})
         nulls = pa.record_batch({"a": pa.array([None, *range(1 << 18)])})
         lists = pa.record_batch({"a": pa.array([[row] for row in range(1 << 18)])})
         assert [mark for _, mark in uploads.upload(plain.schema, [plain]).messages] == [uploads.MORE, b""]

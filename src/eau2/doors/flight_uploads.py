@@ -36,7 +36,7 @@ def upload(
         raise InvalidValue("an upload whose schema is none") from None
     of_values = widths(found)
     if of_values is None:
-        raise InvalidValue("only numbers are sent by columns")
+        raise InvalidValue("only numbers and moments are sent by columns")
     return Uploaded(reader, gave_up, found, of_values)
 
 

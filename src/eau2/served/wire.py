@@ -20,7 +20,7 @@ from eau2.errors import Eau2Error, InvalidValue
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PROTOCOL = 1
+PROTOCOL = 2
 PIECE_BYTES = 1 << 20  # of a chunk's file: small enough for the two sides to work at the same time
 ROWS_BYTES = 4 << 20  # of rows, before they are encoded
 REPLY_BYTES = 8 << 20  # of values in one message, as far as they are not larger each

@@ -45,11 +45,13 @@ class Span:
 
     @classmethod
     def of(cls, type_: pa.DataType) -> Span | None:
-        """Return one for floats of 32 and 64 bits and for whole numbers, else None."""
+        """Return one for floats of 32 and 64 bits, whole numbers, dates in days and moments in time, else None."""
         if pa.types.is_float32(type_) or pa.types.is_float64(type_):
             kind = "f"
         elif pa.types.is_integer(type_):
             kind = "i" if pa.types.is_signed_integer(type_) else "u"
+        elif pa.types.is_timestamp(type_) or pa.types.is_date32(type_):
+            kind = "i"
         else:
             return None
         return cls(type_, np.dtype(f"{kind}{type_.bit_width // 8}"))
