@@ -30,7 +30,7 @@ class Columns:
 
 
 def widths(schema: pa.Schema) -> list[int] | None:
-    """Return how many bytes a value of each column has; None where other columns than whole numbers and floats are."""
+    """Return how many bytes a value of each column has; None where there are others than `Span` measures."""
     if not len(schema) or any(Span.of(type_) is None for type_ in schema.types):
         return None
     return [type_.bit_width // 8 for type_ in schema.types]
