@@ -57,20 +57,16 @@ def check_uploads(data):
 
     asked = {"schema": b64encode(schema.serialize()).decode()}
     found = upload(SimpleNamespace(schema=wire.PIECES, read_chunk=read_chunk), lambda: False, asked)
-    rows = 0
     try:
         for chunk in found:
             if isinstance(chunk, Columns):
-                rows += chunk.rows
                 _check_columns(chunk, widths(schema))
             else:
-                rows += chunk.num_rows
                 chunk.validate(full=True)
                 assert chunk.schema.equals(schema)
     except InvalidValue:
         return
     assert WHOLE in marks
-    assert found.rows == rows
 
 
 def _check_columns(columns, sizes):

@@ -126,13 +126,11 @@ def tables(draw):
 def test_by_columns_the_same_rows_are_the_same_chunks(node, table):
     schema, batches = table
     local = written(node, schema, batches)
-    coming = uploaded(sent(schema, batches), schema)
-    served = written(node, schema, coming)
+    served = written(node, schema, uploaded(sent(schema, batches), schema))
     if any(column.null_count for batch in batches for column in batch.columns):  # those may be cut, and end, otherwise
         assert rows_of(served) == rows_of(local)
     else:
         assert served == local
-    assert coming.rows == sum(batch.num_rows for batch in batches)
     if not any(column.buffers()[0] for batch in batches for column in batch.columns):  # counted before they are sent
         assert written(node, schema, uploaded(sent(schema, batches), schema).tables()) == local
     assert staging(node) == []
@@ -226,7 +224,7 @@ def piece(size):
     ("broken", "why"),
     [
         ([(piece(8), b"")], "does not begin with its rows"),
-        ([(piece(8), b'{"rows": "1"}')], "a chunk of 1 rows"),
+        ([(piece(8), b'{"rows": "1"}')], "a chunk of '1' rows"),
         ([(piece(8), b'{"rows": true}')], "a chunk of True rows"),
         ([(piece(8), said(0))], "a chunk of 0 rows"),
         ([(piece(8), said(-1))], "a chunk of -1 rows"),
@@ -278,7 +276,7 @@ def test_rows_of_other_columns_are_refused(node):
 
 
 def test_a_full_disk_amid_a_chunk_leaves_nothing(node, messages, monkeypatch):
-    def full(file, pieces, size):
+    def full(file, pieces, size, *, step):
         next(iter(pieces))
         raise OSError(28, "No space left on device")
 
@@ -286,6 +284,103 @@ def test_a_full_disk_amid_a_chunk_leaves_nothing(node, messages, monkeypatch):
     with pytest.raises(DiskFull):
         written(node, ONE.schema, uploaded(messages, ONE.schema))
     assert staging(node) == []
+
+
+def test_errors_of_the_connection_are_not_of_the_disk(node):
+    def broken():
+        yield piece(8), said(2)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InvalidValue, match="cannot be read"):
+        written(node, ONE.schema, uploaded(broken(), ONE.schema))
+    assert staging(node) == []
+
+
+def test_small_batches_go_by_columns_too():
+    batches = [batch_of([pa.int64()], 3, seed) for seed in range(40)]
+    found = uploads.upload(batches[0].schema, iter(batches))
+    assert found.announced is wire.PIECES
+    few = uploads.upload(batches[0].schema, iter(batches[:2]))
+    assert [batch for batch, _ in few.messages] == batches[:2]
+    nulls = [batch_of([pa.int64()], 3, 1), batch_of([pa.int64()], 900, 2, nulls=True), batch_of([pa.int64()], 9, 3)]
+    rest = uploads.upload(nulls[0].schema, iter(nulls))
+    assert rest.announced is nulls[0].schema
+    assert pa.Table.from_batches([batch for batch, _ in rest.messages]).equals(pa.Table.from_batches(nulls))
+    assert uploads.upload(batches[0].schema, iter([])).announced is batches[0].schema
+
+
+def test_small_parts_are_put_together(node):
+    """Each by itself takes a kilobyte."""
+    schema = pa.schema({"a": pa.int8(), "b": pa.int16()})
+    rows = 3 * flight_uploads.SMALL_BYTES // 2
+    values = bytes(rows)
+    a = [(wire.piece(pa.py_buffer(values[at : at + 7])), b"") for at in range(0, rows, 7)]
+    messages = [(a[0][0], said(rows)), *a[1:], (piece(rows), b""), (piece(2), b""), (piece(rows - 2), b"")]
+    (parts,) = [list(columns.parts) for columns in uploaded([*messages, (None, uploads.WHOLE)], schema)]
+    assert [part.size for part in parts[:2]] == [65541, rows - 65541]
+    assert [part.size for part in parts[2:]] == [rows, rows]
+
+
+def test_a_piece_has_nothing_besides(node):
+    ends = pa.py_buffer(np.array([0, 8], "i4"))
+    batch = pa.RecordBatch.from_arrays(
+        [pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(bytes(1 << 20))])], schema=wire.PIECES
+    )
+    with pytest.raises(InvalidValue, match="shorter than what came"):
+        written(node, ONE.schema, uploaded([(batch, said(2))], ONE.schema))
+    short = SimpleNamespace(
+        num_rows=1,
+        schema=wire.PIECES,
+        column=lambda _: SimpleNamespace(buffers=lambda: (None, pa.py_buffer(bytes(4)), None), null_count=0, offset=0),
+    )
+    with pytest.raises(InvalidValue, match="without its ends"):
+        wire.content(short)
+
+
+def test_rows_that_grow_when_they_are_read_are_refused(node):
+    zeros = pa.record_batch({"a": np.zeros(1 << 20, "i8")})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, zeros.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+        for _ in range(100):
+            stream.write_batch(zeros)
+    bomb = wire.piece(sink.getvalue())
+    assert bomb.nbytes < 1 << 20
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InvalidValue, match="bytes of rows"):
+        written(node, zeros.schema, uploaded([(bomb, uploads.ROWS), (None, uploads.WHOLE)], zeros.schema))
+    assert pa.default_memory_pool().max_memory() - before < 400 << 20
+
+
+def test_what_fails_after_a_chunk_was_written_removes_it(node, messages, monkeypatch):
+    def fails(self):
+        raise MemoryError
+
+    monkeypatch.setattr(arriving.ArrivingChunk, "ranges", property(fails))
+    with pytest.raises(MemoryError):
+        written(node, ONE.schema, uploaded(messages, ONE.schema))
+    assert staging(node) == []
+
+
+def test_room_is_taken_as_rows_come(node, monkeypatch):
+    """Whoever announces more than they send takes no disk from others."""
+    monkeypatch.setattr("eau2.store.chunks._ROOM_BYTES_MIN", 1)
+    monkeypatch.setattr("eau2.store.chunks._ROOM_BYTES_STEP", 1 << 20)
+    rows = 5 << 20
+    taken = []
+
+    def coming():
+        yield wire.piece(pa.py_buffer(bytes(1 << 20))), said(rows)
+        for _ in range(4):
+            (path,) = staging(node)
+            taken.append(path.stat().st_blocks * 512)
+            yield wire.piece(pa.py_buffer(bytes(1 << 20))), b""
+        yield None, uploads.WHOLE
+
+    schema = pa.schema({"a": pa.int8()})
+    _, files = written(node, schema, uploaded(coming(), schema))
+    assert [len(file) > rows for file in files.values()] == [True]
+    assert taken == sorted(taken)
+    assert taken[0] < 3 << 20
 
 
 class TestServed:

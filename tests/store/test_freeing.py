@@ -76,7 +76,7 @@ def test_only_so_many_wait_and_a_forked_child_lets_go_of_them(kept, tmp_path, mo
     assert len(open_files(str(tmp_path))) == 3
     kept.abandon()
     assert not open_files(str(tmp_path))
-    assert kept.has_place
+    assert kept.waiting == 0
 
 
 def test_without_descriptors_or_threads_it_ends_at_once(large, tmp_path, monkeypatch):
@@ -99,15 +99,47 @@ def test_without_descriptors_or_threads_it_ends_at_once(large, tmp_path, monkeyp
     assert not large.exists()
 
 
-def test_who_comes_amid_itself_does_not_wait_for_itself(large, tmp_path, monkeypatch):
-    """A signal's handler, of another store."""
-    amid = freeing._Freeing()
-    monkeypatch.setattr(freeing, "_freeing", amid)
-    monkeypatch.setattr(freeing, "_LOCK_SECONDS", 0.01)
-    with amid._lock:
+def test_ctrl_c_as_the_thread_starts_loses_no_file(large, tmp_path, monkeypatch):
+    monkeypatch.setattr(freeing, "_freeing", freeing._Freeing())
+    started = []
+
+    def interrupted(self, start=threading.Thread.start):
+        if started:
+            start(self)
+        started.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        freeing.unlink(str(large), aside=True)
+    assert not large.exists()
+    assert len(open_files(str(tmp_path))) == 1
+    large.write_bytes(bytes(LARGE))
+    with pytest.raises(KeyboardInterrupt):
+        freeing.unlink(str(large), aside=True)
+    until(lambda: not open_files(str(tmp_path)) and not running())
+
+
+def test_a_disk_that_cannot_be_asked_ends_files_at_once(large, kept, tmp_path, monkeypatch):
+    def unknown(path):
+        raise OSError(38, "Function not implemented")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "statvfs", unknown)
         assert freeing.unlink(str(large), aside=True)
     assert not large.exists()
     assert not open_files(str(tmp_path))
+
+
+def test_what_waits_is_not_counted_as_room(kept, tmp_path, monkeypatch):
+    disk = os.statvfs(tmp_path)
+    monkeypatch.setattr(freeing, "_ROOM_BYTES_MIN", disk.f_bavail * disk.f_frsize - 64 * LARGE)
+    for number, size in enumerate((8, 1, 63)):
+        path = tmp_path / str(number)
+        with path.open("wb") as file:
+            file.truncate(size * LARGE)  # takes no room
+        assert freeing.unlink(str(path), aside=True)
+    assert kept.waiting == 2
 
 
 def table(first):

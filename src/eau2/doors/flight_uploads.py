@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pyarrow import flight
 
+SMALL_BYTES = 64 << 10  # parts of columns that are smaller are put together
+
 
 def upload(
     reader: flight.MetadataRecordBatchReader, gave_up: Callable[[], bool], asked: dict[str, Any]
@@ -41,7 +43,7 @@ def upload(
 
 
 class Uploaded:
-    """Chunks that come by columns, checked and counted as they come."""
+    """Chunks that come by columns, checked as they come."""
 
     def __init__(
         self,
@@ -51,7 +53,6 @@ class Uploaded:
         of_values: list[int],
     ) -> None:
         self.schema = schema
-        self.rows = 0
         self._reader, self._gave_up, self._widths = reader, gave_up, of_values
         self._is_whole = False
 
@@ -62,9 +63,8 @@ class Uploaded:
             if said in (ROWS, MORE):
                 yield self._table(said, piece)
             else:
-                columns = Columns(_rows(said, sum(self._widths)), self._parts(said, piece))
-                self.rows += columns.rows
-                yield columns
+                rows = _rows(said, sum(self._widths))
+                yield Columns(rows, self._parts(rows, piece))
         if not self._is_whole or self._gave_up():
             raise InvalidValue("the client gave up halfway: nothing was changed")
 
@@ -80,6 +80,8 @@ class Uploaded:
                 found = self._reader.read_chunk()
             except StopIteration:
                 return None
+            except (pa.ArrowInvalid, OSError) as error:  # which whoever writes would take for one of the disk
+                raise InvalidValue(f"what came cannot be read: {error}") from None
             said = b"" if found.app_metadata is None else found.app_metadata.to_pybytes()
             self._is_whole = self._is_whole or said == WHOLE
             if found.data is not None:
@@ -91,47 +93,55 @@ class Uploaded:
             raise InvalidValue("the client gave up halfway: nothing was changed")
         return found
 
-    def _parts(self, said: bytes, part: pa.Buffer) -> Iterator[pa.Buffer]:
-        """Yield `part`, and those that follow, until all columns have all of their values."""
-        rows, first = _rows(said, sum(self._widths)), True
+    def _parts(self, rows: int, piece: pa.Buffer) -> Iterator[pa.Buffer]:
+        """Yield the values of each column, of which `piece` is the first."""
+        following: pa.Buffer | None = piece
         for width in self._widths:
-            left = rows * width
+            left, small = rows * width, bytearray()
             while left:
-                if not first:
-                    said, part = self._more()
-                    if said:
-                        raise InvalidValue("a chunk that begins amid another")
-                first = False
+                part = following if following is not None else self._amid()
+                following = None
                 if not 0 < part.size <= left or part.size % width:
                     raise InvalidValue(f"{part.size} bytes of a column that has {left} left, of {width} each")
                 left -= part.size
+                if small or (left and part.size < SMALL_BYTES):  # by itself each would take a kilobyte
+                    small += part
+                    if left and len(small) < SMALL_BYTES:
+                        continue
+                    part, small = pa.py_buffer(bytes(small)), bytearray()
                 yield part
+
+    def _amid(self) -> pa.Buffer:
+        said, piece = self._more()
+        if said:
+            raise InvalidValue("a chunk that begins amid another")
+        return piece
 
     def _table(self, said: bytes, piece: pa.Buffer) -> pa.Table:
         """Return the rows of one chunk that come as streams, of which `piece` is the first."""
         batches: list[pa.RecordBatch] = []
         size = 0
         while True:
-            for batch in _batches(piece):
-                if not batch.schema.equals(self.schema):
-                    raise InvalidValue(f"a batch has other columns than were announced: {batch.schema.names}")
-                batch.validate(full=True)  # a stranger's lengths: to read beyond a buffer ends the process
+            for batch in self._batches(piece):
                 batches.append(batch)
                 size += batch.nbytes
+                if size > 2 * CHUNK_BYTES_MAX and len(batches) > 1:  # compressed, it came as next to nothing
+                    raise InvalidValue(f"a piece with over {size} bytes of rows")
             if said == ROWS or size > tolerated(CHUNK_BYTES_MAX) or len(batches) >= SMALL_BATCHES_MAX:
-                table = pa.Table.from_batches(batches, self.schema)
-                self.rows += table.num_rows
-                return table
+                return pa.Table.from_batches(batches, self.schema)
             said, piece = self._more()
             if said not in (ROWS, MORE):
                 raise InvalidValue("a chunk that begins amid another")
 
-
-def _batches(piece: pa.Buffer) -> list[pa.RecordBatch]:
-    try:
-        return wire.rows_of(piece)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidValue(f"no rows: {error}") from None
+    def _batches(self, piece: pa.Buffer) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in wire.rows_of(piece):
+                if not batch.schema.equals(self.schema):
+                    raise InvalidValue(f"a batch has other columns than were announced: {batch.schema.names}")
+                batch.validate(full=True)  # a stranger's lengths: to read beyond a buffer ends the process
+                yield batch
+        except (pa.ArrowException, OSError) as error:
+            raise InvalidValue(f"no rows: {error}") from None
 
 
 def _rows(said: bytes, width: int) -> int:
@@ -141,5 +151,5 @@ def _rows(said: bytes, width: int) -> int:
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InvalidValue("a chunk that does not begin with its rows") from None
     if type(found) is not int or found < 1 or (found > 1 and found * width > tolerated(CHUNK_BYTES_MAX)):
-        raise InvalidValue(f"a chunk of {found} rows of {width} bytes each")
+        raise InvalidValue(f"a chunk of {found!r:.40} rows of {width} bytes each")
     return found

@@ -90,7 +90,12 @@ class FrameWriter:
         here = self._node.here
         assert here is not None  # else it is not given Columns
         staged = here.stage_arriving(chunk)
-        self._done.append((ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, chunk.ranges), staged))
+        try:
+            entry = ChunkEntry(chunk.id, chunk.rows, chunk.size, homes, chunk.ranges)
+        except BaseException:
+            self._node.discard([staged])
+            raise
+        self._done.append((entry, staged))
 
     def _plain(self, batch: Rows) -> Rows:
         """Return `batch` without views: a slice of a view keeps, and counts, all the text of the whole."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from eau2.ingest.writer import Packing, pieces_of
+from eau2.ingest.writer import SMALL_BATCHES_MAX, Packing, pieces_of
 from eau2.served.wire import PIECES, Header, cut, rows
 from eau2.values.arriving import widths
 from eau2.values.chunk import CHUNK_BYTES_MAX
@@ -53,16 +53,24 @@ class Upload:
 
 
 def upload(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Upload:
-    """Return how `batches` are sent. Takes the first at once. Holds the rows of one chunk.
+    """Return how `batches` are sent. Takes the first at once, of small ones some. Holds the rows of one chunk.
 
     They are cut as the writer of chunks cuts them, so that the same rows are cut alike however they are put.
     """
     following = iter(batches)
-    first = list(islice(following, 1))
+    first: list[pa.RecordBatch] = []
     encoded = schema.serialize()
-    if first and widths(schema) is not None and _are_large(len(schema), first) and encoded.size <= SCHEMA_BYTES_MAX:
-        told = {"schema": b64encode(encoded).decode()}
-        return Upload(PIECES, told, _by_columns(schema, chain(first, following)))
+    least = len(schema) * COLUMN_BYTES_MIN
+    if widths(schema) is not None and least <= CHUNK_BYTES_MAX and encoded.size <= SCHEMA_BYTES_MAX:
+        size = 0
+        for batch in islice(following, SMALL_BATCHES_MAX):
+            first.append(batch)
+            size += batch.nbytes
+            if _has_nulls(batch):
+                break
+            if size >= least:
+                told = {"schema": b64encode(encoded).decode()}
+                return Upload(PIECES, told, _by_columns(schema, chain(first, following)))
     return Upload(schema, {}, _by_rows(chain(first, following)))
 
 
@@ -92,7 +100,8 @@ def _by_columns(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterato
 
 
 def _chunk(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> Iterator[Message]:
-    if not _are_large(len(schema), batches):
+    size = sum(batch.nbytes for batch in batches)
+    if size < len(schema) * COLUMN_BYTES_MIN or any(map(_has_nulls, batches)):
         *parts, last = rows(batches)
         for part in parts:
             yield part, MORE
@@ -108,9 +117,5 @@ def _chunk(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> Iterator[Mes
                 said = b""
 
 
-def _are_large(columns: int, batches: Sequence[pa.RecordBatch]) -> bool:
-    """Whether pieces of columns are worth it; and there are no nulls."""
-    size = sum(batch.nbytes for batch in batches)
-    return size >= columns * COLUMN_BYTES_MIN and not any(
-        column.null_count for batch in batches for column in batch.columns
-    )
+def _has_nulls(batch: pa.RecordBatch) -> bool:
+    return any(column.null_count for column in batch.columns)

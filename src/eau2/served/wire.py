@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PROTOCOL = 2
 PIECE_BYTES = 1 << 20  # of a chunk's file: small enough for the two sides to work at the same time
 ROWS_BYTES = 4 << 20  # of rows, before they are encoded
+FILLED_BYTES_MAX = 64  # to which Arrow may fill up a buffer
 REPLY_BYTES = 8 << 20  # of values in one message, as far as they are not larger each
 WRITE_BYTES_MAX = 512 << 20  # of the values in one call
 PIECES = pa.schema([pa.field("piece", pa.binary(), nullable=False)])
@@ -102,9 +103,14 @@ def content(batch: pa.RecordBatch) -> pa.Buffer:
     _, ends, data = column.buffers()
     if column.null_count or ends is None:
         raise InvalidValue("a piece that is missing")
+    if ends.size < 4 * (column.offset + 2):
+        raise InvalidValue("a piece without its ends")
     begin, end = struct.unpack_from("=2i", ends, 4 * column.offset)
-    if not 0 <= begin <= end <= (0 if data is None else data.size):
+    size = 0 if data is None else data.size
+    if not 0 <= begin <= end <= size:
         raise InvalidValue("a piece that is longer than what came")
+    if size - (end - begin) > FILLED_BYTES_MAX:  # whoever keeps the piece would keep all of it
+        raise InvalidValue("a piece that is shorter than what came")
     return pa.py_buffer(b"") if data is None else data.slice(begin, end - begin)
 
 
@@ -134,7 +140,7 @@ def schema_in(data: bytes | memoryview) -> pa.Schema:
         raise InvalidValue(f"no schema: {error}") from None
 
 
-def rows_of(data: pa.Buffer) -> list[pa.RecordBatch]:
-    """Return the rows of a piece: views into `data`, and not looked through. What Arrow raises when it has none."""
+def rows_of(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a piece: views into `data`, and not looked through. What Arrow raises when it has none."""
     with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
-        return list(reader)
+        yield from reader

@@ -1,7 +1,8 @@
 """The chunk files of a node: written where nobody sees them, moved to their names, removed.
 
     chunks/ab/ab12....arrow       named by the hash of its bytes, never changed, shared by all frames that have it
-    staging/<holder>/<id>.<n>     a chunk that no manifest names yet; holder.py says whose
+    staging/<holder>/<id>.<n>     a chunk that no manifest names yet; holder.py says whose. arriving.<n> while it comes,
+                                  and until it has its name
 
 Whether a file is still what was written is told by its **stamp**: boot, inode, size, and both times. Time stamps are
 coarse (4 ms), so each file's modification time is set to one fixed moment long ago when it has been written: any later
@@ -43,6 +44,7 @@ _PIECES_MAX = 1000  # buffers a system call: IOV_MAX is 1024
 _WRITE_BYTES_MAX, _WRITE_BYTES_MIN = 128 << 10, 32 << 10
 _LONG_SECONDS = 250e-6  # of the processor; 30 us are usual
 _ROOM_BYTES_MIN = 1 << 20  # taken at once from here on
+_ROOM_BYTES_STEP = 8 << 20  # taken at once of what comes from others, who may announce more than they send
 
 _fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # of Linux
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
@@ -116,19 +118,14 @@ class ChunkFiles:
     def stage_arriving(self, chunk: ArrivingChunk) -> Staged:
         """As `stage`, of a chunk that is not known before its end."""
         path = self._new_path("arriving")
-        self._write(path, chunk, chunk.size)
-        known = self._new_path(chunk.id)
-        try:
-            os.rename(path, known)
-        except OSError as error:
-            raise self._failed(error, path) from error
-        return Staged(chunk.id, known)
+        self._write(path, chunk, chunk.size, step=_ROOM_BYTES_STEP)
+        return Staged(chunk.id, path)
 
-    def _write(self, path: str, pieces: Iterable[pa.Buffer], size: int) -> None:
+    def _write(self, path: str, pieces: Iterable[pa.Buffer], size: int, *, step: int = 0) -> None:
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
-                write_all(file, pieces, size)
+                write_all(file, pieces, size, step=step)
                 os.utime(file, ns=(WRITTEN_NS, WRITTEN_NS))
                 if self._durable:
                     os.fsync(file)
@@ -254,16 +251,20 @@ def file_id(path: str) -> str:
         os.close(file)
 
 
-def write_all(file: int, pieces: Iterable[pa.Buffer], size: int) -> None:
+def write_all(file: int, pieces: Iterable[pa.Buffer], size: int, *, step: int = 0) -> None:
     """Write `pieces`, whatever kind of buffers, to the open `file`. OSError, and what `pieces` raises.
 
-    size: that they have together, or 0. To take the room at once saves a quarter of the time for large ones.
+    size: that they have together, or 0. To take the room at once saves a quarter of the time for large ones; `step` by
+    step as they come, if it is given.
     """
-    if size >= _ROOM_BYTES_MIN and _fallocate is not None:
-        _fallocate(file, _KEEP_SIZE, 0, size)  # what it cannot do, the writes will say
+    taken, written = 0, 0
     room, left = _WRITE_BYTES_MAX, _Views(memoryview(piece).cast("B") for piece in pieces)
     while views := left.take(room):
         start = time.thread_time()
+        if taken <= written < size and size >= _ROOM_BYTES_MIN and _fallocate is not None:
+            _fallocate(file, _KEEP_SIZE, taken, min(step or size, size - taken))  # what it cannot do, writes will say
+            taken += step or size
+        written += sum(map(len, views))
         while views:
             count = os.writev(file, views)
             if count == 0:

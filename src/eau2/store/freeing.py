@@ -14,96 +14,84 @@ import threading
 from queue import Empty, SimpleQueue
 
 _BYTES_MIN = 1 << 20  # smaller files end at once
-_ROOM_BYTES_MIN = 512 << 20  # where less is free, who puts next may need the room
+_ROOM_BYTES_MIN = 512 << 20  # where less is free, besides what waits, who puts next may need the room
 _WAITING_MAX = 64  # each is a descriptor
 _LINGER_SECONDS = 0.1  # to start a thread costs more than to wait a little
-_LOCK_SECONDS = 1.0  # it is never held for long, but for who is interrupted and comes again
 
 
 def unlink(path: str, *, aside: bool = False) -> bool:
     """Remove the file; return whether it was there. `aside`: its room may come back some 0.1 s later, as long as the
     disk has enough."""
+    file = _held(path) if aside else None
     try:
-        file = _held(path) if aside else None
-        try:
-            os.unlink(path)
-        except BaseException:
-            if file is not None:
-                os.close(file)
-            raise
-        if file is not None:
-            _freeing.close(file)
+        os.unlink(path)
     except FileNotFoundError:
         return False
+    finally:
+        if file is not None:
+            _freeing.close(file)
     return True
 
 
 def _held(path: str) -> int | None:
     """Return the file, open, if it is one to be closed aside."""
-    with contextlib.suppress(PermissionError):
-        size = os.stat(path).st_size
-        if size < _BYTES_MIN or not _freeing.has_place:
+    with contextlib.suppress(OSError):  # no more descriptors; what else is wrong unlink will say
+        size, waiting = os.stat(path).st_size, _freeing.waiting
+        if size < _BYTES_MIN or waiting >= _WAITING_MAX:
             return None
         disk = os.statvfs(path)
-        if disk.f_bavail * disk.f_frsize >= _ROOM_BYTES_MIN:
-            with contextlib.suppress(OSError):  # no more descriptors
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if disk.f_bavail * disk.f_frsize >= _ROOM_BYTES_MIN + size * (waiting + 1):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return None
 
 
 class _Freeing:
-    """Closes files, in a thread that ends when there are none."""
+    """Closes files, in a thread that ends when there are none. Takes no lock: signals' handlers come here too."""
 
     def __init__(self) -> None:
         self._files: SimpleQueue[int] = SimpleQueue()
-        self._lock = threading.Lock()  # guards the line below, and that the thread does not end as a file comes
         self._is_running = False
 
     @property
-    def has_place(self) -> bool:
-        return self._files.qsize() < _WAITING_MAX
+    def waiting(self) -> int:
+        return self._files.qsize()
 
     def close(self, file: int) -> None:
-        if not self._handed_over(file):
-            os.close(file)
+        self._files.put(file)
+        if self._is_running:  # its thread looks again after it has said otherwise
+            return
+        if sys.is_finalizing():  # to start a thread then would wait for ever
+            _close_all(self._files)
+            return
+        try:
+            threading.Thread(target=self._run, name="eau2-freeing", daemon=True).start()
+        except RuntimeError:  # no more threads
+            _close_all(self._files)
 
     def abandon(self) -> None:
         """In a forked child: the thread is the parent's. A file that it had taken goes with the child."""
         files, self._files = self._files, SimpleQueue()
-        self._lock, self._is_running = threading.Lock(), False
-        with contextlib.suppress(Empty):
-            while True:
-                os.close(files.get_nowait())
+        self._is_running = False
+        _close_all(files)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _handed_over(self, file: int) -> bool:
-        # To start a thread at the end of the interpreter would wait for ever.
-        if sys.is_finalizing() or not self._lock.acquire(timeout=_LOCK_SECONDS):
-            return False
-        try:
-            if not self._is_running:
-                threading.Thread(target=self._run, name="eau2-freeing", daemon=True).start()
-                self._is_running = True
-            self._files.put(file)
-            return True
-        except RuntimeError:  # no more threads
-            return False
-        finally:
-            self._lock.release()
-
     def _run(self) -> None:
+        """Another may run too, who was started at the same time."""
         while True:
-            try:
-                os.close(self._files.get(timeout=_LINGER_SECONDS))
-            except Empty:
-                if self._ended():
-                    return
+            self._is_running = True
+            with contextlib.suppress(Empty):
+                while True:
+                    os.close(self._files.get(timeout=_LINGER_SECONDS))
+            self._is_running = False
+            if self._files.empty():
+                return
 
-    def _ended(self) -> bool:
-        with self._lock:
-            self._is_running = not self._files.empty()
-            return not self._is_running
+
+def _close_all(files: SimpleQueue[int]) -> None:
+    with contextlib.suppress(Empty):
+        while True:
+            os.close(files.get_nowait())
 
 
 _freeing = _Freeing()
