@@ -264,6 +264,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow is n
                 self._watch.look()
                 self._calls.look()
                 self._sessions.look()
+                if self._store.node.here is not None:  # what other processes delete is to have its room back
+                    self._store.tables.drop_stale(self._store.node)
                 self._memory.look(time.monotonic(), self._calls.latest)
                 if self._sql is not None:
                     self._sql.look(time.monotonic())
