@@ -33,8 +33,9 @@ class FrameWriter:
     """Cuts the batches of one frame, for `key`, into chunks and stages each on its homes.
 
     `with FrameWriter(node, schema) as writer:` then `write` each batch and `finish` once; leaving the block without
-    `finish` removes what was staged. Of Columns it holds none; of rows at most `workers` + 1 chunks in memory, of which columns of text, or
-    with nulls, are there twice while their batches are joined: 0.5 GB at four workers, at most. Not thread-safe.
+    `finish` removes what was staged. Of Columns it holds none in memory; of rows at most `workers` + 1 chunks, of which
+    columns of text, or with nulls, are there twice while their batches are joined: 0.5 GB at four workers, at most. Not
+    thread-safe.
     """
 
     def __init__(
