@@ -7,7 +7,7 @@ import threading
 
 import pyarrow as pa
 import pytest
-from tests.left import files as open_files
+from tests.left import files
 from tests.until import until
 
 import eau2
@@ -31,6 +31,10 @@ def kept(monkeypatch):
     monkeypatch.setattr(freeing, "_freeing", idle)
     yield idle
     idle.abandon()
+
+
+def open_files(folder):
+    return [name for name in files(folder) if folder in name]  # not those of other stores
 
 
 def running():
